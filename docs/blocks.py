@@ -28,6 +28,8 @@ from llmasos.kernel.memory.evictions import EVICTIONS
 from llmasos.kernel.memory.victims import VICTIMS
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.simulator import gantt, simulate
+from llmasos.simulator.chart import BARS, MARKS
+from llmasos.simulator.rows import STATES
 from llmasos.syscalls.records import GroupSettings
 from llmasos.syscalls.size import Size
 from llmasos.syscalls.table import Decode, Spawn
@@ -140,6 +142,21 @@ def _bounds(meta: object) -> Iterable[tuple[str, float]]:
                 yield sign, value
 
 
+def _bars() -> str:
+    """Bars of a chart: signs, kinds, and what `ps` says of a process in the meantime."""
+    rows = ["| sign | `kind` | `ps` says | the process |", "|---|---|---|---|"]
+    for kind, (sign, _, what) in BARS.items():
+        state = kind if kind in ("ready", "stopped") else f"blocked:{kind}" if kind in STATES else "running"
+        rows.append(f"| `{sign}` | `{kind}` | `{state}` | {what.rpartition(': ')[2]} |")
+    return "\n".join(rows)
+
+
+def _marks() -> str:
+    rows = ["| sign | `kind` | |", "|---|---|---|"]
+    rows += [f"| `{sign}` | `{kind}` | {what} |" for kind, (sign, _, what) in MARKS.items()]
+    return "\n".join(rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "policies": lambda: _policies(POLICIES),
     "victims": lambda: _policies(VICTIMS),
@@ -155,6 +172,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.device": lambda: _keys(settings.Device, DeviceConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "shell.only": _shell_only,
+    "chart.bars": _bars,
+    "chart.marks": _marks,
     "config.groups": lambda: _keys(settings.GroupFile, GroupSettings),
 }
 

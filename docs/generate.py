@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from docs import blocks, comments
-from llmasos.syscalls import limits, manual, records, transport
+from llmasos.syscalls import limits, manual, records, trace_events, transport
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record
 from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry
@@ -63,6 +63,8 @@ def page() -> str:
         parts += [_call(entry) for entry in entries]
     parts.append("## Records\n\nEncoded as arrays of their fields, in this order.\n")
     parts += [_record(record) for record in _records()]
+    parts.append("## Events of the trace\n")
+    parts.append(_events())
     parts.append("## Enumerations\n")
     parts += [_enumeration(kind) for kind in _enumerations()]
     parts.append("## All errors\n")
@@ -119,6 +121,19 @@ def _fields(struct: type[msgspec.Struct]) -> str:
         default = manual.default(field)
         rows.append(f"| `{field.name}` | {_linked(field.type)} | {default} | {manual.bounds(field.type)} | {about} |")
     return "\n".join(rows)
+
+
+def _events() -> str:
+    rows = [
+        "What `trace` gives, and `strace` and `top` show. An empty cell: the field has nothing, 0 or no text. `*`: the "
+        "device that it happens on.",
+        "",
+        "| `what` | happens | `pid` | `device` | `amount` | `detail` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, event in trace_events.EVENTS.items():
+        rows.append(f"| `{name}` | {' | '.join(text.replace('|', '&#124;') for text in event)} |")
+    return "\n".join(rows) + "\n"
 
 
 def _enumeration(kind: type[enum.Enum]) -> str:

@@ -27,11 +27,13 @@ import pyte
 
 PROMPTS = ("$ ", "llmasos> ")
 COLUMNS, ROWS = 250, 60
+LOOK_SECONDS = 3.0  # how long a look that does not show yet what it should is taken again, as a person does
 PATIENCE = 120.0  # seconds that a command may take: the machine may be busy
 _BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _ANSWER = re.compile(r"(?:\[\d+\] )?[a-z]\w*: (?!copy of|idle after)")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FULL_SCREEN = re.compile(r"top(?! --once)\b")  # it has tests of its own
+_LOOK = re.compile(r"(ps|groups?|jobs|models|dmesg|status)\b[^=]*$")
 REFUSED = re.compile(r"(?:\w+: )?E[A-Z]{3,}: ")
 
 
@@ -211,9 +213,10 @@ def user(home: Path) -> Iterator[Mapping[str, str]]:
         subprocess.run(halt, env=environment, capture_output=True, timeout=PATIENCE, check=False)
 
 
-def play(text: str, terminal: Terminal, where: Path) -> Iterator[tuple[Step, str]]:
-    """Type a document's sessions into a terminal; gives each step with what is wrong about it, or an empty string. A
-    document that does not say how to open the shell means `llmasos`."""
+def play(text: str, terminal: Terminal, where: Path, pause: float = 0.0) -> Iterator[tuple[Step, str]]:
+    """Type a document's sessions into a terminal, with a pause of so many seconds before each line, as people read; gives
+    each step with what is wrong about it, or an empty string. A document that does not say how to open the shell means
+    `llmasos`."""
     steps = script(text)
     if next(step.prompt for step in steps if isinstance(step, Step)) != "$ ":
         terminal.enter("$ ", "llmasos")
@@ -221,5 +224,11 @@ def play(text: str, terminal: Terminal, where: Path) -> Iterator[tuple[Step, str
         if isinstance(step, File):
             (where / step.name).write_text(step.text)
         elif not _FULL_SCREEN.match(step.typed):
-            printed = terminal.enter(step.prompt, step.typed)
-            yield step, difference(step.shown, printed, wrapped=terminal.screen.columns < COLUMNS)
+            time.sleep(pause)
+            until = time.monotonic() + LOOK_SECONDS
+            while True:
+                printed = terminal.enter(step.prompt, step.typed)
+                wrong = difference(step.shown, printed, wrapped=terminal.screen.columns < COLUMNS)
+                if not (wrong and _LOOK.match(step.typed)) or time.monotonic() > until:
+                    break
+            yield step, wrong

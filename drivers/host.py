@@ -28,6 +28,7 @@ from llmasos.drivers import orphaned, parcel
 from llmasos.drivers.answers import encoded
 from llmasos.drivers.device import Device
 from llmasos.drivers.protocol import (
+    EX_UNUSABLE,
     HEARTBEAT_SECONDS,
     KINDS,
     REQUEST_BYTES,
@@ -83,7 +84,7 @@ class Host:
         self._socket.close(linger=_LINGER_SECONDS)
         if self._refused:
             print(f"driver {self._kind}: {self._refused}", file=sys.stderr)
-            return 1
+            return EX_UNUSABLE
         return 0
 
     def _receive(self, message: transport.Message) -> None:

@@ -20,6 +20,7 @@ from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogpr
 
 VERSION = 3  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
+EX_UNUSABLE = 78  # a driver's exit status (EX_CONFIG of sysexits.h): its device cannot be opened, now or again
 HEARTBEAT_SECONDS = 0.5
 REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
 ANSWER_BYTES = limits.MAX_REPLY_BYTES  # the largest message from one

@@ -15,6 +15,7 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.life import exit_process, fail_decoding, interrupt_decoding
 from llmasos.kernel.marks import freed, stale
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.settle import take_pages
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, KvAction, Signal, State, WaitFor
@@ -26,8 +27,12 @@ def hold_back(system: System, process: LLMProcess) -> bool:
     """Whether a process that was to run must wait for its group. Then it is BLOCKED(quota) until it may go on."""
     group = process.group
     if process.pause > system.now:
-        _throttle(system, process, group, "a pause above kv_high")
+        _throttle(system, process, group, "a pause")
         system.timers.at(process.pause, _go_on, process)
+    elif (narrow := process.oversize) is not None and narrow.settings.kv_action in (KvAction.SPILL, KvAction.WAIT):
+        _throttle(system, process, narrow, "kv_max")
+        narrow.line[process.pid] = None
+        system.timers.at(system.now, _hold_out, (process, narrow))
     elif (spent := group.exhausted()) is not None:
         _throttle(system, process, spent, "tokens_total")
         spent.line[process.pid] = None
@@ -55,6 +60,25 @@ def _go_on(system: System, process: LLMProcess) -> None:
     if process.throttled_by is not None and process.pause <= system.now and process.pid not in process.throttled_by.line:
         process.throttled_by = None
         stale(system, process)
+
+
+def _hold_out(system: System, held: tuple[LLMProcess, Group]) -> None:
+    """A process cannot go on until a limit is raised, lowered as it was below what it has. Say so, and let others of the
+    group have its pages, if the group is to spill."""
+    process, group = held
+    if process.throttled_by is not group:
+        return
+    if process.over_limit is not group:
+        process.over_limit = group
+        group.events["kv_max"] += 1
+        most = process.mapped.tokens_in(group.settings.kv_max)
+        system.log(
+            "warning",
+            f"process {process.pid} waits: its context of {len(process.log)} tokens is longer than the {most} that "
+            f"kv_max of group {group.path} allows now ({group.settings.kv_max:,} bytes); raise it, or compact it",
+        )
+    if group.settings.kv_action is KvAction.SPILL and process.table.frames:
+        take_pages(system, process)
 
 
 def _end_spent(system: System, process: LLMProcess) -> None:
@@ -110,7 +134,7 @@ def at_limit(system: System, process: LLMProcess, group: Group) -> None:
     if process.over_limit is not group:
         group.events["kv_max"] += 1
         system.timers.at(system.now, _recharge, group)
-    if action is KvAction.FAIL or len(process.log) > process.context:
+    if action is KvAction.FAIL:
         system.timers.at(system.now, _fail, (process, group))
     elif action is KvAction.KILL:
         system.timers.at(system.now, _kill_largest, (process, group))

@@ -211,7 +211,7 @@ class DeviceConfig:
     name: str  # empty in the configuration file: its kind and a number, `cpu0`
     kind: str  # cpu, cuda or sim
     kv_bytes: int = 0  # KV memory of the device, for all models together
-    image_kv_bytes: int = 0  # the most that one model gets of it
+    image_kv_bytes: int = 0  # the most that one model gets of it; 0: a quarter of it, 1 GiB at most
     weight_bytes: int = 0  # memory for weights; 0: the rest of the first tier
     policy: str = "fair"  # the order in which processes run (docs/policies.md)
     victims: str = "cost"  # which process loses its pages first

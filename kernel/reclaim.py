@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.enforce import at_limit, holders, pause
 from llmasos.kernel.groups.group import Group
+from llmasos.kernel.marks import freed
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.run_queue import claim, rank
@@ -18,6 +20,7 @@ from llmasos.kernel.settle import take_pages
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import KvAction, WaitFor
 
+_UNTIED_PAUSE = SECOND
 _LOOKED_AT = 64  # sleepers, the longest idle first, among which those of groups above `kv_high` are looked for
 
 
@@ -113,7 +116,30 @@ def _group_victim(system: System, group: Group, image: Image, process: LLMProces
         if last is not None and claim(last, quantum) > claim(process, quantum):
             return last
     at_limit(system, process, group)
+    if group.settings.kv_action is KvAction.WAIT:
+        system.timers.at(system.now, _untie, group)
     return None
+
+
+def _untie(system: System, group: Group) -> None:
+    """If all that hold pages of a group wait for each other at its limit, nobody will ever release any: the last claim
+    gives way, and pauses, so that the others get what it had. One that sleeps may be told to release its pages: as long
+    as there is one, all wait."""
+    images = [image for device in system.devices.values() for image in device.images.values()]
+    stuck = [p for image in images for p in image.starved.values() if p.over_limit and p.over_limit.below(group)]
+    if len(stuck) < 2 or any(holder not in stuck for holder in holders(system, group)):
+        return
+    victim = max(stuck, key=lambda p: claim(p, system.config.quantum))
+    if not victim.table.frames and group.kv_room()[0] < victim.mapped.frame_bytes:
+        return  # the others have more than the limit, which was lowered, allows even one
+    group.events["kv_untied"] += 1
+    if group.events["kv_untied"] == 1:
+        text = f"the processes that hold KV of group {group.path} wait for each other at its kv_max; the last one"
+        system.log("warning", f"{text}, {victim.pid} ({victim.name}), gives its pages up and computes them again")
+    victim.pause = system.now + _UNTIED_PAUSE
+    if victim.table.frames:
+        take_pages(system, victim)
+    freed(system)
 
 
 def sleepers(system: System, group: Group) -> list[LLMProcess]:

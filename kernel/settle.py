@@ -18,15 +18,15 @@ def settle(system: System, process: Process) -> None:
     """Put a process that is not in a step into the state its facts ask for."""
     if process.is_zombie():
         return
-    if isinstance(process, Program):  # it waits for a child, or simply has not called
-        process.enter(State.BLOCKED, WaitFor.CHILD if process.ended else WaitFor.INPUT, system.now)
+    if isinstance(process, Program):  # it is not back yet, waits for a child, or simply has not called
+        here = WaitFor.CHILD if process.ended else WaitFor.INPUT
+        process.enter(State.BLOCKED, here if process.grace is None else WaitFor.RETURN, system.now)
     if not isinstance(process, LLMProcess):
         return
     if process.running:
         process.count_load()
         return
-    device, image = process.device, process.image
-    queued = process.ticket > 0
+    device, image, queued = process.device, process.image, process.ticket > 0
     state, wait = _state(process)
     if wait not in (WaitFor.PAGEIN, WaitFor.QUOTA):
         unthrottle(process)

@@ -204,7 +204,7 @@ class Driver:
                     return DISK_SECONDS
                 case Step():
                     done = d.step(message)
-                    self.sim.steps.append(message)
+                    self.sim.did(message)
                     self.say(done, done.seconds)
                     self._check_faults(message)
                     return done.seconds

@@ -11,10 +11,13 @@ from typing import Any
 
 from llmasos.kernel.edge.guards import GuardedEvictions, GuardedVictims, Untimed
 from llmasos.kernel.edge.policies import Modules, check_class
+from llmasos.kernel.edge.standing import Standing
 from llmasos.kernel.memory.evictions import EVICTIONS, Evictions
 from llmasos.kernel.memory.victims import VICTIMS, Victims
 from llmasos.kernel.sched.policies import POLICIES
 from llmasos.kernel.sched.policy import Policy
+from llmasos.simulator.border import wanted
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import located_policy
 
 KINDS: dict[str, type[Any]] = {"policy": Policy, "victims": Victims, "evictions": Evictions}
@@ -24,7 +27,8 @@ class Classes(Modules):
     """Where a simulated kernel's policies come from."""
 
     def __init__(self, *, forgiving: bool = False) -> None:
-        super().__init__(None, Untimed(), strict=not forgiving)
+        standing = Standing(clock=lambda: 0.0)  # the hour of the day is no part of a simulation
+        super().__init__(None, Untimed(), standing, strict=not forgiving)
         self._given: dict[str, type[Any]] = {}
 
     def known(self) -> list[str]:
@@ -35,7 +39,7 @@ class Classes(Modules):
         every policy has one that is not the kernel's."""
         base = next((base for base in KINDS.values() if issubclass(cls, base)), None)
         if base is None or cls in (*KINDS.values(), *POLICIES.values(), *VICTIMS.values(), *EVICTIONS.values()):
-            raise TypeError(f"{cls.__name__} is no Policy, Victims or Evictions of your own; subclass one of these")
+            raise Errno.EINVAL(f"{cls.__name__} is no Policy, Victims or Evictions of your own; subclass one of these")
         name = f":{cls.__name__}"
         check_class(cls, base, name)
         self._given[name] = cls
@@ -46,10 +50,12 @@ class Classes(Modules):
         return {key: self._name(key, value) if key in KINDS else value for key, value in fields.items()}
 
     def _name(self, key: str, value: str | type[Any]) -> str:
-        if not isinstance(value, type):
+        if isinstance(value, str):
             return located_policy(value)
+        if not isinstance(value, type):
+            raise wanted(key, "a policy's name, a class of your own, or FILE.py:CLASS", value)
         if not issubclass(value, KINDS[key]):
-            raise TypeError(f"{value.__name__} is no {KINDS[key].__name__}, which `{key}` wants; subclass that")
+            raise Errno.EINVAL(f"{value.__name__} is no {KINDS[key].__name__}, which `{key}` wants; subclass that")
         return self.add(value)
 
     def scheduling(self, name: str, quantum: int) -> Policy:

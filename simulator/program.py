@@ -11,6 +11,7 @@ from llmasos.kernel.events import (
     Reply,
     Syscall,
 )
+from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Attach, Call
@@ -29,7 +30,7 @@ class Future(Generic[R]):
     def __init__(self, program: Prog, seq: int, call: Call[R]) -> None:
         self.program, self.seq, self.call = program, seq, call
         self.reply: Reply | None = None
-        self.at = 0.0
+        self._at = 0.0
 
     @property
     def done(self) -> bool:
@@ -49,6 +50,15 @@ class Future(Generic[R]):
         result: R = self.reply.value
         return result
 
+    @property
+    def at(self) -> float:
+        """When it was answered, in seconds of the simulation; AssertionError if it has not been."""
+        assert self.reply is not None, f"{self.call} has no answer yet"
+        return self._at
+
+    def answer(self, reply: Reply, at: float) -> None:
+        self.reply, self._at = reply, at
+
     def cancel(self) -> None:
         self.program.sim.event(Cancel(self.program.peer, self.seq))
 
@@ -65,14 +75,17 @@ class Prog:
         self.futures: dict[int, Future[Any]] = {}
 
     def start(self, call: Call[R]) -> Future[R]:
-        """Make a call and do not wait for its answer."""
+        """Make a call and do not wait for its answer. Raises SyscallError: EPIPE where no kernel would hear it."""
+        self._check_connected()
         future = self.prepare(call)
         self.sim.event(self.event(future))
         return future
 
     def prepare(self, call: Call[R]) -> Future[R]:
-        """A call that is yet to be made, by `event`."""
-        future = Future(self, next(self._seq), call)
+        """A call that is yet to be made, by `event`. Its arguments are those that come out of its wire encoding, as a
+        booted kernel gets them. Raises SyscallError for a call that is refused there, and never comes to the kernel."""
+        taken: Call[R] = wire.taken(call)
+        future = Future(self, next(self._seq), taken)
         self.futures[future.seq] = future
         return future
 
@@ -85,12 +98,26 @@ class Prog:
         self.sim.run_until(lambda: future.done, limit, what=repr(call)[:200])
         return future.value
 
+    def _check_connected(self) -> None:
+        sim = self.sim
+        if not self.connected:
+            raise Errno.EPIPE(f"program {self.pid} has disconnected; sim.program() is a new one")
+        if sim.halted:
+            raise Errno.EPIPE(f"the kernel has ended ({sim.halted}); sim.boot_again() boots the next one")
+        if sim.peers.get(self.peer) is not self:
+            raise Errno.EPIPE(
+                f"program {self.pid} was connected to the kernel before this one; program.come_back() first"
+            )
+
     def disconnect(self) -> None:
         self.sim.event(Disconnected(self.peer))  # what was due before it may still be answered
         self.connected = False
 
     def come_back(self) -> None:
-        """Take up where the program was with the kernel before this one; call again what has no answer."""
+        """Take up where the program was with the kernel before this one; call again what has no answer. Raises
+        SyscallError: EINVAL if it is connected."""
+        if self.connected and self.sim.peers.get(self.peer) is self:
+            raise Errno.EINVAL(f"program {self.pid} is connected; it comes back after kill() and boot_again()")
         unanswered = [future for future in self.futures.values() if not future.done]
         self.sim.connect(self)
         info: BootInfo = self.call(Attach(ticket=self.ticket))

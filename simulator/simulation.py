@@ -11,8 +11,7 @@ from __future__ import annotations
 import copy
 import heapq
 import itertools
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -43,17 +42,21 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal import records
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.modelfiles import sim_vocabulary as vocabulary
 from llmasos.simulator import invariants
-from llmasos.simulator.chart import STATE
+from llmasos.simulator.border import a, function, number, wants, whole
 from llmasos.simulator.driver import Driver
 from llmasos.simulator.policies import Classes
 from llmasos.simulator.program import LIMIT_SECONDS, Prog
+from llmasos.simulator.rows import KILLED, STATE
 from llmasos.simulator.small import small_config
+from llmasos.syscalls import trace_events
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, Right, Sampler, TraceEvent
 from llmasos.syscalls.table import BY_RECORD, COMMON, Attach
 
 START_SECONDS = 0.05  # from StartDriver to Hello
+_MOST_STEPS = 100_000  # that are kept, at least
 
 
 class KernelKilled(Exception):
@@ -92,7 +95,7 @@ class Simulation:
         self.programs: list[Prog] = []
         self.log: list[Log] = []
         self.signals: list[SignalProgram] = []
-        self.steps: deque[Step] = deque(maxlen=100_000)  # done by any device, latest last
+        self.steps: list[Step] = []  # done by any device, latest last
         self.halted = ""
         self.failed = False  # the kernel raised, or broke an invariant: nothing after it means anything
         self.events = 0
@@ -102,6 +105,7 @@ class Simulation:
         self._idle_entries = 0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
         self._wake = 0
         self._read = 0  # events of the kernel's trace that are recorded
+        self._born = 0.0  # when this kernel booted: it counts its own time from there
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
 
     # --- the kernel ---
@@ -125,15 +129,24 @@ class Simulation:
     def _record(self, events: list[TraceEvent]) -> None:
         """Take over what the event that was handled has left in the trace, and the states that have changed. The trace
         does not tell states; here they are events of their own, with the state or the reason of waiting as detail."""
-        events += self.kernel.trace.read(self._read, self.kernel.config.trace_events).events
+        found = self.kernel.trace.read(self._read, self.kernel.config.trace_events).events
+        if self.checked and (wrong := next(filter(None, map(trace_events.undeclared, found)), "")):
+            raise AssertionError(wrong)
+        events += [msgspec.structs.replace(event, at=event.at + self._born) for event in found] if self._born else found
         self._read = self.kernel.trace.end
-        at = seconds(self.kernel.uptime)
+        at = self.now
         for process in self.kernel.table:
             if isinstance(process, LLMProcess):
                 state = process.wait.value or process.state.value
                 if self._states.get(process.pid) != state:
                     self._states[process.pid] = state
                     events.append(TraceEvent(-1, at, STATE, process.pid, process.device.name, 0, state))
+
+    def did(self, step: Step) -> None:
+        """A device has done a step. The latest 100,000 are kept, at least."""
+        self.steps.append(step)
+        if len(self.steps) > 2 * _MOST_STEPS:
+            del self.steps[:-_MOST_STEPS]
 
     def die_in(self, event: Event, actions: int) -> None:
         """Hand the kernel an event, do the first `actions` of its actions, then kill it."""
@@ -143,6 +156,9 @@ class Simulation:
 
     def kill(self) -> None:
         """The kernel's process is killed: its drivers end, connections are cut, and what is left is the journal."""
+        if self.recorded is not None and not self.halted:
+            self.recorded += [TraceEvent(-1, self.now, KILLED, 0, name) for name in self.drivers]
+            self._states.clear()
         self.failed = False
         for driver in self.drivers.values():
             driver.end()
@@ -152,7 +168,7 @@ class Simulation:
 
     def boot_again(self, saved: Saved | None = None) -> None:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
-        self.halted, self._read = "", 0
+        self.halted, self._read, self._born = "", 0, self.now
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
         self.kernel = self.core(copy.deepcopy(self.file))
         self.kernel.sources = self.policies
@@ -203,7 +219,7 @@ class Simulation:
                     if action.at is not None:
                         self._at(max(self.clock, action.at), partial(self._tick, self._wake), idle=True)
                 case Log():
-                    self.log.append(action)
+                    self.log.append(msgspec.structs.replace(action, at=action.at + self._born))
                 case SignalProgram():
                     self.signals.append(action)
                 case Halt():
@@ -230,7 +246,7 @@ class Simulation:
                 assert reply.reason, f"{entry.name} failed with {reply.errno.name} and no reason"
                 declared = reply.errno in entry.errors + COMMON
                 assert declared, f"{entry.name} does not declare {reply.errno.name}: {reply.reason}"
-        future.reply, future.at = reply, self.now
+        future.answer(reply, self.now)
 
     # --- time ---
 
@@ -239,6 +255,7 @@ class Simulation:
         """In seconds."""
         return seconds(self.clock)
 
+    @wants(moment=number(0), action=function)
     def at(self, moment: float, action: Callable[[], None], *, idle: bool = False) -> None:
         """Do something later, at a time in seconds. `idle`: it is no work, only a beat of the clock."""
         self._at(nanoseconds(moment), action, idle=idle)
@@ -254,6 +271,7 @@ class Simulation:
         self.clock = max(self.clock, moment)
         action()
 
+    @wants(done=function, limit=number(0))
     def run_until(self, done: Callable[[], bool], limit: float = LIMIT_SECONDS, what: str = "it") -> None:
         """Let things happen until `done()`; AssertionError if that takes more than `limit` virtual seconds."""
         end = nanoseconds(self.now + limit)
@@ -262,6 +280,7 @@ class Simulation:
                 raise AssertionError(f"{what} has not come by {self.now:.3f} s:\n{self.describe()}")
             self.step()
 
+    @wants(duration=number(0))
     def run_for(self, duration: float) -> None:
         """Let `duration` seconds of virtual time pass."""
         end = nanoseconds(self.now + duration)
@@ -269,12 +288,14 @@ class Simulation:
             self.step()
         self.clock = max(self.clock, end)
 
+    @wants(limit=number(0))
     def run_idle(self, limit: float = LIMIT_SECONDS) -> None:
         """Run until no driver works and nothing is on its way; deadlines and restarts may still be pending."""
         self.run_until(lambda: len(self._heap) == self._idle_entries, limit, "idleness")
 
     # --- programs and devices ---
 
+    @wants(name=a(str, "text"), rights=a(int, "rights, as Right.SPAWN | Right.QUERY"))
     def program(self, name: str = "test", rights: Right = Right.ALL) -> Prog:
         """A new program, attached."""
         program = self.connection()
@@ -294,13 +315,18 @@ class Simulation:
         program.peer = next(self._peers)
         self.peers[program.peer] = program
 
+    @wants(name=a(str, "the name of a device"))
     def driver(self, name: str = "") -> Driver:
+        if name and name not in self.drivers:
+            raise Errno.ENODEV(f"no device {name!r}; there are: {', '.join(self.drivers)}")
         return self.drivers[name or next(iter(self.config))]
 
+    @wants(outside=a(bool, "True or False"))
     def crash(self, name: str = "", *, outside: bool = False) -> None:
         """A driver's process dies; `outside`: by a signal that its work cannot have caused."""
         self.driver(name).die("SIGKILL", outside=outside)
 
+    @wants(mute=a(bool, "True or False"))
     def hang(self, name: str = "", *, mute: bool = False) -> None:
         """Let a driver get on no more; with `mute` it is not even heard."""
         driver = self.driver(name)
@@ -311,6 +337,7 @@ class Simulation:
         path = self.kernel.config.models.get(name, name)
         return model(path, dtype, self.driver(device).device.models)
 
+    @wants(count=whole(0))
     def continuation(
         self,
         log: list[int],
@@ -321,6 +348,18 @@ class Simulation:
     ) -> list[int]:
         """What a decode must give, from the definition of the simulated model alone."""
         return tokens.continuation(self.model(name), log, sampler or Sampler(), count, stop_ids)
+
+    def tokens(self, text: str, name: str = "sim") -> list[int]:
+        """The tokens of a text, as a simulated model reads them: one a byte. Raises SyscallError EINVAL for what a small
+        vocabulary does not have."""
+        try:
+            return vocabulary.encode(text.encode(), self.model(name).vocab)
+        except ValueError as error:
+            raise Errno.EINVAL(f"{error}; simulate(options={{'vocab': '1000'}})") from None
+
+    def text(self, ids: Iterable[int], name: str = "sim") -> str:
+        """The text of tokens of a simulated model."""
+        return vocabulary.decode(ids, self.model(name).vocab).decode(errors="replace")
 
     def describe(self) -> str:
         """The process table and the drivers, for failing tests."""
@@ -340,6 +379,10 @@ class Simulation:
         return "\n".join(["processes:", *rows, "drivers:", *drivers, "log:", *log])
 
 
+_TRUTH = a(bool, "True or False")
+
+
+@wants(frames=whole(1), checked=_TRUTH, journal=_TRUTH, forgiving=_TRUTH, record=_TRUTH)
 def simulate(
     frames: int = 64,
     *,
@@ -352,7 +395,7 @@ def simulate(
 ) -> Simulation:
     """A booted simulation of `small_config(frames, **more)` whose drivers are up. `policy`, `victims` and `evictions` may
     also be classes of one's own, or files of them (policies.py); `forgiving`: a faulty one is taken out and does not end
-    the simulation. `record`: so that its schedule can be drawn (chart.py)."""
+    the simulation. `record`: so that its schedule can be drawn (chart.py). Raises EINVAL, which names the argument."""
     policies = Classes(forgiving=forgiving)
     config = small_config(frames, **policies.named(more))
     sim = Simulation(config, checked=checked, journal=journal, core=core, policies=policies, record=record)

@@ -6,6 +6,7 @@ msgspec checks what arrives in system calls and says "Expected `int` <= 19"; peo
 
 from __future__ import annotations
 
+import difflib
 import enum
 import math
 import re
@@ -47,6 +48,12 @@ def _shown(number: float) -> str:
     return f"{number:g}" if isinstance(number, float) and abs(number) < 1e15 else str(number)
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """` (is 'round_robin' meant?)` if one of the known names is near, else empty."""
+    found = difflib.get_close_matches(name.lower(), list(known), 1)
+    return f" (is {found[0]!r} meant?)" if found else ""
+
+
 def meta_of(annotation: Any) -> Iterable[msgspec.Meta]:
     """The constraints in an annotation, those of its alternatives too."""
     if typing.get_origin(annotation) is Annotated:
@@ -73,7 +80,8 @@ def sentence(said: str, annotation: Any, found: Any) -> str:
         size = f", found {len(found)}" if hasattr(found, "__len__") else ""
         return f"{'at most' if match[2] == '<=' else 'at least'} {match[3]} {unit}{size}"
     if _PATTERN.match(said):
-        return "text without control characters" + here
+        told = next((meta.description for meta in meta_of(annotation) if meta.description), None)
+        return (told or "text without control characters") + here
     if match := _CHOICE.match(said):
         return f"there is no {match[1]}; there are {', '.join(_choices(annotation))}"
     if match := _PLAIN.match(said):
@@ -86,6 +94,8 @@ def sentence(said: str, annotation: Any, found: Any) -> str:
 def _choices(annotation: Any) -> list[str]:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return [f"{one.name} ({one.value})" if isinstance(one.value, int) else repr(one.value) for one in annotation]
+    if typing.get_origin(annotation) is typing.Literal:
+        return [repr(choice) for choice in typing.get_args(annotation)]
     return [choice for inner in typing.get_args(annotation) for choice in _choices(inner)]
 
 

@@ -8,6 +8,7 @@ sentence that says what was wanted, what was found and what to do.
 from __future__ import annotations
 
 import enum
+import re
 
 from llmasos.syscalls.printable import printable
 
@@ -49,31 +50,57 @@ class Errno(enum.IntEnum):
         return _ADVICE[self]
 
 
-_ADVICE: dict[Errno, str] = {
+_ADVICE: dict[Errno, str] = {  # true of every error of the kind
     Errno.OK: "nothing to do",
-    Errno.EPERM: "attach with the right that this call needs",
-    Errno.ENOENT: "check the name or path; `models` and `groups` list what is known",
-    Errno.ESRCH: "list the processes; pids are never reused",
+    Errno.EPERM: "do it as somebody who may; the reason says what is not allowed",
+    Errno.ENOENT: "check the name or path that the reason has",
+    Errno.ESRCH: "`ps` lists the processes, `jobs` the jobs; a pid is never used again",
     Errno.EINTR: "call again if the result is still wanted",
-    Errno.EIO: "read the kernel log (`dmesg`); the data or the device is broken",
-    Errno.E2BIG: "shorten the context, or use a model or device with more room",
-    Errno.ENOEXEC: "use a model whose architecture the driver supports",
+    Errno.EIO: "mend or replace what the reason names, and try again",
+    Errno.E2BIG: "make it shorter, or take what has more room; the reason says how much there is",
+    Errno.ENOEXEC: "use what is of a kind that can be run here; the reason says what is",
     Errno.ECHILD: "wait only for your own children",
-    Errno.EAGAIN: "try again later",
+    Errno.EAGAIN: "try again later, or do first what the reason says",
     Errno.ENOMEM: "evict a model, kill or truncate processes, or give the device more memory",
-    Errno.EBUSY: "wait for what is running on the process, or interrupt it",
-    Errno.ENODEV: "name a device that `boot_info` lists",
-    Errno.EINVAL: "correct the arguments; the reason names the wrong one",
-    Errno.EPIPE: "reconnect; the kernel or peer has gone",
+    Errno.EBUSY: "wait until it is free, or do first what the reason says",
+    Errno.ENODEV: "use a device that is there; `devices` lists them, with what is wrong with each",
+    Errno.EINVAL: "correct what the reason names",
+    Errno.EPIPE: "connect anew; the kernel or peer has gone",
     Errno.ENOSYS: "use a call that this kernel has; client and kernel may be of different versions",
-    Errno.ETIME: "allow more time, or find out what the process waits for",
-    Errno.EPROTO: "use a client of this kernel's protocol version",
+    Errno.ETIME: "allow more time, or find out what is waited for",
+    Errno.EPROTO: "use a kernel, drivers and programs of one version",
     Errno.EMSGSIZE: "send less in one call",
-    Errno.ENOTSUP: "do without the feature, or use a driver that declares it",
+    Errno.ENOTSUP: "do without the feature, or use a driver or model that has it",
     Errno.ECONNREFUSED: "boot a kernel (`llmasos boot`), or name the runtime directory of one that runs",
-    Errno.EDQUOT: "raise the limit (setlimits) or use less",
+    Errno.EDQUOT: "raise the limit that the reason names, or use less",
     Errno.ERESTART: "call again: the driver was restarted and nothing was lost",
 }
+
+# What helps with some errors of a kind, by words of their reasons: the first that fits.
+_FITTING: tuple[tuple[Errno, str, str], ...] = (
+    (Errno.EPERM, r"passphrase", "give the passphrase that the file was written with"),
+    (Errno.EPERM, r"gave up|needs the right", "attach with the right that this call needs"),
+    (Errno.EPERM, r"group of the caller", "name a process of your own group, or of one below it"),
+    (Errno.EPERM, r"attach first", "attach first"),
+    (
+        Errno.EPERM,
+        r"\bhub\b|token|terms|redirects|does not let|HF_HUB",
+        "give the hub what it asks for, or take the model from elsewhere",
+    ),
+    (Errno.EPERM, r"file|director|place|may not be|\bread\b", "name another place, or change who may use it (`ls -l`)"),
+    (Errno.ENOENT, r"\bmodel\b", "check the name or path; `models` lists what is known"),
+    (Errno.ENOENT, r"\bgroup\b", "check the name or path; `groups` lists what is known"),
+    (Errno.EIO, r"did not boot", "correct what the reason names, and boot again"),
+    (Errno.EIO, r"no space|memory", "free some, or choose another place"),
+    (Errno.EIO, r"driver|device|\bstep\b", "read the kernel log (`dmesg`): a device or its driver is broken"),
+    (Errno.E2BIG, r"\btokens\b|context|window", "shorten the context, or use a model with a longer one"),
+    (Errno.ENOEXEC, r"architecture|model|weights|GGUF|tensor", "use a model whose architecture and form are supported"),
+    (Errno.ENOMEM, r"this program", "free memory in this program"),
+    (Errno.ECONNREFUSED, r"too many", "try again later"),
+    (Errno.EDQUOT, r"disk", "free some of the disk, or name another place"),
+    (Errno.EDQUOT, r"weights_max|tokens_total", "raise the limit of the group (`group`), or use less"),
+    (Errno.EDQUOT, r"decoded tokens|limits", "raise the limit of the process (`limits`), or use less"),
+)
 
 
 class SyscallError(Exception):
@@ -90,8 +117,9 @@ class SyscallError(Exception):
 
     @property
     def hint(self) -> str:
-        """What the caller can do about an error of this kind."""
-        return self.errno.advice
+        """What the caller can do about it."""
+        fitting = (hint for errno, words, hint in _FITTING if errno is self.errno and re.search(words, self.reason))
+        return next(fitting, self.errno.advice)
 
     def __init__(self, errno: Errno, reason: str) -> None:
         self.errno = errno

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os.path
 import re
 from pathlib import Path
+
+from llmasos.syscalls.errno import Errno
 
 DIGEST = 16  # hexadecimal digits of the text's SHA-256
 SPEC = re.compile(rf"(?P<file>.+\.py):(?P<cls>[^\W\d]\w*)(?:@(?P<digest>[0-9a-f]{{{DIGEST}}}))?")
@@ -12,9 +15,23 @@ SPEC = re.compile(rf"(?P<file>.+\.py):(?P<cls>[^\W\d]\w*)(?:@(?P<digest>[0-9a-f]
 
 def located_policy(name: str, directory: Path | None = None) -> str:
     """The name of a policy as the kernel takes it: the path of a file made absolute, a relative one from `directory`
-    (None: the current one). Other names stay as they are."""
+    (None: the current one). Other names stay as they are. Raises EINVAL for a file whose class is not named."""
     found = SPEC.fullmatch(name)
+    file = name.partition(":")[0]
+    if found is None and (file.endswith(".py") or "/" in name or ":" in name[1:]):
+        classes = _classes((directory or Path.cwd()) / Path(file).expanduser())
+        there = f"; its classes are: {', '.join(classes)}" if classes else ""
+        raise Errno.EINVAL(f"a policy of your own is named FILE.py:CLASS, found {name!r}{there}")
     if found is None or found["digest"]:
         return name
     place = (directory or Path.cwd()).absolute() / Path(found["file"]).expanduser()
     return f"{os.path.normpath(place)}:{found['cls']}"
+
+
+def _classes(file: Path) -> list[str]:
+    """The classes of a Python file, as far as it can be read: for a hint, and nothing of it is run."""
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [one.name for one in body if isinstance(one, ast.ClassDef)]

@@ -62,6 +62,7 @@ class WaitFor(enum.StrEnum):
     DEVICE = "device"  # a driver that is being restarted
     QUOTA = "quota"  # its control group: a rate of tokens, or its memory
     CHILD = "child"  # a program in `wait`
+    RETURN = "return"  # a program that has not come back since the kernel was booted, and may have ended
 
 
 class Kind(enum.StrEnum):
@@ -105,7 +106,7 @@ class Finish(enum.StrEnum):
     INTERRUPT = "interrupt"  # SIGINT, or a cancelled call
     DEADLINE = "deadline"  # its time was up
     KILLED = "killed"  # the process was ended
-    ERROR = "error"  # the device could not compute it; `dmesg` says why
+    ERROR = "error"  # the device could not compute it; `reason` of ProcessInfo says why
 
 
 class Advice(enum.StrEnum):
@@ -259,7 +260,7 @@ class ProcessInfo(Record):
     swapped: int = 0  # pages in a lower tier and in no frame
     group: str = ""  # path of its control group
     errno: Errno = Errno.OK  # of the error that ended its last decode (lost when the kernel dies)
-    reason: str = ""  # that error in words; of a zombie, why it ended
+    reason: str = ""  # that error in words; of a full context, what bounds it; of a zombie, why it ended
     record_bytes: int = 0  # of its records (`records`)
 
 
@@ -316,6 +317,8 @@ class ModelInfo(Record):
     pinned: bool = False
     sampling: SamplingDefaults = SamplingDefaults()  # as its makers advise
     stored: str = ""  # how quantised files hold its weights: "gptq, as it is", "fp8, dequantised"
+    tier_slots: list[int] = []  # `slots`, of each lower tier of the device
+    tier_slots_free: list[int] = []
 
 
 class Going(Record):
@@ -448,15 +451,16 @@ class Stats(Record):
 
 
 class TraceEvent(Record):
-    """An event in the kernel."""
+    """An event in the kernel. What there is, and what `amount` and `detail` say of each: Events of the trace
+    (trace_events.py)."""
 
     seq: int  # sequence number
     at: float  # seconds after boot
     what: str  # dotted: `proc.spawn`, `sched.step`, `mem.evict`, `call.fork`, ...
     pid: int = 0  # of the process that it concerns
-    device: str = ""
-    amount: int = 0
-    detail: str = ""
+    device: str = ""  # that it happens on
+    amount: int = 0  # how much: tokens, pages, bytes, ...; the table of events says which
+    detail: str = ""  # the rest, as text; the table of events says what
 
 
 class TraceResult(Record):
@@ -480,7 +484,7 @@ class KvAction(enum.StrEnum):
     """What the kernel does when a process would take its control group over `kv_max`."""
 
     SPILL = "spill"  # others of the group lose pages, sleeping ones first; the process waits while none can
-    WAIT = "wait"  # the process waits until others of the group release pages (and they may wait for it)
+    WAIT = "wait"  # the process waits until others release pages; if all wait for each other, the last one gives its up
     FAIL = "fail"  # its decode ends with an error
     KILL = "kill"  # the process of the group with the most pages is killed
 
@@ -492,7 +496,7 @@ class GroupSettings(Record):
     kv_high: Bytes = 0  # bytes above which its sleeping processes lose pages first, and growing ones are slowed down
     swap_max: Bytes = 0  # bytes of KV in lower tiers; pages beyond are computed again
     weights_max: Bytes = 0  # bytes of weights of the models that its processes run (then EDQUOT)
-    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0  # tokens per second, computed for the first time
+    tokens_max: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0  # tokens a second, new ones; a second's at once
     tokens_total: Bytes = 0  # such tokens in the group's life (then EDQUOT, and decodes end with `budget`)
     pids_max: Count = 0  # processes, programs among them (then EAGAIN)
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100  # beside its siblings
@@ -523,6 +527,14 @@ class GroupInfo(Record):
     pressure: dict[str, PressureInfo]  # by resource: cpu, memory, weights, quota
 
 
+class PolicyOut(Record):
+    """A policy of the user's own that was taken out (docs/policies.md)."""
+
+    name: str  # FILE.py:CLASS@DIGEST
+    at: float  # when: seconds since 1970
+    why: str
+
+
 class SchedInfo(Record):
     """How a device is scheduled."""
 
@@ -532,3 +544,4 @@ class SchedInfo(Record):
     step_tokens: int  # tokens in one step at most
     victims: str = ""  # which process loses its pages first
     evictions: str = ""  # which model's weights go first
+    taken_out: list[PolicyOut] = []  # policies of the user's own that did wrong, of all devices, the latest last

@@ -58,10 +58,14 @@ def state() -> Path:
 
 
 def configuration() -> Path | None:
-    """The configuration file that the user's kernels have where none is named: $XDG_CONFIG_HOME/llmasos/kernel.toml, else
-    the same in ~/.config. None: there is none."""
+    """The configuration file that the user's kernels have where none is named. None: there is none."""
+    return own_settings("kernel.toml")
+
+
+def own_settings(name: str) -> Path | None:
+    """A file of the user's settings: $XDG_CONFIG_HOME/llmasos/NAME, else the same in ~/.config. None: there is none."""
     try:
-        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "llmasos" / "kernel.toml"
+        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "llmasos" / name
     except RuntimeError:  # no home is known
         return None
     return place if place.exists() else None

@@ -200,7 +200,8 @@ class StatsCall(Call[Stats]):
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
-    The kernel traces while a program reads: from its first call until ten seconds after the last one.
+    What there is stands in the table of its events. The kernel traces while a program reads: from its first call until
+    ten seconds after the last one.
     """
 
     start: int = -1
@@ -497,12 +498,13 @@ class Decode(Call[DecodeResult]):
     wait: bool = True
 
 
-@_call(42, "context", Right.CONTROL, E.ESRCH, E.ETIME, blocks=True, touches=(Touches("pid", Names.LOG),))
+@_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(Touches("pid", Names.LOG),))
 class Read(Call[ReadResult]):
     """At most `limit` tokens of the log, from `position` on (-1: its end).
 
     If there are none yet, waits while the process is decoding (with `follow`: also while it is idle), for `timeout` at
-    most (then ETIME). Any position can be read again, so a client that reconnects loses nothing.
+    most (then ETIME). Any position can be read again, so a client that reconnects loses nothing. EBUSY: after a boot the
+    process has not got its model back, so there will be no more.
     """
 
     pid: Pid

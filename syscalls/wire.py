@@ -71,6 +71,22 @@ _BROKEN = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
 _UNENCODABLE = (OverflowError, ValueError, TypeError)
 
 
+def _beyond(value: Any) -> list[str]:
+    """Where in a value an integer has more than 64 bits: the names of fields, the numbers of elements."""
+    if isinstance(value, msgspec.Struct):
+        parts = [(name, getattr(value, name)) for name in value.__struct_fields__]
+    elif isinstance(value, list | tuple):
+        parts = [(str(at), one) for at, one in enumerate(value)]
+    else:
+        return []
+    for name, one in parts:
+        if isinstance(one, int) and not -(1 << 63) <= one < 1 << 64:
+            return [name]
+        if found := _beyond(one):
+            return [name, *found]
+    return []
+
+
 def encode_request(seq: int, call: Call[Any]) -> bytes:
     """The frame of a request. Raises SyscallError: EMSGSIZE for a frame that the kernel would refuse, EINVAL for what is
     no system call."""
@@ -82,12 +98,23 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
     try:
         frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
     except OverflowError:
-        raise SyscallError(Errno.EINVAL, f"{entry.name}: a number has more than 64 bits") from None
+        where = ".".join(_beyond(call)) or "a number"
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: {where}: at most 64 bits; the number has more") from None
+    except UnicodeEncodeError as error:
+        raise SyscallError(Errno.EINVAL, f"{entry.name}: {no_text(error)}") from None
     except _UNENCODABLE as error:
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {error}") from None
     if len(frame) > limits.MAX_REQUEST_BYTES:
         raise SyscallError(Errno.EMSGSIZE, too_long(len(frame)))
     return frame
+
+
+def no_text(error: UnicodeEncodeError) -> str:
+    """Why a text cannot be carried, in words."""
+    code = ord(error.object[error.start])
+    shown = error.object[:40].encode("utf-8", "backslashreplace").decode()
+    what = f"the byte 0x{code - 0xDC00:02X}, which is no UTF-8" if 0xDC80 <= code <= 0xDCFF else "half a surrogate pair"
+    return f"'{printable(shown)}' is no text: its character {error.start} is {what}; write it in UTF-8"
 
 
 def encode_cancel(seq: int, cancels: int) -> bytes:
@@ -118,6 +145,21 @@ def decode_request(frame: bytes) -> Request:
         entry = TABLE[number]
         reason = f"{entry.name}: {_named(_sentence(error), entry, body)}"
         raise RefusedFrame(seq, Errno.EINVAL, reason) from None
+
+
+def taken(call: Call[R]) -> Call[R]:
+    """A call as the kernel gets it, without a wire. Raises SyscallError for what is no call, or none that the kernel
+    takes."""
+    given: Any = call
+    if isinstance(given, type) and (entry := BY_RECORD.get(given)) is not None:
+        raise Errno.EINVAL(f"{given.__name__} is the class of a call; make one: {given.__name__}(...), man {entry.name}")
+    try:
+        decoded: Call[R] | None = decode_request(encode_request(0, call)).call
+    except RefusedFrame as error:
+        raise SyscallError(error.errno, error.reason) from None
+    if decoded is None:
+        raise AssertionError("a call takes none back")
+    return decoded
 
 
 def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:

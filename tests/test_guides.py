@@ -14,7 +14,8 @@ import pytest
 from docs import blocks
 from llmasos.kernel.edge import settings
 from llmasos.simulator.chart import BARS, MARKS
-from llmasos.syscalls.records import TraceEvent
+from llmasos.syscalls import trace_events
+from llmasos.syscalls.records import TraceEvent, WaitFor
 from llmasos.syscalls.table import Decode, Dmesg, Sched, Spawn, Trace
 from tests.booted import booted
 
@@ -65,11 +66,13 @@ def test_the_policy_of_the_guide_runs_on_a_running_kernel() -> None:
         assert [line.text for line in client(Dmesg()) if line.level == "error"] == []
 
 
-def test_every_sign_of_a_chart_is_explained() -> None:
+def test_every_sign_of_a_chart_is_explained_and_every_kind_of_bar_is_one_that_ps_says() -> None:
     text = SIMULATOR.read_text()
     table = text[text.index("## The picture") : text.index("`chart.rows` has")]
-    for sign, _, _ in (*BARS.values(), *MARKS.values()):
-        assert f"`{sign}`" in table, sign
+    for kind, (sign, _, _) in {**BARS, **MARKS}.items():
+        assert f"| `{sign}` | `{kind}` |" in table
+    assert {*BARS} - {"run", "prompt", "again", "ready", "stopped"} <= {wait.value for wait in WaitFor}
+    assert set(MARKS) <= set(trace_events.EVENTS)
 
 
 def test_every_block_stands_in_a_document_and_has_something_to_say_of_each_of_its_rows() -> None:
@@ -85,7 +88,8 @@ def test_the_configuration_of_the_reference_is_one(tmp_path: Path) -> None:
     found = re.search(r"^```toml\n(.*?)^```$", CONFIGURATION.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None
     file = tmp_path / "llmasos.toml"
-    file.write_text(found[1])
+    (tmp_path / "story").mkdir()
+    file.write_text(found[1].replace("/srv/models/story", str(tmp_path / "story")))
     config = settings.build(settings.read(os.fspath(file)), settings.Overrides(), tmp_path, "test")
     assert config.devices[0].policy == "mlfq"
     assert config.quantum == 32

@@ -34,6 +34,7 @@ from msgspec import Meta
 
 from llmasos.drivers.sim.spec import ModelSpec
 from llmasos.modelfiles import sim_vocabulary as vocabulary
+from llmasos.syscalls.checked import Wrong, record
 from llmasos.syscalls.errno import Errno
 
 MOST_BYTES = 1 << 20  # of a file
@@ -87,10 +88,10 @@ def load(path: str) -> Script:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"the script {path} has more than {MOST_BYTES} bytes")
-        script = msgspec.toml.decode(text, type=Script)
+        script = record(msgspec.toml.decode(text), Script)
     except OSError as error:
         raise Errno.ENOENT(f"the script {path} cannot be read: {error.strerror}; name a TOML file of answers") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, Wrong) as error:
         raise Errno.EINVAL(f"the script {path} is wrong: {error}") from None
     for number, answer in enumerate(script.answer, 1):
         if wrong := _wrong(answer):
@@ -103,8 +104,10 @@ def _wrong(answer: Answer) -> str:
         pattern = _pattern(answer.to)
     except re.error as error:
         return f"`to` is no regular expression: {error}"
-    if bool(answer.error) == bool(answer.say):
-        return "it needs `say` or `error`, and not both"
+    if answer.error and answer.say:
+        return "it has `say` and `error`; leave one out"
+    if not answer.error and (not answer.say or "" in _says(answer)):
+        return "`say` is missing, or empty; an answer says something, or has an `error`"
     for text in _says(answer):
         for number, name in _GROUP.findall(text):
             if int(number or 0) > pattern.groups or (name and name not in pattern.groupindex and not name.isdecimal()):

@@ -43,7 +43,7 @@ class DeviceSpec:
     stream_tokens: int = 0  # declared: of those, a prompt's beside processes that decode; 0: no fewer
     guess_rows: int = 0  # declared: a step of fewer tokens may guess up to it; 0: it never does
     streams: int = 0  # models can run with 1/streams of their weights in memory; 0: only with all
-    crash_after: int = 0  # dies (as by SIGKILL) in step number crash_after
+    crash_after: int = 0  # dies (as by abort) in step number crash_after
     hang_after: int = 0  # never comes back from step number hang_after
     crash_token: int = -1  # dies when a run computes this token
     hang_token: int = -1  # never comes back when a run computes this token
@@ -96,13 +96,10 @@ def parse(texts: Mapping[str, str]) -> tuple[DeviceSpec, ModelSpec]:
     options.refuse_unknown(texts, _WHO, DeviceSpec, ModelSpec)
     spec = options.replace(DeviceSpec(), {k: v for k, v in texts.items() if k in options.forms(DeviceSpec)}, _WHO)
     models = options.replace(ModelSpec(), {k: v for k, v in texts.items() if k in options.forms(ModelSpec)}, _WHO)
-    if min(spec.flops, spec.bandwidth, spec.link, spec.memory, spec.max_runs, spec.step_tokens) <= 0:
-        raise SyscallError(
-            Errno.EINVAL,
-            f"{_WHO}: memory, flops, bandwidth, link, max_runs and step_tokens must be above zero",
-        )
-    if min(spec.overhead, spec.time_scale) < 0:
-        raise SyscallError(Errno.EINVAL, f"{_WHO}: overhead and time_scale must not be below zero")
+    for name in ("memory", "flops", "bandwidth", "link", "max_runs", "step_tokens"):
+        if getattr(spec, name) <= 0:
+            raise SyscallError(Errno.EINVAL, f"{_WHO}: {name} must be above zero, found {getattr(spec, name):g}")
+    _at_least(spec, _WHO, 0, "overhead", "time_scale")
     _errno(spec.fail_load)
     if models.script and "guess_rows" not in texts:  # a word of a script is given by one step, as if guessed
         spec = dataclasses.replace(spec, guess_rows=SCRIPT_ROWS)
@@ -129,16 +126,21 @@ def model(path: str, dtype: str, defaults: ModelSpec) -> ModelSpec:
     dtype = dtype or spec.dtype
     if dtype not in DTYPES:
         raise SyscallError(Errno.ENOTSUP, f"dtype {dtype!r}: the sim driver has {', '.join(DTYPES)}")
-    if min(spec.vocab, spec.context, spec.layers, spec.kv_dim) < 2 or spec.params < 1:
-        raise SyscallError(Errno.EINVAL, f"model {path!r}: vocab, context, layers, kv_dim must be at least 2")
-    if spec.vocab > MAX_TOKEN or spec.block_bytes < 0 or spec.eos_every < 0:
-        raise SyscallError(
-            Errno.EINVAL,
-            f"model {path!r}: vocab is at most {MAX_TOKEN}; block_bytes and eos_every are not below zero",
-        )
+    who = f"model {path!r}"
+    _at_least(spec, who, 2, "vocab", "context", "layers", "kv_dim")
+    _at_least(spec, who, 1, "params")
+    _at_least(spec, who, 0, "block_bytes", "eos_every")
+    if spec.vocab > MAX_TOKEN:
+        raise SyscallError(Errno.EINVAL, f"{who}: vocab is at most {MAX_TOKEN}, found {spec.vocab}")
     if spec.fail:
         raise SyscallError(_errno(spec.fail), f"model {path!r} is declared to fail with {spec.fail}")
     return dataclasses.replace(spec, name=path, dtype=dtype)
+
+
+def _at_least(spec: DeviceSpec | ModelSpec, who: str, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(spec, name) < least:
+            raise SyscallError(Errno.EINVAL, f"{who}: {name} is at least {least}, found {getattr(spec, name):g}")
 
 
 def _errno(name: str) -> Errno:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import LOGPROBS
+from llmasos.kernel.calls.lookup import check_model
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import Awaited, set_deadline
 from llmasos.kernel.marks import changed, freed, grew
@@ -77,6 +78,8 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
     length, decoding = len(process.log), process.decoding is not None
     position = length if call.position < 0 else call.position
     if position >= length and not process.is_zombie() and (decoding or call.follow):
+        if process.stranded:
+            check_model(process)
         late = f"process {process.pid} has appended nothing after position {call.position} within {call.timeout} s"
         return wait(process.output, call.timeout, late)
     tokens = process.log[position : position + call.limit]

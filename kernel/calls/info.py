@@ -61,6 +61,9 @@ def process_info(system: System, process: Process) -> ProcessInfo:
         fields["errno"], reason = process.failure if failed else (Errno.OK, process.exit_reason)
         fields["reason"] = (process.stop_reason or reason)[:_MOST_REASON]
         frames, image = process.table.frames, process.image
+        if process.finish is Finish.CONTEXT and image is not None and not fields["reason"]:
+            why = process.bound_by(image, process.device, process.traits.limits)
+            fields["reason"] = f"its context is full: {process.context} tokens is {why}"[:_MOST_REASON]
         fields |= {
             "model": process.traits.model,
             "device": process.device.name,
@@ -111,6 +114,8 @@ def model_info(image: Image, device: str) -> ModelInfo:
         processes=len(image.users),
         slots=image.swap.total,
         slots_free=image.swap.free,
+        tier_slots=image.swap.counts,
+        tier_slots_free=image.swap.frees,
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
         mapped_by=sorted(image.users)[:MAX_MAPPED],
     )

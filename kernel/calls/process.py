@@ -11,7 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from llmasos.kernel import desk
-from llmasos.kernel.events import KillDriver, SignalProgram
+from llmasos.kernel.devices import reincarnation
+from llmasos.kernel.events import SignalProgram
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.journal.process_image import check_size
 from llmasos.kernel.journal.records import Traits
@@ -223,9 +224,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
     elif isinstance(process, DriverProcess):
         if call.signal is not Signal.KILL:
             raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
-        device = system.devices[process.device]
-        device.pardoned = True
-        system.act(KillDriver(device.name, device.incarnation, f"killed by program {request.program.pid}"))
+        reincarnation.kill(system, system.devices[process.device], request.program)
     elif isinstance(process, Program):
         if not process.os_pid:
             raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")

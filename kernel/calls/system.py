@@ -106,5 +106,5 @@ def sched(system: System, request: Request, call: Sched, device: Device) -> Sche
     changes = {name: value for name in call.__struct_fields__ if name != "device" and (value := getattr(call, name))}
     if changes:
         reschedule(system, device, **changes)
-    policies = device.config.victims, device.evictions.name
+    policies = device.config.victims, device.evictions.name, system.sources.outs()
     return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens, *policies)

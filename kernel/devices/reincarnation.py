@@ -17,7 +17,7 @@ from llmasos.kernel.marks import dirty, stale, want
 from llmasos.kernel.models.loading import fail_device, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
-from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess
+from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Program
 from llmasos.kernel.sched.force import foreign, note
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.state import System
@@ -197,7 +197,7 @@ def driver_exited(system: System, event: DriverExited) -> None:
     _tell_callers(system, device, event.reason)
     if said_hello and system.now - device.up_since >= nanoseconds(system.config.restart_forgiven):
         device.failures = 0
-    device.failures += 1
+    device.failures += not device.pardoned
     if not said_hello and device.failures >= HOPELESS:
         fail_device(system, device)
     for image in [image for image in device.images.values() if image.ref in work]:
@@ -206,6 +206,18 @@ def driver_exited(system: System, event: DriverExited) -> None:
             reason = f"the driver died {image.deaths} times in a row while loading {image.name}: {event.reason}"
             suspend(system, device, image, reason)
     _restart(system, device)
+
+
+def kill(system: System, device: Device, program: Program) -> None:
+    """A program asks for a driver's death: the next one starts at once, whatever failures there were, also where none
+    lives now. What it wants is another driver, of a mended script, say."""
+    device.pardoned, device.failures = True, 0
+    if device.state != DOWN:
+        system.act(KillDriver(device.name, device.incarnation, f"killed by program {program.pid}"))
+        return
+    if device.watchdog is not None:
+        device.watchdog.cancel()
+    _start(system, device)
 
 
 def _work_at_hand(device: Device) -> set[int]:
@@ -227,10 +239,11 @@ def _lose_memory(system: System, device: Device) -> None:
         if timer is not None:
             timer.cancel()
     for image in device.images.values():
+        for process in image.users.values():
+            process.ahead = process.ahead and process.todo > 0  # what sleeps has its pages again when it is wanted
+            stale(system, process)
         image.lose()
         image.lose_kv()
-        for process in image.users.values():
-            stale(system, process)
 
 
 def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
@@ -261,7 +274,9 @@ def _restart(system: System, device: Device) -> None:
         delay = min(nanoseconds(config.restart_first) << min(device.failures - 2, 64), nanoseconds(config.restart_max))
     device.restarts += 1
     if delay:
-        system.log("warning", f"{device.name}: next start in {seconds(delay):g} s ({device.failures} failures in a row)")
+        later = f"next start in {seconds(delay):g} s ({device.failures} failures in a row)"
+        device.error = f"{device.error}; {later}, at once with `kill -KILL {device.name}`"
+        system.log("warning", f"{device.name}: {later}")
         device.watchdog = system.timers.at(system.now + delay, _start, device)
     else:
         _start(system, device)

@@ -59,11 +59,19 @@ def pump(system: System, device: Device) -> None:
 def _trace(system: System, device: Device, step: Step, plan: Plan) -> None:
     pids = ",".join(f"{run.ctx}+{len(run.tokens)}" for run in plan.runs)
     system.emit("sched.step", device=device.name, amount=plan.tokens, detail=pids)
+    for process in plan.processes:
+        if again := _again(process):
+            system.emit("sched.again", process.pid, device.name, again)
     for what, moves in (("mem.out", step.outs), ("mem.in", step.ins)):
         for pid, count in Counter(move.ctx for move in moves).items():
             system.emit(what, pid, device.name, count)
     for copy in plan.copies:
         system.emit("mem.copy", device=device.name, amount=1, detail=f"{copy.src}->{copy.dst}")
+
+
+def _again(process: LLMProcess) -> int:
+    """How many tokens of its run in a step it has computed before, and lost."""
+    return min(process.running, max(0, process.high_water - process.table.cached))
 
 
 def step_done(system: System, device: Device, message: StepDone) -> None:
@@ -83,8 +91,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     system.emit("sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms")
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
-        before = max(0, process.high_water - process.table.cached)
-        again += min(process.running, before)
+        again += _again(process)
         _apply(system, device, process, result, duration // max(1, flight.tokens))
     lost = duration * again // max(1, flight.tokens) + nanoseconds(message.phases.get("swap", 0.0))
     _look_for_thrashing(system, device, flight, duration, lost)

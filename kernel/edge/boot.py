@@ -15,10 +15,11 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import select
 import stat
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -30,8 +31,10 @@ from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
+from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.syscalls import runtime
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -63,6 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
     add("--hand-over", action="store_true", help="go on with the processes of the kernel that runs there, which halts")
+    add("--ready", metavar="FD", type=int, default=-1, help="write a byte there once the devices are up")
     add("--own-runtime", action="store_true", help="remove the runtime directory in the end")
     add("--log", metavar="FILE", default="", help="write the log to this file, and keep it short")
     add("--quiet", action="store_true", help="no log on the terminal but warnings and errors")
@@ -88,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.die_with_parent,
             victims=args.victims,
             evictions=args.evictions,
+            file=_configured(args) or "",
             arguments=_without_place(given),
         )
         config = settings.build(settings.read(_configured(args)), over, directory, version())
@@ -107,8 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
-    halted = kept = False
-    journal = None
+    place = Place(directory, held)
+    halted = kept = failed = False
+    journal, standing = None, Standing()
     try:
         if args.log:
             open_log(Path(args.log))
@@ -118,27 +124,34 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
-            _note_words(journal.path.with_name(runtime.BOOTED), config.arguments)
+            if sign.is_symlink():
+                place.sign = sign, journal.path.absolute()
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         folder = journal.path.parent / FOLDER if journal is not None else None
-        core.sources = modules = Modules(folder, Watchdog(end_kernel(folder)))
+        standing = Standing(folder, directory / MARK if folder is not None else None)
+        core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
         notes += modules.recall(config.devices)
         server = Server(
             core,
             config.devices,
-            directory,
+            place,
             log,
             die_with_parent=args.die_with_parent,
             journal=journal,
             fsync=fsync,
             notes=notes,
+            wanted=config.devices_named,
+            ready=partial(_ready, args, journal, config.arguments),
         )
         kept = trio.run(server.run)
         halted = True
+        if failed := bool(server.failed):
+            raise Errno.ENODEV(server.failed)
     finally:
         stop_watching()
+        standing.close()
         if journal is not None:
             journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
             if halted and not kept:
@@ -146,11 +159,21 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
                 modules.forget()
             if not journal.path.exists():
                 journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
-        lock.release(directory, held, keep_log=not halted)
+        lock.release(directory, held, keep_log=failed or not halted)
         if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
+    """The devices are up: these words boot a kernel. Tell the command that waits for it."""
+    if journal is not None:
+        _note_words(journal.path.with_name(runtime.BOOTED), words)
+    if args.ready >= 0:
+        with contextlib.suppress(OSError):  # who asked has gone
+            os.write(args.ready, b"\n")
+        os.close(args.ready)
 
 
 def _configured(args: argparse.Namespace) -> str | None:
@@ -170,7 +193,7 @@ def _without_place(given: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if name in ("--policy", "--victims", "--evictions"):  # the next kernel is started in a directory of its own
             words.append(f"{name}={located_policy(value if equals else next(rest, ''))}")
-        elif name in ("--runtime", "--log"):
+        elif name in ("--runtime", "--log", "--ready"):
             if not equals:
                 next(rest, None)
         elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):
@@ -225,30 +248,38 @@ def _detach(directory: Path, given: list[str]) -> int:
     log = directory / runtime.LOG
     command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
     command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
-    with log.open("ab") as output:
+    ready, told = os.pipe()
+    with log.open("ab") as output, os.fdopen(ready, "rb") as heard:
         before = output.tell()
         child = subprocess.Popen(
-            command,
+            [*command, "--ready", str(told)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env=runtime.environment(),
+            pass_fds=[told],
         )
-    deadline = time.monotonic() + DETACH_SECONDS
-    while child.poll() is None:
-        # If another kernel was booted at the same moment, that one listens.
-        if runtime.holder(directory) == child.pid and runtime.listening(directory):
-            print(f"kernel {child.pid} runs in {directory}; its log is {log}")
-            child.returncode = 0  # it is no longer ours to wait for
-            return 0
-        if time.monotonic() > deadline:
-            child.kill()
-            child.wait()
-            raise Errno.ETIME(f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
-        time.sleep(0.02)
+        os.close(told)
+        news = select.poll()
+        news.register(heard, select.POLLIN)
+        late = not news.poll(DETACH_SECONDS * 1000)
+        up = not late and bool(heard.read(1))
+    # If another kernel was booted at the same moment, that one listens.
+    listens = child.poll() is None and runtime.holder(directory) == child.pid and runtime.listening(directory)
+    if up or (late and listens):
+        slow = "" if up else "; its devices have not started yet"
+        print(f"kernel {child.pid} runs in {directory}; its log is {log}{slow}")
+        child.returncode = 0  # it is no longer ours to wait for
+        return 0
+    if late:
+        child.kill()
+        child.wait()
+        raise Errno.ETIME(f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
+    child.wait()
     words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
-    print(words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
+    why = [line for line in words.splitlines() if line.startswith("llmasos boot: ")]  # beside the log's lines
+    print("\n".join(why) or words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
     return 1
 
 
@@ -260,10 +291,9 @@ def version() -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"wanted a whole number, 1 or more, found {text!r}")
+    return int(text)
 
 
 def _is_pipe(fd: int) -> bool:

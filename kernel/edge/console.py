@@ -32,6 +32,8 @@ def _rotate(path: Path) -> None:
         if os.fstat(1).st_size > MOST_BYTES:
             os.replace(path, path.with_name(f"{path.name}.1"))
             open_log(path)
+        elif not path.exists():  # somebody has removed it
+            open_log(path)
 
 
 def console(*, quiet: bool, log: Path | None = None) -> Callable[[Log], None]:
@@ -45,13 +47,13 @@ def console(*, quiet: bool, log: Path | None = None) -> Callable[[Log], None]:
         level = "" if line.level == "info" else f"{line.level}: "
         text = f"[{line.at:10.3f}] {level}{line.text}"
         colour = _COLOURS.get(line.level, "") if coloured else ""
+        if log is not None:
+            _rotate(log)
         # A terminal that is gone or does not read, or a full disk, must not stop the kernel.
         try:
             if select.select([], [sys.stdout], [], 0)[1]:
                 print(f"{colour}{text}\x1b[0m" if colour else text, flush=True)
         except (OSError, ValueError):
             pass
-        if log is not None:
-            _rotate(log)
 
     return show

@@ -62,6 +62,11 @@ def raise_descriptor_limit() -> int:
     return ENOUGH if soft == resource.RLIM_INFINITY else soft
 
 
+def hidden(path: Path) -> Path:
+    """The name of the socket at `path` while nobody is to find it."""
+    return path.with_name(f"{path.name}.hidden")
+
+
 @dataclass(slots=True)
 class _Stay:
     """How long a connection may stay that is refused, or has said nothing."""
@@ -76,8 +81,7 @@ class Door:
 
     def __init__(self, descriptors: int) -> None:
         """`descriptors`: the limit of the operating system for this process."""
-        self._listener = _socket()
-        self._nobody = _socket()
+        self._listener = self._nobody = socket.socket()
         self._path = Path()
         self._taken = -1  # the descriptor that ZeroMQ accepts from
         self._descriptors = descriptors
@@ -88,15 +92,19 @@ class Door:
         self._of: Counter[int] = Counter()  # connections of each OS pid
         self._stays: dict[int, _Stay] = {}
         self._came = trio.Event()
+        self._watched = trio.Event()  # ZeroMQ accepts from the listener
         self._guarded = trio.Event()
         self.refused = 0
 
     def listen(self, path: Path) -> int:
-        """Listen, not yet under the name `path`; returns the descriptor that ZeroMQ is to accept from. Raises OSError."""
-        self._path = path
+        """Listen, not yet under the name `path`; returns the descriptor that ZeroMQ is to accept from. Where it listened
+        before, under a name that is no more, it listens no longer. Raises OSError."""
+        self.close()
+        self._listener, self._nobody = _socket(), _socket()
+        self._path, self._watched, self._guarded = path, trio.Event(), trio.Event()
         for listener in (self._nobody, self._listener):
-            self._hidden.unlink(missing_ok=True)
-            listener.bind(os.fspath(self._hidden))
+            hidden(path).unlink(missing_ok=True)
+            listener.bind(os.fspath(hidden(path)))
             listener.listen(QUEUE)
         self._taken = os.dup(self._listener.fileno())
         return self._taken
@@ -104,16 +112,12 @@ class Door:
     async def open(self) -> None:
         """Have the door found under its name. Raises OSError."""
         with socket.socket(socket.AF_UNIX) as first:
-            first.connect(os.fspath(self._hidden))
-            await self._came.wait()  # ZeroMQ watches the listener
+            first.connect(os.fspath(hidden(self._path)))
+            await self._watched.wait()
         self._guard_if_few()
         if not self._guarded.is_set():
             self._listener.listen(LISTEN_QUEUE)
-        os.rename(self._hidden, self._path)
-
-    @property
-    def _hidden(self) -> Path:
-        return self._path.with_name(f"{self._path.name}.hidden")
+        os.rename(hidden(self._path), self._path)
 
     def __len__(self) -> int:
         return len(self._up)
@@ -127,7 +131,10 @@ class Door:
         self.refused += bool(why)
         self._stays[fd] = _Stay(time.monotonic() + (TELL_SECONDS if why else SILENT_SECONDS), inode(fd), why)
         self._came.set()
-        self._guard_if_few()
+        if pid == os.getpid():
+            self._watched.set()
+        if self._watched.is_set():
+            self._guard_if_few()
 
     def went(self, fd: int) -> None:
         """A connection is down."""
@@ -196,7 +203,9 @@ class Door:
                 await self._guarded.wait()
                 while refused or self._descriptors - len(self._up) < 2 * PLENTY:
                     with trio.move_on_after(HEAR_SECONDS if refused else math.inf) as patience:
-                        await trio.lowlevel.wait_readable(self._listener)
+                        with suppress(trio.ClosedResourceError):  # it listens under a new name
+                            await trio.lowlevel.wait_readable(self._listener)
+                        await self._guarded.wait()
                     refused = [one for one in refused if one.goes_on()]
                     if patience.cancelled_caught:
                         continue
@@ -214,14 +223,16 @@ class Door:
 
     async def _let_in(self) -> None:
         """Have ZeroMQ accept those who wait, and nobody else."""
-        os.rename(self._path, self._hidden)
+        with suppress(FileNotFoundError):  # somebody has removed it, and it will be made again
+            os.rename(self._path, hidden(self._path))
         try:
             self._accept_from(self._listener)
             while select.select([self._listener], [], [], 0)[0]:  # noqa: ASYNC110 - ZeroMQ has no event for it
                 await trio.sleep(_GAP)
         finally:
             self._accept_from(self._nobody)
-            os.rename(self._hidden, self._path)
+            with suppress(FileNotFoundError):
+                os.rename(hidden(self._path), self._path)
 
     def _accept(self) -> _Refused | None:
         try:
@@ -235,6 +246,9 @@ class Door:
         """Call this before ZeroMQ's socket is closed: it stops watching the descriptor that it was given."""
         if self._taken >= 0:
             self._accept_from(self._listener)
+            self._taken = -1
+            with suppress(RuntimeError):  # outside trio nobody waits
+                trio.lowlevel.notify_closing(self._listener)
         self._listener.close()
         self._nobody.close()
 

@@ -9,7 +9,7 @@ A loop is interrupted by a signal, whose handler raises in the middle of it what
 (Another thread could set an exception too, but nobody could say whether it arrives in the policy or in the kernel behind
 it.) Time is the processor time of the kernel's thread: a busy machine is no fault of the policy's. A loop that catches
 everything and goes on cannot be ended, so the kernel ends itself, as if it were killed, and notes which policy its
-successor must not take.
+successor must not take (standing.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from llmasos.kernel.clock import seconds
+from llmasos.kernel.edge.standing import Standing
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.objects.device import Device
@@ -43,7 +43,7 @@ LOOK_SECONDS = 0.25  # between two looks at a call that goes on
 ASLEEP_LOOKS = 40  # after which it is a hang, however little of the processor it takes
 MOST_STRIKES = 8  # after which a call that does not end ends the kernel
 MOST_NUMBER = 1 << 63  # below this a number is, and above its negative
-LOOKS = 4  # for processes that are starved, in the time of ageing
+LOOKS, MOST_LOOKS = 4, 64  # for processes that are starved, in the time of ageing: usually, and when one nearly is
 
 
 class Hang(BaseException):
@@ -84,10 +84,10 @@ def _hang(number: int, frame: types.FrameType | None) -> NoReturn:
 
 class Watchdog:
     """The watch of a running kernel, in its main thread. The alarm goes on only while policies are called: an idle kernel
-    sleeps. `end` is given the name of a policy that nothing ends."""
+    sleeps. `standing` is told of each call, and of a policy that nothing ends; then `end` ends the kernel."""
 
-    def __init__(self, end: Callable[[str], NoReturn]) -> None:
-        self._end = end
+    def __init__(self, standing: Standing, end: Callable[[str], NoReturn]) -> None:
+        self._standing, self._end = standing, end
         self._armed = self._inside = False
         self._began = 0  # of the call, in nanoseconds of the thread's processor time
         self._calls = self._looks = self._strikes = 0
@@ -100,6 +100,7 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
         self._name, self._looks, self._strikes = name, 0, 0
         self._calls += 1
+        self._standing.enter(name, getattr(function, "__name__", "call"))
         self._began = time.thread_time_ns()
         try:
             try:
@@ -107,8 +108,10 @@ class Watchdog:
                 result = function(*arguments)
             finally:
                 self._inside = False
+                self._standing.leave()
         except Hang:  # it may have come in the `finally`
             self._inside = False
+            self._standing.leave()
             raise
         return result, (time.thread_time_ns() - self._began) / 1e9
 
@@ -117,6 +120,8 @@ class Watchdog:
             if not self._calls:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 self._armed = False
+            else:
+                self._standing.looked(self._name)
             self._calls = 0
             return
         self._looks += 1
@@ -125,6 +130,7 @@ class Watchdog:
             return
         self._strikes += 1
         if self._strikes > MOST_STRIKES:
+            self._standing.hung(self._name)
             self._end(self._name)
         raise Hang
 
@@ -135,12 +141,12 @@ def stop_watching() -> None:
 
 
 class Guard:
-    """What guards have in common. `strict`: a fault ends the simulation instead."""
+    """What guards have in common. `strict`: a fault ends the simulation instead. `standing` is told of a fault."""
 
-    def __init__(self, name: str, watch: Watch, *, strict: bool) -> None:
+    def __init__(self, name: str, watch: Watch, standing: Standing, *, strict: bool) -> None:
         self.name, self.fault = name, ""
         self.inner: Any = None  # the policy
-        self._watch, self._strict = watch, strict
+        self._watch, self._standing, self._strict = watch, standing, strict
         self._slow: deque[float] = deque(maxlen=SLOW_CALLS)
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -153,13 +159,14 @@ class Guard:
             self.wrong(f"`{method}` raised {said(error)}{where(error, self.name)}", error)
             return None
         except KeyboardInterrupt:
-            if self._strict:
+            if self._strict or isinstance(self._watch, Untimed):  # a person's
                 raise
             self.wrong(f"`{method}` raised KeyboardInterrupt")
             return None
         except BaseException as error:
             hung = isinstance(error, Hang)
-            self.wrong(f"`{method}` does not come back" if hung else f"`{method}` raised {said(error)}", error)
+            what = "does not come back" if hung else f"raised {said(error)}"
+            self.wrong(f"`{method}` {what}{where(error, self.name)}", error)
             return None
         if took > SLOW_SECONDS:
             self._too_slow(method, took)
@@ -170,7 +177,7 @@ class Guard:
         self._slow.append(now)
         if len(self._slow) == SLOW_CALLS and now - self._slow[0] <= SLOW_WITHIN:
             text = f"{SLOW_CALLS} calls in {SLOW_WITHIN:g} s took more than {SLOW_SECONDS * 1e3:g} ms of processor time"
-            self.wrong(f"{text}; the last one, of `{method}`, {took * 1e3:.1f} ms")
+            self.wrong(f"{text}; the last one, of `{method}`, {took * 1e3:.1f} ms{self.line(method)}")
 
     def number(self, method: str, *arguments: Any) -> Any:
         """The number that a policy answers, or None."""
@@ -180,14 +187,27 @@ class Guard:
         if not isinstance(answer, int | float) or not -MOST_NUMBER < answer < MOST_NUMBER:  # false for nan
             self.wrong(
                 f"`{method}` returned {_shown(answer)}, and a number of less than 64 bits was wanted; return an int"
+                f"{self.line(method)}"
             )
             return None
         return answer
+
+    def line(self, method: str) -> str:
+        """Where a method begins, if it stands in the policy's own file."""
+        found = getattr(self.inner, method, None)
+        code = getattr(found, "__code__", None)
+        if not isinstance(code, types.CodeType) or getattr(found, "__module__", "").startswith("llmasos.kernel."):
+            return ""
+        file = os.path.basename(code.co_filename)
+        if self.name.partition(":")[0] not in ("", file):
+            return ""
+        return f" ({file}, line {code.co_firstlineno})"
 
     def wrong(self, fault: str, cause: BaseException | None = None) -> None:
         self.fault = fault
         if self._strict:
             raise PolicyFault(f"policy {self.name}: {fault}") from cause
+        self._standing.out(self.name, fault)
 
 
 class GuardedPolicy(Policy):
@@ -196,8 +216,8 @@ class GuardedPolicy(Policy):
     def __init__(self, quantum: int, guard: Guard) -> None:
         super().__init__(quantum)
         self.name, self._guard = guard.name, guard
-        self._next_look = 0
-        self._doubt = (0, 0, 0)  # a process that may be starved: its pid, `since`, and the steps then done
+        self._next_look = self._looked = self._busy = 0  # the last look: when, and how long the device had worked
+        self._seen: dict[int, tuple[int, int, int]] = {}  # who waits, since when; the device's time and steps then
 
     @property
     def fault(self) -> str:  # type: ignore[override]
@@ -217,20 +237,31 @@ class GuardedPolicy(Policy):
         self._guard.ask("ran", process, tokens)
 
     def look(self, device: Device, now: int, aging: int) -> None:
-        """Whom the policy leaves ready beyond ageing, if that is not for lack of places. A round in which each that waits
-        gets a quantum is allowed beside the time of ageing; and steps enough for a quantum must have passed since it was
-        first noticed, so that a machine that was suspended proves nothing."""
+        """Whom the policy leaves ready beyond ageing while the device works for others, if places are not lacking: a
+        round in which each that waits gets a quantum is allowed beside the time of ageing. Time is the device's, of a
+        quantum of steps at least, and since this policy is in force: a machine that was suspended proves nothing, and
+        neither does what another policy has left."""
         if now < self._next_look or not device.queue or self.fault:
             return
-        self._next_look = now + aging // LOOKS
-        first = min(device.queue, key=lambda process: (process.since, process.pid))
-        waited, rounds = now - first.since, 1 + len(device.queue) // device.max_runs
-        if waited <= aging + device.busy // max(1, device.steps) * self.quantum * rounds:
-            return
-        if self._doubt[:2] != (first.pid, first.since):
-            self._doubt = first.pid, first.since, device.steps
-        if device.steps - self._doubt[2] >= self.quantum:
-            self._guard.wrong(f"it leaves process {first.pid} ready and unplanned for {seconds(waited):.1f} s")
+        busy, elapsed = device.busy, max(1, now - self._looked)
+        since_last = busy - self._busy
+        seen = {}
+        for process in device.queue:
+            at, began, steps = self._seen.get(process.pid, (-1, busy, device.steps))
+            if at != process.since:  # new here: the device worked evenly between two looks
+                late = min(elapsed, now - process.since) if self._looked else 0
+                began, steps = busy - since_last * late // elapsed, device.steps
+            seen[process.pid] = process.since, began, steps
+        self._seen, self._looked, self._busy = seen, now, busy
+        first = min(seen, key=lambda pid: (seen[pid][1], pid))
+        _, began, steps = seen[first]
+        rounds = 1 + len(device.queue) // device.max_runs
+        left = aging + busy // max(1, device.steps) * self.quantum * rounds - (busy - began)
+        if left < 0 and device.steps - steps >= self.quantum:
+            self._guard.wrong(
+                f"it leaves process {first} ready and unplanned for {seconds(busy - began):.2f} s of the device"
+            )
+        self._next_look = now + max(aging // MOST_LOOKS, min(aging // LOOKS, left))
 
 
 class GuardedVictims(Victims):
@@ -259,7 +290,8 @@ class GuardedVictims(Victims):
             if process is chosen:
                 return process
         if there and not self._guard.fault:
-            self._guard.wrong(f"`choose` returned {_shown(chosen)}, and one of the {len(there)} processes was wanted")
+            text = f"`choose` returned {_shown(chosen)}, and one of the {len(there)} processes was wanted"
+            self._guard.wrong(f"{text}{self._guard.line('choose')}")
         return there[0] if there else None
 
 
@@ -278,16 +310,10 @@ class GuardedEvictions(Evictions):
         return super().worth(image, now) if worth is None else worth
 
 
-def end_kernel(folder: Path | None) -> Callable[[str], NoReturn]:
-    """What is done about a policy that nothing ends: note its digest for the next kernel, and end this one at once."""
-
-    def end(name: str) -> NoReturn:
-        if folder is not None:
-            (folder / f"{name.rpartition('@')[2]}.out").touch()
-        os.write(2, f"the kernel ends: its policy {name} does not come back, and nothing interrupts it\n".encode())
-        os._exit(70)
-
-    return end
+def end_kernel(name: str) -> NoReturn:
+    """What is done about a policy that nothing ends: this kernel ends at once."""
+    os.write(2, f"the kernel ends: its policy {name} does not come back, and nothing interrupts it\n".encode())
+    os._exit(70)
 
 
 def said(error: BaseException) -> str:
@@ -300,10 +326,11 @@ def said(error: BaseException) -> str:
 
 
 def where(error: BaseException, name: str) -> str:
-    """The line of the policy's file at which an error was raised."""
-    file = name.partition(":")[0]
-    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if os.path.basename(one.filename) == file]
-    return f" ({file}, line {lines[-1]})" if lines else ""
+    """The line of the policy's file, or of the file of a class that was given as such, at which an error was raised."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+    wanted = name.partition(":")[0] or (os.path.basename(frames[0].filename) if frames else "")
+    lines = [one.lineno for one in frames if os.path.basename(one.filename) == wanted]
+    return f" ({wanted}, line {lines[-1]})" if lines else ""
 
 
 def _shown(value: object) -> str:

@@ -24,7 +24,7 @@ import xxhash
 from llmasos.kernel.journal.records import BadFrame, Frame, decode, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime
-from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.errno import Errno, SyscallError
 
 NAME = runtime.JOURNAL
 VERSION = 3
@@ -215,6 +215,18 @@ class Opened:
     state: State
     notes: list[tuple[str, str]]  # level, text
     fresh: bool = False  # the file was made just now
+
+    def hold_again(self) -> None:
+        """Make the directory again if it has been removed, and hold that one. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self.lock), self.path.parent.stat()):
+                return
+        try:
+            held = _hold(self.path.parent)
+        except SyscallError as error:
+            raise OSError(errno.EBUSY, error.reason) from None
+        os.dup2(held, self.lock, inheritable=False)  # one lock for both: it belongs to the open file
+        os.close(held)
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the journal. `remove` deletes it: nothing is to come back. A fresh journal in which nothing was

@@ -60,7 +60,7 @@ class Keeper:
     def __init__(
         self, opened: Opened, fsync: Fsync, report: Callable[[Event], None], snapshot: Callable[[], State]
     ) -> None:
-        self.path = opened.path
+        self.path, self._opened = opened.path, opened
         self.failing = ""
         self._copies = [_Copy(opened.fd, opened.size)]  # two while the file is being replaced
         self._fsync = fsync
@@ -111,6 +111,16 @@ class Keeper:
             then()
         else:
             self._waiting.append((self._frames, then))
+
+    def look(self) -> None:
+        """See whether the file still has its name. If somebody has removed it, it is written anew."""
+        try:
+            found = self.path.stat()
+            there = any(os.path.samestat(os.fstat(copy.fd), found) for copy in self._copies)
+        except OSError:
+            there = False
+        if not there and not self.failing:
+            self._fail(OSError(errno.ENOENT, "it has been removed"))
 
     def _fail(self, error: OSError) -> None:
         for copy in self._copies:
@@ -264,6 +274,7 @@ class Keeper:
         return True
 
     def _write_live(self, state: State) -> int:
+        self._opened.hold_again()
         new = file.write_new(self.path, state.snapshot(), self._rest())
         os.fsync(new)
         return new

@@ -9,6 +9,7 @@ and whatever has become of the file.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import linecache
@@ -24,14 +25,17 @@ from typing import Any
 import msgspec
 
 from llmasos.kernel.edge.guards import Guard, GuardedEvictions, GuardedPolicy, GuardedVictims, Hang, Watch, said, where
+from llmasos.kernel.edge.standing import Standing
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.memory.victims import Victims
+from llmasos.kernel.sched.force import DEFAULTS
 from llmasos.kernel.sched.policies import POLICIES, Sources
 from llmasos.kernel.sched.policy import Policy
 from llmasos.syscalls.atomic_file import opened, replacing
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import DIGEST, SPEC
+from llmasos.syscalls.records import PolicyOut
 
 MOST_BYTES = 1 << 20  # of a file
 MOST_KEPT = 64  # files
@@ -48,8 +52,11 @@ class Modules(Sources):
     """The kernel's policies, and those of the user's modules: `/PATH/FILE.py:CLASS`, or by digest one that was loaded
     before, `FILE.py:CLASS@DIGEST`. Texts are kept in `folder` (None: in memory only)."""
 
-    def __init__(self, folder: Path | None, watch: Watch, *, strict: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, watch: Watch, standing: Standing | None = None, *, strict: bool = False
+    ) -> None:
         self._folder, self._watch, self._strict = folder, watch, strict
+        self._standing = standing or Standing(folder)
         self._texts: dict[str, bytes] = {}  # by digest
         self._loaded: dict[str, Policy] = {}  # scheduling policies, the latest of each name
         self._made: set[str] = set()  # names
@@ -81,7 +88,7 @@ class Modules(Sources):
 
     def guard(self, cls: type[Any], name: str, *arguments: Any) -> Guard:
         """A new policy of a class, in its guard."""
-        guard = Guard(name, self._watch, strict=self._strict)
+        guard = Guard(name, self._watch, self._standing, strict=self._strict)
         try:
             guard.inner, _ = self._watch.call(name, cls, arguments)
         except (Exception, Hang, SystemExit) as error:
@@ -102,7 +109,8 @@ class Modules(Sources):
         else:
             text = self._kept(name, digest)
         short = f"{os.path.basename(file)}:{wanted}@{digest}"
-        self._refuse_out(short, digest)
+        if why := self._standing.refusal(digest, named=spec["digest"] is None):
+            raise Errno.EINVAL(f"policy {short} {why}")
         cls = self._classes.get((digest, wanted))
         if cls is None:
             cls = _class(self._run(text, file, digest, short), wanted, base, short)
@@ -135,19 +143,27 @@ class Modules(Sources):
 
     def recall(self, devices: Iterable[DeviceConfig]) -> list[tuple[str, str]]:
         """Let a configuration that names files which are not there any more, or not from here, mean the texts that an
-        earlier kernel kept of files so called. Returns notes for the log."""
-        known, notes = self._index(), []
+        earlier kernel kept of files so called; and not mean those that ended it. Returns notes for the log."""
+        known, notes = self._index(), self._standing.after_death()
         for device in devices:
-            for kind in ("policy", "victims", "evictions"):
+            for kind, usual in DEFAULTS.items():
                 name = getattr(device, kind)
                 spec = SPEC.fullmatch(name)
-                if spec is None or spec["digest"] or os.path.exists(spec["file"]):
+                if spec is None:
                     continue
-                short = f"{os.path.basename(spec['file'])}:{spec['cls']}"
-                if short in known:
-                    setattr(device, kind, f"{short}@{known[short]}")
+                short, digest = f"{os.path.basename(spec['file'])}:{spec['cls']}", spec["digest"]
+                if digest is None and os.path.exists(spec["file"]):
+                    digest = hashlib.sha256(_read(spec["file"])).hexdigest()[:DIGEST]
+                elif digest is None and (digest := known.get(short)):
+                    setattr(device, kind, f"{short}@{digest}")
                     notes.append(("warning", f"{name} is not there; what an earlier kernel kept of {short} goes on"))
+                if digest and self._standing.refusal(digest, named=False):
+                    setattr(device, kind, usual)
+                    notes.append(("error", f"{device.name}: {short}@{digest} is out; {kind} is {usual}; see `policy`"))
         return notes
+
+    def outs(self) -> list[PolicyOut]:
+        return self._standing.outs
 
     def _index(self) -> dict[str, str]:
         """The digests of texts that are kept, by `FILE.py:CLASS`: the latest of each."""
@@ -194,15 +210,12 @@ class Modules(Sources):
         except OSError as error:
             raise Errno.EIO(f"the policy's text cannot be kept in {self._folder}: {error.strerror}") from None
 
-    def _refuse_out(self, short: str, digest: str) -> None:
-        if self._folder is not None and (self._folder / f"{digest}.out").exists():
-            raise Errno.EINVAL(f"policy {short} hung an earlier kernel and is not taken again; change its file")
-
     def forget(self) -> None:
         """The system was halted, and nothing of it is to come back: remove the texts."""
         if self._folder is None:
             return
-        for one in (*self._folder.glob("*.py"), *self._folder.glob("*.out"), self._folder / NAMES):
+        self._standing.forget()
+        for one in (*self._folder.glob("*.py"), self._folder / NAMES):
             one.unlink(missing_ok=True)
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
@@ -257,3 +270,9 @@ def check_class(cls: type[Any], base: type[Any], short: str) -> None:
             inspect.signature(method).bind(*wanted.parameters)
         except TypeError as error:
             raise Errno.EINVAL(f"policy {short}: `{name}` takes other arguments ({error}); wanted is {form}") from None
+    for name, one in vars(cls).items():
+        near = difflib.get_close_matches(name.lower(), _METHODS[base], 1, 0.8)
+        if inspect.isfunction(one) and near and near[0] not in vars(cls) and not name.startswith("_"):
+            raise Errno.EINVAL(
+                f"policy {short}: nothing calls `{name}`; did you mean `{near[0]}`? (call a helper `_{name}`)"
+            )

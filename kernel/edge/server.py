@@ -31,6 +31,7 @@ from llmasos.kernel.edge import door
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
+from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
     Action,
@@ -45,6 +46,7 @@ from llmasos.kernel.events import (
     HaltRequest,
     KillDriver,
     Log,
+    Noted,
     OsFigures,
     Rejected,
     Reply,
@@ -57,7 +59,7 @@ from llmasos.kernel.events import (
 )
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime, transport, wire, zeromq
-from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.transport import Message
 
@@ -75,27 +77,32 @@ class Core(Protocol):
 
 
 class Server:
-    """One running kernel in a runtime directory that its caller holds (kernel/edge/lock.py)."""
+    """One running kernel in a runtime directory that its caller holds (kernel/edge/lock.py, place.py)."""
 
     def __init__(
         self,
         core: Core,
         devices: list[DeviceConfig],
-        directory: Path,
+        place: Place,
         console: Callable[[Log], None],
         *,
         die_with_parent: bool = False,
         journal: Opened | None = None,
         fsync: Fsync = "interval",
         notes: Sequence[tuple[str, str]] = (),
+        wanted: bool = False,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`notes` (level, text) are for the kernel log."""
+        """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
+        again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
+        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then."""
         self._core = core
         self._devices = devices
-        self._directory = directory
+        self._place, self._directory = place, place.directory
         self._console = console
         self._die_with_parent = die_with_parent
         self._saved = journal.state if journal is not None else None
+        self._has_agents = self._saved is not None and bool(self._saved.processes or self._saved.programs)
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._peers = Peers()
@@ -108,6 +115,10 @@ class Server:
         self._halt = trio.Event()
         self._keeps = False  # it halts, and its journal is kept
         self._hurry = trio.Event()
+        self._wanted, self._ready = wanted, ready
+        self._undecided = {device.name for device in devices}
+        self._lost: set[str] = set()  # devices that cannot start
+        self.failed = ""  # why the kernel could not be booted
         self._attached = trio.Event()  # set while a program may be
         self.lost_replies = 0  # to programs that had gone
 
@@ -124,7 +135,8 @@ class Server:
         self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
         self._monitor = self._programs.monitor()
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self._nursery:
+                nursery = self._nursery
                 self._supervisor = Supervisor(self._devices, self._directory, self._from_supervisor, nursery)
                 await nursery.start(self._watch_signals)
                 self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
@@ -143,6 +155,7 @@ class Server:
                     nursery.start_soon(self._keeper.run)
                 if self._die_with_parent:
                     nursery.start_soon(self._watch_parent)
+                nursery.start_soon(watch, self._directories, self._look_at_files)
                 task_status.started()
                 await self._halt.wait()
                 if self._keeper is not None:
@@ -300,14 +313,62 @@ class Server:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
         else:
             self._handle(event)
+            if isinstance(event.message, protocol.Hello):
+                self._decided(name)
 
     def _from_supervisor(self, event: Event) -> None:
         if isinstance(event, DriverExited):
             self._drivers.drain()  # the messages that it still sent count
         self._handle(event)
+        if isinstance(event, DriverExited):
+            self._decided(event.device, self._supervisor.unusable.get(event.device, ""))
+
+    def _decided(self, device: str, unusable: str = "") -> None:
+        """A device is up, or its driver has ended for the first time."""
+        if device not in self._undecided or self._halt.is_set():
+            return
+        self._undecided.remove(device)
+        self._lost |= {device} if unusable else set()
+        if unusable and (self._wanted or len(self._lost) == len(self._devices)):
+            self.failed = f"device {device} cannot start: {unusable}"
+            self._handle(HaltRequest(self.failed, self._has_agents))
+        elif not self._undecided:
+            self._ready()
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
         return self._drivers.send(protocol.encode(protocol.Quit()), f"{device}.{incarnation}".encode())
+
+    # --- files that somebody may remove ---------------------------------------------------------------------------------
+
+    def _directories(self) -> list[Path]:
+        return [self._directory, *([self._keeper.path.parent] if self._keeper is not None else [])]
+
+    def _look_at_files(self) -> None:
+        if self._keeper is not None:
+            self._keeper.look()
+        if not self._place.missing() or self._halt.is_set():
+            return
+        try:
+            self._place.make_again()
+            if not self._place.has(runtime.DRIVERS):
+                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+            if not self._place.has(runtime.PROGRAMS):
+                listener = self._door.listen(self._directory / runtime.PROGRAMS)
+                self._programs.bind(runtime.endpoint(self._directory), listener)
+                self._nursery.start_soon(self._open_door)
+        except (SyscallError, OSError) as error:
+            why = error.reason if isinstance(error, SyscallError) else str(error)
+            self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))
+            if isinstance(error, SyscallError) and error.errno is Errno.EBUSY:
+                self._handle(HaltRequest("another kernel runs in its place", self._keeper is not None))
+        else:
+            self._handle(Noted("warning", f"files in {self._directory} have been removed; they are made again"))
+
+    async def _open_door(self) -> None:
+        try:
+            await self._door.open()
+        except OSError as error:  # removed once more; then it is looked at again
+            self._handle(Noted("error", f"{self._directory / runtime.PROGRAMS} cannot be made: {error}"))
 
     # --- time and the operating system ------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ import getpass
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,9 +45,15 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
+from llmasos.kernel.calls.group import check_settings
 from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.kernel.groups.group import names as group_names
+from llmasos.kernel.memory.evictions import make_evictions
+from llmasos.kernel.memory.victims import make_victims
+from llmasos.kernel.sched.policies import make_policy
 from llmasos.syscalls import limits, runtime
-from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.checked import Wrong, record
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.records import GroupSettings, KvAction
 from llmasos.syscalls.size import Size, size
@@ -59,8 +67,10 @@ Seconds = Annotated[float, Meta(gt=0.0, le=1e9)]
 class Device(msgspec.Struct, forbid_unknown_fields=True):
     """A `[[device]]` of the file; the fields are those of DeviceConfig."""
 
-    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$")]
-    name: Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]*$")] = ""
+    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$", description=f"one of {', '.join(KINDS)}")]
+    name: Annotated[
+        str, Meta(pattern="^[A-Za-z][A-Za-z0-9_-]*$", description="a letter, then letters, digits, '_' and '-'")
+    ] = ""
     kv_bytes: Size = 0
     image_kv_bytes: Size = 0
     weight_bytes: Size = 0
@@ -131,6 +141,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
+MOST_SLIP = 1000  # bytes of memory, below which nothing can run
 _FILES = ("script",)  # options of drivers that name a file
 
 
@@ -143,10 +154,11 @@ def read(path: str | None) -> File:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file")
-        found = msgspec.toml.decode(text, type=File)
+        found = record(msgspec.toml.decode(text), File)
+        _check(found)
     except OSError as error:
         raise Errno.ENOENT(f"the configuration {path} cannot be read: {error.strerror}; name a TOML file") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, Wrong) as error:
         raise Errno.EINVAL(f"the configuration {path} is wrong: {error}") from None
     place = Path(path).expanduser().parent  # files of policies are named from there
     for one in found.device:
@@ -155,6 +167,50 @@ def read(path: str | None) -> File:
         )
         one.options = {key: _whole(key, _option(value), place) for key, value in one.options.items()}
     return found
+
+
+def _check(found: File) -> None:
+    """What the types do not say. Raises Wrong."""
+    for number, one in enumerate(found.device, 1):
+        table = f"[[device]] {number}"
+        if one.kind not in KINDS:
+            raise Wrong(f"{table} kind", f"there is no driver {one.kind!r}; there are: {', '.join(KINDS)}")
+        with _where(f"{table} policy"):
+            _ = ":" in one.policy or make_policy(one.policy, 1)
+        with _where(f"{table} victims"):
+            _ = ":" in one.victims or make_victims(one.victims)
+        with _where(f"{table} evictions"):
+            _ = ":" in one.evictions or make_evictions(one.evictions)
+    for name, path in found.models.items():
+        with _where(f"[models] {name}"):
+            check_place(path)
+    for path, group in found.groups.items():
+        with _where(f'[groups."{path}"]'):
+            _check_group(path, group)
+
+
+@contextmanager
+def _where(place: str) -> Iterator[None]:
+    try:
+        yield
+    except SyscallError as error:
+        raise Wrong(place, error.reason) from None
+
+
+def _check_group(path: str, group: GroupFile) -> None:
+    if not path.startswith("/") or not group_names(path):
+        raise Errno.EINVAL(f'the path of a group begins with a slash, as "/users/{_user()}" does; found {path!r}')
+    if re.match(r"/+users/+[^/]+/+session-", path):
+        raise Errno.EINVAL("names that begin with 'session-' are for programs' sessions")
+    check_settings(group.settings(path))
+
+
+def check_place(path: str) -> None:
+    """ENOENT for the path of a model that is not there. Other names are the drivers' to look for."""
+    if not path:
+        raise Errno.EINVAL("wanted a directory, a file or the name of a model, found nothing")
+    if path.startswith(("/", "~", "./", "../")) and not Path(path).expanduser().exists():
+        raise Errno.ENOENT(f"there is no {path}; name the directory of a model, or a file of one")
 
 
 def device(text: str) -> Device:
@@ -220,6 +276,7 @@ class Overrides:
     private: bool = False  # the kernel ends with its parent
     victims: str = ""
     evictions: str = ""
+    file: str = ""  # the path of the configuration, for what is said of it
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
 
@@ -236,6 +293,7 @@ class BootConfig(KernelConfig):
     """The configuration of the core, and of what the core does not know."""
 
     journal: JournalConfig | None = None  # None: no journal is kept
+    devices_named: bool = False  # on the command line or in the file
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
@@ -252,9 +310,9 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
             DeviceConfig(
                 name=name,
                 kind=wanted.kind,
-                kv_bytes=size(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
-                image_kv_bytes=size(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
-                weight_bytes=size(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
+                kv_bytes=_memory(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
+                image_kv_bytes=_memory(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
+                weight_bytes=_memory(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
                 policy=located_policy(over.policy or wanted.policy),
                 victims=located_policy(over.victims or wanted.victims),
                 evictions=located_policy(over.evictions or wanted.evictions),
@@ -268,26 +326,71 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         name, equals, path = text.partition("=")
         if not name or not equals or not path:
             raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
+        try:
+            check_place(path)
+        except SyscallError as error:
+            raise error.errno(f"--model {text}: {error.reason}") from None
         models[name] = _model_path(path)
-    default = "sim" if all(one.kind == "sim" for one in configs) else "tiny"
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     journal = _journal(file.journal, over, directory)
     return BootConfig(
         devices=configs,
         models=models,
-        default_model=file.default_model or default,
+        default_model=_default_model(file, models, {one.kind for one in configs}, over),
         runtime=os.fspath(directory.absolute()),
         os_pid=os.getpid(),
         version=version,
         user=_user(),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,
+        devices_named=bool(over.devices or file.device),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
         grace=file.journal.grace,
         **tuning,
     )
+
+
+def _memory(wanted: Size, what: str) -> int:
+    """Bytes of a device's memory. So few are a unit that was forgotten."""
+    found = size(wanted, what)
+    if 0 < found < MOST_SLIP:
+        raise Errno.EINVAL(
+            f"{what}: {found} bytes hold no page and no model; write e.g. 512MiB, or 0 for the device's own"
+        )
+    return found
+
+
+def _default_model(file: File, models: dict[str, str], kinds: set[str], over: Overrides) -> str:
+    """The model of those who name none. EINVAL, ENOENT for one of the file that the file's devices cannot run, or that is
+    not there; devices of the command line have theirs instead."""
+    usual = "sim" if kinds == {"sim"} else "tiny"
+    if not (wanted := file.default_model):
+        return usual
+    said = f"the configuration {over.file} is wrong: default_model = {wanted!r}: "
+    simulated = re.match(r"sim\b", models.get(wanted, wanted)) is not None
+    fits = "sim" in kinds if simulated else kinds != {"sim"} or wanted in file.models
+    if not fits and over.devices:
+        return usual
+    if not fits and simulated:
+        raise Errno.EINVAL(
+            f"{said}that is a simulated model, and no device is simulated (there is {', '.join(sorted(kinds))}): add "
+            f'a [[device]] with kind = "sim", or name one of: {", ".join(models)}'
+        )
+    if not fits:
+        raise Errno.EINVAL(
+            f"{said}all devices are simulated, and run the models whose names begin with 'sim', as 'sim:7b'"
+        )
+    if simulated or wanted in models:
+        return wanted
+    try:
+        check_place(wanted)
+    except SyscallError as error:
+        raise error.errno(f"{said}{error.reason}") from None
+    if not re.search("[/:]", wanted) and not Path(wanted).exists():  # others are names that drivers look for
+        raise Errno.ENOENT(f"{said}no model is called so; there are: {', '.join(models)}; others: see [models]")
+    return wanted
 
 
 def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig | None:

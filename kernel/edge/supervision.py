@@ -18,6 +18,7 @@ from pathlib import Path
 
 import trio
 
+from llmasos.drivers.protocol import EX_UNUSABLE
 from llmasos.kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
 from llmasos.syscalls import runtime
 
@@ -72,6 +73,7 @@ class Supervisor:
         self._report = report
         self._nursery = nursery
         self._children: dict[tuple[str, int], _Child] = {}
+        self.unusable: dict[str, str] = {}  # devices whose drivers say that they cannot start, and why
 
     def start(self, device: str, incarnation: int) -> None:
         child = self._children[device, incarnation] = _Child()
@@ -122,6 +124,8 @@ class Supervisor:
             kills = _oom_kills()
             reason = await self._run(device, incarnation, child)
             status = child.process.returncode if child.process is not None else None
+            if status == EX_UNUSABLE and child.process is not None:
+                self.unusable[device] = child.last_line.partition(": ")[2] or child.last_line
             outside = status in _FROM_OUTSIDE and not child.killed and kills == _oom_kills()
             self._report(DriverExited(device, incarnation, reason, outside))
         finally:

@@ -279,7 +279,7 @@ class GroupTree:
         """The group of a path, which is relative to `base` unless it begins with a slash. ENOENT names the groups there
         are."""
         group = self.root if path.startswith("/") else base
-        for name in _names(path):
+        for name in names(path):
             if name not in group.children:
                 there = ", ".join(itertools.islice(group.children, _NAMED)) or "nothing"
                 there += f" and {len(group.children) - _NAMED} more" if len(group.children) > _NAMED else ""
@@ -289,7 +289,7 @@ class GroupTree:
 
     def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
         """The group that has, or would have, the last name of a path; and that name. ENOENT, EINVAL."""
-        *parents, name = _names(path) or [""]
+        *parents, name = names(path) or [""]
         if not name:
             raise Errno.EINVAL(f"{path!r} names no group to create")
         return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
@@ -336,8 +336,8 @@ class GroupTree:
         return group
 
 
-def _names(path: str) -> list[str]:
-    names = [name for name in path.split("/") if name]
-    if bad := next((name for name in names if name in (".", "..") or not _NAME.fullmatch(name)), None):
+def names(path: str) -> list[str]:
+    found = [name for name in path.split("/") if name]
+    if bad := next((name for name in found if name in (".", "..") or not _NAME.fullmatch(name)), None):
         raise Errno.EINVAL(f"{path!r}: {bad!r} is no name of a group; letters, digits, '_', '.' and '-' are allowed")
-    return names
+    return found

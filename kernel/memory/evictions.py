@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from llmasos.kernel.clock import MILLISECOND
 from llmasos.kernel.objects.image import Image
+from llmasos.syscalls.constraint import near
 from llmasos.syscalls.errno import Errno
 
 
@@ -44,5 +45,7 @@ EVICTIONS: dict[str, type[Evictions]] = {policy.name: policy for policy in (Evic
 def make_evictions(name: str) -> Evictions:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in EVICTIONS:
-        raise Errno.EINVAL(f"no policy {name!r} for the eviction of models; there are: {', '.join(EVICTIONS)}")
+        raise Errno.EINVAL(
+            f"no policy {name!r} for the eviction of models{near(name, EVICTIONS)}; there are: {', '.join(EVICTIONS)}"
+        )
     return EVICTIONS[name]()

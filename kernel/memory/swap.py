@@ -42,7 +42,12 @@ class SwapSpace:
 
     @property
     def free(self) -> int:
-        return sum(map(len, self._free))
+        return sum(self.frees)
+
+    @property
+    def frees(self) -> list[int]:
+        """How many places are free in each tier."""
+        return list(map(len, self._free))
 
     def take(self) -> Slot | None:
         """A place in the fastest tier that has one."""

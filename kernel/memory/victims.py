@@ -14,6 +14,7 @@ from itertools import islice
 
 from llmasos.kernel.clock import MILLISECOND
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.syscalls.constraint import near
 from llmasos.syscalls.errno import Errno
 
 _WORTHLESS_TO_TAKE = 1 << 256  # above every cost
@@ -38,8 +39,8 @@ class Victims:
         """The process has no pages any more."""
 
     def choose(self, sleepers: Iterable[LLMProcess], now: int) -> LLMProcess | None:
-        """The process that loses its pages; None if there is none. `sleepers` come in the order in which they last
-        ran."""
+        """The process that loses its pages; None if there is none: a policy of the user's is asked only while there are
+        some, and None is a fault then. `sleepers` come in the order in which they last ran."""
         return next(iter(sleepers), None)
 
 
@@ -118,5 +119,5 @@ VICTIMS: dict[str, type[Victims]] = {policy.name: policy for policy in (Cost, Vi
 def make_victims(name: str) -> Victims:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in VICTIMS:
-        raise Errno.EINVAL(f"no policy {name!r} for victims; there are: {', '.join(VICTIMS)}")
+        raise Errno.EINVAL(f"no policy {name!r} for victims{near(name, VICTIMS)}; there are: {', '.join(VICTIMS)}")
     return VICTIMS[name]()

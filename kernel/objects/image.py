@@ -158,6 +158,10 @@ class Image:
     def frame_bytes(self) -> int:
         return self.pool.frame_bytes
 
+    def tokens_in(self, size: int) -> int:
+        """Tokens whose KV that many bytes hold."""
+        return size // self.frame_bytes * self.block_tokens
+
     @property
     def context(self) -> int:
         """Tokens a context can have: the model's window, or what all its frames together hold."""

@@ -343,14 +343,24 @@ class LLMProcess(Process):
 
     def context_with(self, image: Image, limits: Limits) -> int:
         """The same if it had another model, or other limits."""
+        own, most = self._own_context(image, limits), self.group.kv_max
+        return min(own, image.tokens_in(most)) if most else own
+
+    @staticmethod
+    def _own_context(image: Image, limits: Limits) -> int:
+        """The same if its group had no limit."""
         bound = image.context
         if limits.context:
             bound = min(bound, limits.context)
-        if limits.pages:
-            bound = min(bound, limits.pages * image.block_tokens)
-        if most := self.group.kv_max:
-            bound = min(bound, most // image.frame_bytes * image.block_tokens)
-        return bound
+        return min(bound, limits.pages * image.block_tokens) if limits.pages else bound
+
+    @property
+    def oversize(self) -> Group | None:
+        """The group whose `kv_max` cannot hold its context, whatever others give up; or None."""
+        most = self.group.kv_max
+        if not most or self.image is None or len(self.log) <= self.image.tokens_in(most):
+            return None
+        return next(group for group in self.group.chain if group.settings.kv_max == most)
 
     def check_model(self, image: Image, log: Sequence[int], limits: Limits | None = None) -> None:
         """EINVAL, E2BIG or EDQUOT if it may not have this model with this log. `limits` replace its own."""
@@ -364,20 +374,22 @@ class LLMProcess(Process):
         """E2BIG if a log of `length` tokens is more than it may have, or could have with another image."""
         image, device, limits = image or self.mapped, device or self.device, limits or self.traits.limits
         context = self.context_with(image, limits)
-        if length <= context:
-            return
-        window = image.probed.context if image.probed else 0
+        if length > context:
+            why = self.bound_by(image, device, limits)
+            raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
+
+    def bound_by(self, image: Image, device: Device, limits: Limits) -> str:
+        """What bounds its context."""
+        context, window = self.context_with(image, limits), image.probed.context if image.probed else 0
         if limits.context and limits.context == context:
-            why = "its own limit (Limits.context)"
-        elif limits.pages and limits.pages * image.block_tokens == context:
-            why = f"its limit of {limits.pages} pages (Limits.pages)"
-        elif (most := self.group.kv_max) and most // image.frame_bytes * image.block_tokens == context:
-            why = f"what kv_max of its group {self.group.path} allows ({most} bytes)"
-        elif window == context:
-            why = f"the window of {image.name}"
-        else:
-            why = f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
-        raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
+            return "its own limit (Limits.context)"
+        if limits.pages and limits.pages * image.block_tokens == context:
+            return f"its limit of {limits.pages} pages (Limits.pages)"
+        if (most := self.group.kv_max) and image.tokens_in(most) == context:
+            return f"what kv_max of its group {self.group.path} allows ({most} bytes)"
+        if window == context:
+            return f"the window of {image.name}"
+        return f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"
 
     def check_weights(self, image: Image) -> None:
         """EDQUOT if its group may not have the weights of the image, instead of those that the process maps now."""
@@ -402,10 +414,11 @@ class LLMProcess(Process):
 
     @property
     def used_up(self) -> Finish:
-        """Why it can decode no more tokens: BUDGET or CONTEXT; NONE: it can."""
+        """Why it can decode no more tokens: BUDGET or CONTEXT; NONE: it can, or waits for a group that is `oversize`."""
         if self.budget_used:
             return Finish.BUDGET
-        return Finish.CONTEXT if len(self.log) >= self.context else Finish.NONE
+        own = 0 if self.image is None else self._own_context(self.image, self.traits.limits)
+        return Finish.CONTEXT if len(self.log) >= own or len(self.log) == self.context else Finish.NONE
 
     @property
     def guessable(self) -> int:

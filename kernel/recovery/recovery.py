@@ -51,8 +51,8 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     if program.grace is None:
         raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
-    program.grace = None
-    program.peer, program.os_pid = event.peer, event.os_pid
+    program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
+    system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back")
     system.emit("journal.attach", pid, amount=event.os_pid)
@@ -138,7 +138,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         system.groups.recall(head.group),
         system.now,
         ProcessState.BLOCKED,
-        WaitFor.INPUT,
+        WaitFor.RETURN,
         system.now,
         rights=head.rights,
         answers=saved.answers,

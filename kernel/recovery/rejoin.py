@@ -93,3 +93,4 @@ def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
     changed(system, process)
     refuse_caller(system, process, Errno.EIO, reason)
     wake(system, process.boundary, Errno.EBUSY(reason))
+    wake(system, process.output)

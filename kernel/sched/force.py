@@ -15,7 +15,7 @@ from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.state import System
 
-_DEFAULTS = {"policy": "fair", "victims": "cost", "evictions": "lru"}
+DEFAULTS = {"policy": "fair", "victims": "cost", "evictions": "lru"}
 _WHAT = {"policy": "scheduling policy", "victims": "policy for victims", "evictions": "policy for evictions"}
 _KEPT = 16  # names of good policies
 
@@ -92,7 +92,7 @@ def take_out(system: System, device: Device) -> None:
             text = f"{_WHAT[kind]} {_names(device)[kind]} is taken out: {fault}"
             system.log("error", f"{device.name}: {text}")
             system.emit("sched.fault", device=device.name, detail=text)
-            last = next((good for good in reversed(device.good) if good[0] == kind), (kind, _DEFAULTS[kind]))
+            last = next((good for good in reversed(device.good) if good[0] == kind), (kind, DEFAULTS[kind]))
             device.good = [good for good in device.good if good != last]
             _change(system, device, kind, _make(system, *last), fault=True)  # its text is known: it was made before
             note(system, device)

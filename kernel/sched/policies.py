@@ -14,8 +14,9 @@ from llmasos.kernel.memory.victims import Victims, make_victims
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.sched.policy import Policy
 from llmasos.kernel.seeds import mix
+from llmasos.syscalls.constraint import near
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import SchedClass
+from llmasos.syscalls.records import PolicyOut, SchedClass
 
 _UNIT = 1 << 20  # virtual time of a token of a process that has the device to itself
 _BITS = 32  # of a draw, behind the point
@@ -209,7 +210,7 @@ POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (Fair, FC
 def make_policy(name: str, quantum: int) -> Policy:
     """A fresh policy; EINVAL names the ones there are."""
     if name not in POLICIES:
-        raise Errno.EINVAL(f"no scheduling policy {name!r}; there are: {', '.join(POLICIES)}")
+        raise Errno.EINVAL(f"no scheduling policy {name!r}{near(name, POLICIES)}; there are: {', '.join(POLICIES)}")
     return POLICIES[name](quantum)
 
 
@@ -228,3 +229,7 @@ class Sources:
     def known(self) -> list[str]:
         """Names of scheduling policies that can be put in force."""
         return list(POLICIES)
+
+    def outs(self) -> list[PolicyOut]:
+        """Policies of the user's that were taken out, the latest last."""
+        return []

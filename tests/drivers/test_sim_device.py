@@ -92,8 +92,9 @@ def test_a_device_made_from_options_is_a_device_and_says_what_it_is() -> None:
         ({"vocab": "many"}, "vocab='many': a whole number"),
         ({"vocab": "1.5"}, "vocab='1.5': a whole number"),
         ({"flops": "nan"}, "flops='nan': a number"),
-        ({"bandwidth": "0"}, "must be above zero"),
-        ({"overhead": "-1"}, "must not be below zero"),
+        ({"bandwidth": "0"}, "bandwidth must be above zero, found 0"),
+        ({"max_runs": "-2"}, "max_runs must be above zero, found -2"),
+        ({"overhead": "-1"}, "overhead is at least 0, found -1"),
         ({"fail_load": "EWHAT"}, "no error 'EWHAT'"),
     ],
 )

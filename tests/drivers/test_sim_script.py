@@ -192,14 +192,16 @@ def test_a_chosen_token_has_a_probability(path: str) -> None:
     ("text", "wrong"),
     [
         ("[[answer]]\nto = '('\nsay = 'x'", "answer 1: `to` is no regular expression"),
-        ("[[answer]]\nto = 'x'", "answer 1: it needs `say` or `error`, and not both"),
-        ("[[answer]]\nsay = 'x'\nerror = 'y'", "answer 1: it needs `say` or `error`, and not both"),
+        ("[[answer]]\nto = 'x'", "answer 1: `say` is missing, or empty"),
+        ("[[answer]]\nsay = ''", "answer 1: `say` is missing, or empty; an answer says something, or has an `error`"),
+        ("[[answer]]\nsay = ['x', '']", "answer 1: `say` is missing, or empty"),
+        ("[[answer]]\nsay = 'x'\nerror = 'y'", "answer 1: it has `say` and `error`; leave one out"),
         ("[[answer]]\nsay = 'x'\n[[answer]]\nto = 'a(b)'\nsay = '\\2'", "answer 2: `say` has the group 2"),
         ("[[answer]]\nto = 'x'\nsay = '\\g<who>'", "answer 1: `say` has the group who"),
-        ("[[answer]]\nsays = 'x'", "unknown field `says`"),
-        ("default = 3", "Expected `str`, got `int` - at `$.default`"),
+        ("[[answer]]\nsays = 'x'", "[[answer]] 1: there is no key 'says' (is 'say' meant?)"),
+        ("default = 3", "default: wanted text, found 3"),
         ("[[answer]\n", "is wrong"),
-        ("pace = -1.0", "Expected `float` >= 0.0"),
+        ("pace = -1.0", "pace: from 0 to 3600, found -1.0"),
     ],
 )
 def test_a_wrong_script_is_refused_by_name(tmp_path: Path, text: str, wrong: str) -> None:

@@ -12,17 +12,22 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trio
 
+from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock
 from llmasos.kernel.edge import settings as config
 from llmasos.kernel.edge.boot import main
-from llmasos.kernel.events import DeviceConfig
-from llmasos.syscalls import runtime
+from llmasos.kernel.edge.place import Place
+from llmasos.kernel.edge.server import Server
+from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.size import size as read_size
-from llmasos.syscalls.table import BootInfoCall, Dmesg, Models, Null, Ps, Shutdown
-from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone
+from llmasos.syscalls.table import BootInfoCall, Getinfo, Models, Null, Ps, Shutdown, Spawn
+from llmasos.userland.programs.boot import boot_if_none
+from tests.booted import PATIENCE, SIM, booted, command, eventually, is_gone, wait_for_kernel
 
 pytestmark = pytest.mark.processes
 
@@ -251,18 +256,10 @@ def test_the_log_of_a_detached_kernel_that_was_killed_is_not_lost_with_the_next_
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("quantum = 3", "unknown field `quantum`"),
-        ("[kernel]\nquantums = 3", "unknown field `quantums` - at `$.kernel`"),
-        ("[kernel]\nquantum = 'x'", "Expected `int`, got `str` - at `$.kernel.quantum`"),
-        ("[kernel]\nquantum = 0", "`int` >= 1 - at `$.kernel.quantum`"),
-        ("[[device]]\nname = 'a'", "missing required field `kind` - at `$.device[0]`"),
-        ("[[device]]\nkind = 'cpu'\npolcy = 'fair'", "unknown field `polcy` - at `$.device[0]`"),
-        ("[[device]]\nkind = 'cpu'\nkv_bytes = 'much'", "kv_bytes of cpu0: 'much' is no size"),
-        ("[[device]]\nkind = '../cpu'", "at `$.device[0].kind`"),
-        ("[journal]\nfsync = 'often'", "at `$.journal.fsync`"),
-        ("[journal]\ngrace = -1.0", "at `$.journal.grace`"),
-        ("[kernel]\nhang_seconds = inf", "at `$.kernel.hang_seconds`"),
-        ("[groups.'/a']\ntokens_max = inf", "at `$.groups[...].tokens_max`"),
+        ("[kernel]\nquantums = 3", "[kernel]: there is no key 'quantums' (is 'quantum' meant?)"),
+        ("[[device]]\nkind = '../cpu'", "[[device]] 1 kind: one of cpu, cuda, sim, found '../cpu'"),
+        ("[kernel]\nhang_seconds = inf", "[kernel] hang_seconds: more than 0 and at most 1e+09, found inf"),
+        ("[groups.'/a']\ntokens_max = inf", '[groups."/a"] tokens_max: from 0 to 1e+12, found inf'),
         ("= nonsense", "is wrong"),
     ],
 )
@@ -287,6 +284,8 @@ def test_a_wrong_configuration_is_refused_with_its_path(
         (["--device", "cpu:max_runs=many"], "max_runs"),
         (["--device", "sim", "--kv-bytes", "-5"], "is no size"),
         (["--model", "tiny"], "wanted NAME=PATH"),
+        (["--model", "foo=/nope"], "--model foo=/nope: there is no /nope"),
+        (["--device", "sim", "--kv-bytes", "1"], "1 bytes hold no page"),
         (["--device", "sim:name=a", "--device", "sim:name=a"], "two devices are called 'a'"),
         (["--device", "sim", "--policy", "best"], "no scheduling policy 'best'"),
     ],
@@ -313,11 +312,11 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         DeviceConfig("cpu0", "cpu", kv_bytes=2 << 20, policy="fcfs", options={"threads": "2", "fast": "true"})
     ]
     assert (built.quantum, built.default_model, built.models["m"]) == (7, "m", os.getcwd())
-    over = config.Overrides(policy="mlfq", max_runs=3, step_tokens=9, kv_bytes="1k", models=["m=sim:1b"])
+    over = config.Overrides(policy="mlfq", max_runs=3, step_tokens=9, kv_bytes="1k", models=["m=org/m"])
     built = config.build(file, over, tmp_path, "1")
     device = built.devices[0]
     assert (device.policy, device.max_runs, device.step_tokens, device.kv_bytes) == ("mlfq", 3, 9, 1000)
-    assert built.models["m"] == "sim:1b"
+    assert built.models["m"] == "org/m"
     assert [d.name for d in config.build(file, config.Overrides(["sim", "sim"]), tmp_path, "1").devices] == [
         "sim0",
         "sim1",
@@ -384,14 +383,79 @@ def test_every_device_gets_a_driver_and_models_are_known_by_name() -> None:
         assert "big" in [model.name for model in program(Models())]
 
 
-def test_a_driver_that_cannot_start_is_told_in_the_log_and_the_kernel_serves_on() -> None:
-    with booted("--device", "sim:nonsense=1") as kernel, kernel.connect() as program:
+@pytest.mark.parametrize("way", ["--quiet", "--detach", "--die-with-parent"])
+def test_a_device_that_cannot_start_ends_the_boot_which_says_why(tmp_path: Path, way: str) -> None:
+    place = tmp_path / "run"
+    words = command(place, "--device", "sim", "--device", "sim:nonsense=1", way)
+    done = _until_its_end(words)
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("llmasos boot: device sim1 cannot start: EINVAL: ")
+    assert "no option 'nonsense'" in said
+    assert not [path for path in left(place) if path.name != runtime.LOG], "no journal, and no words for the next kernel"
 
-        def told() -> bool:
-            return any("driver died" in line.text and "nonsense" in line.text for line in program(Dmesg()))
 
-        eventually(told, "the log tells why")
-        program(Null())
+def _until_its_end(words: list[str]) -> subprocess.CompletedProcess[str]:
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert child.stdin is not None
+    assert child.stderr is not None
+    with child.stdin, child.stderr:
+        child.wait(PATIENCE)
+        return subprocess.CompletedProcess(words, child.returncode, "", child.stderr.read())
+
+
+def test_agents_outlive_a_boot_whose_device_cannot_start(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    first = subprocess.Popen(command(place), stdout=subprocess.DEVNULL)
+    wait_for_kernel(place, lambda: first.poll() is None)
+    with blocking.connect(place) as program:
+        pid = program(Spawn("sim", [1, 2, 3], detached=True))
+        before = (place / runtime.BOOTED).read_bytes()
+    first.terminate()
+    assert first.wait(PATIENCE) == 0
+    wrong = command(place, "--device", "sim:nonsense=1", "--detach")
+    assert subprocess.run(wrong, capture_output=True, timeout=PATIENCE, check=False).returncode == 1
+    assert (place / runtime.BOOTED).read_bytes() == before, "the words of a kernel that ran"
+    with booted(*SIM, "--journal", os.fspath(place), place=place) as kernel, kernel.connect() as program:
+        assert program(Getinfo(pid)).length == 3
+
+
+def test_who_cannot_boot_as_before_is_told_how_to_boot_otherwise(tmp_path: Path) -> None:
+    place, model = tmp_path / "run", tmp_path / "model"
+    model.mkdir()
+    first = subprocess.Popen(command(place, *SIM, "--model", f"foo={model}"), stdout=subprocess.DEVNULL)
+    wait_for_kernel(place, lambda: first.poll() is None)
+    with blocking.connect(place) as program:
+        program(Spawn("sim", [1, 2, 3], detached=True))
+    first.terminate()
+    assert first.wait(PATIENCE) == 0
+    model.rmdir()
+    with pytest.raises(SyscallError, match=rf"there is no {model}.*as before .*--model foo=.*boots one otherwise"):
+        boot_if_none(place)
+    assert (place / runtime.JOURNAL).exists()
+
+
+def test_a_kernel_that_nobody_named_devices_for_goes_on_with_those_that_start(tmp_path: Path) -> None:
+    async def main(*options: dict[str, str], wanted: bool) -> tuple[str, bool]:
+        devices = [DeviceConfig(f"sim{i}", "sim", options=one) for i, one in enumerate(options)]
+        said: list[str] = []
+
+        def ready() -> None:
+            said.append("ready")
+            os.kill(os.getpid(), signal.SIGTERM)  # an orderly end
+
+        held = lock.hold(tmp_path)
+        place = Place(tmp_path, held)
+        server = Server(Kernel(KernelConfig(devices)), devices, place, lambda line: None, wanted=wanted, ready=ready)
+        with trio.fail_after(PATIENCE):
+            await server.run()
+        lock.release(tmp_path, held)
+        return server.failed, bool(said)
+
+    good, bad = {"time_scale": "0"}, {"nonsense": "1"}
+    assert trio.run(partial(main, good, bad, wanted=False)) == ("", True)
+    assert trio.run(partial(main, good, bad, wanted=True))[0].startswith("device sim1 cannot start: ")
+    assert "cannot start" in trio.run(partial(main, bad, bad, wanted=False))[0]
 
 
 def test_a_quiet_kernel_prints_warnings_only() -> None:

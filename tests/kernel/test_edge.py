@@ -15,7 +15,9 @@ from trio.testing import MockClock
 
 from llmasos.drivers.protocol import Hello
 from llmasos.kernel.clock import MILLISECOND, SECOND
+from llmasos.kernel.edge import lock
 from llmasos.kernel.edge.peers import Peers, chosen_id
+from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import (
     Action,
@@ -87,7 +89,7 @@ def serve(
     """Run a server in this process, a scenario against it, and halt."""
 
     async def run(place: Path) -> None:
-        server = Server(core, devices or [], place, (lines if lines is not None else []).append)
+        server = Server(core, devices or [], Place(place, lock.hold(place)), (lines if lines is not None else []).append)
         with trio.fail_after(PATIENCE if clock is None else math.inf):
             async with trio.open_nursery() as nursery:
                 await nursery.start(server.run)

@@ -12,7 +12,9 @@ from llmasos.syscalls.records import (
     Finish,
     GroupSettings,
     KvAction,
+    Limits,
     SchedClass,
+    Signal,
     State,
     WaitFor,
 )
@@ -20,10 +22,12 @@ from llmasos.syscalls.table import (
     Decode,
     Exec,
     Fork,
+    Getinfo,
     GroupMove,
     GroupSet,
     Kill,
     Models,
+    Setlimits,
     Spawn,
     Truncate,
 )
@@ -117,6 +121,52 @@ def test_with_wait_a_process_waits_until_others_have_released_frames() -> None:
     program.call(Truncate(first, 3))
     sim.run_until(lambda: decode.done)
     assert decode.value.finish is Finish.LENGTH
+
+
+@pytest.mark.parametrize("swap", [0, 40])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_with_wait_those_that_wait_for_each_other_are_untied_and_lose_nothing(count: int, swap: int) -> None:
+    sim = simulate(quantum=8, options={"swap": slots(swap)} if swap else {})
+    program = sim.program()
+    group(program, "/a", kv_max=frames(8), kv_action=KvAction.WAIT)
+    mine = [spawn(program, "/a", first=i, once=True) for i in range(count)]  # ended, they release what they have
+    decodes = [program.start(Decode(pid, 60)) for pid in mine]  # seven frames each in the end
+    sim.run_until(lambda: all(d.done for d in decodes))
+    for first, decode in enumerate(decodes):
+        assert decode.value.tokens == sim.continuation([first, *PROMPT[1:]], 60)
+    assert stat(program, "/a").events["kv_untied"] >= 1
+    said = [line.text for line in sim.log if "wait for each other at its kv_max" in line.text]
+    assert len(said) == 1
+    assert "group /a" in said[0]
+
+
+def test_with_wait_one_that_sleeps_keeps_what_it_has_while_others_wait_for_it() -> None:
+    sim = simulate(quantum=8)
+    program = sim.program()
+    group(program, "/a", kv_max=frames(8), kv_action=KvAction.WAIT)
+    idle = spawn(program, "/a", first=9)
+    sim.run_idle()
+    held = list(row(sim, idle).table.frames)
+    assert held
+    mine = [spawn(program, "/a", first=i) for i in range(2)]
+    decodes = [program.start(Decode(pid, 60)) for pid in mine]
+    sim.run_for(20.0)
+    assert not any(decode.done for decode in decodes)
+    assert row(sim, idle).table.frames == held
+    assert "kv_untied" not in stat(program, "/a").events
+    program.call(Kill(idle))
+    sim.run_until(lambda: any(decode.done for decode in decodes))
+
+
+def test_with_wait_those_of_nested_groups_are_untied_too() -> None:
+    sim = simulate(quantum=8)
+    program = sim.program()
+    group(program, "/a", kv_max=frames(8), kv_action=KvAction.WAIT)
+    group(program, "/a/b", kv_max=frames(7), kv_action=KvAction.WAIT)
+    mine = [spawn(program, place, first=i, once=True) for i, place in enumerate(("/a", "/a/b", "/a/b"))]
+    decodes = [program.start(Decode(pid, 60)) for pid in mine]
+    sim.run_until(lambda: all(decode.done for decode in decodes))
+    assert all(len(decode.value.tokens) == 60 for decode in decodes)
 
 
 def test_with_fail_a_decode_that_cannot_grow_ends_with_a_reason() -> None:
@@ -325,19 +375,112 @@ def test_what_a_group_pays_for_others_is_handed_on_when_it_is_short() -> None:
     assert stat(program, "/b").kv == frames(3)
 
 
-def test_a_context_above_a_lowered_limit_is_told_so_when_it_must_be_rebuilt() -> None:
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize("action", [KvAction.SPILL, KvAction.WAIT])
+@pytest.mark.parametrize("moment", [0.0, 0.0005])  # between two steps, and within one
+def test_an_answer_above_a_lowered_limit_waits_and_goes_on_when_that_is_raised(
+    action: KvAction, crashes: bool, moment: float
+) -> None:
     sim = simulate()
     program = sim.program()
     group(program, "/a")
     pid = spawn(program, "/a", prompt=list(range(100)))
     decode = program.start(Decode(pid, 100))
+    sim.run_for(0.03 + moment)
+    program.call(GroupSet("/a", GroupSettings(kv_max=frames(3), kv_action=action)))
+    if crashes:
+        sim.crash()
+    sim.run_for(60.0)
+    process, length = row(sim, pid), len(row(sim, pid).log)
+    assert not decode.done
+    assert 100 < length < 200
+    assert (process.state, process.wait) == (State.BLOCKED, WaitFor.QUOTA)
+    if action is KvAction.SPILL:
+        assert stat(program, "/a").kv == 0, "what it cannot use others of the group may have"
+    elif not crashes:
+        assert stat(program, "/a").kv >= frames(6), "nobody's pages are taken"
+    assert stat(program, "/a").events["kv_max"] == 1
+    told = [line.text for line in sim.log if line.level == "warning" and "/a" in line.text]
+    assert len(told) == 1
+    assert f"process {pid} waits: its context of {length} tokens is longer than the 48" in told[0]
+    program.call(GroupSet("/a", GroupSettings(kv_max=frames(2), kv_action=action)))
+    sim.run_for(1.0)
+    assert not decode.done
+    program.call(GroupSet("/a", GroupSettings(kv_max=0)))
+    sim.run_until(lambda: decode.done)
+    assert decode.value.finish is Finish.LENGTH
+    assert decode.value.tokens == sim.continuation(list(range(100)), 100)
+
+
+def test_others_of_a_group_go_on_while_one_waits_whose_context_is_too_long_now() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a")
+    long = spawn(program, "/a", prompt=list(range(100)))
+    decode = program.start(Decode(long, 100))
     sim.run_for(0.03)
     program.call(GroupSet("/a", GroupSettings(kv_max=frames(3))))
-    sim.crash()
-    sim.run_until(lambda: decode.done, limit=60.0)
-    assert decode.errno in (Errno.EDQUOT, Errno.OK)
-    assert decode.errno is Errno.EDQUOT or decode.value.finish is Finish.CONTEXT
-    assert refused(program, Decode(pid, 1)).errno is Errno.E2BIG
+    short = spawn(program, "/a")
+    steps = row(sim, long).account.steps
+    assert len(program.call(Decode(short, 5)).tokens) == 5
+    sim.run_for(5.0)
+    assert not decode.done
+    assert row(sim, long).account.steps <= steps + 1, "it does not compute again what it could never finish"
+    program.call(Kill(long, Signal.INT))
+    sim.run_until(lambda: decode.done)
+    assert decode.value.finish is Finish.INTERRUPT
+    assert refused(program, Decode(long, 1)).errno is Errno.E2BIG
+
+
+def test_one_that_waits_for_a_lowered_limit_goes_on_in_another_group() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a")
+    group(program, "/b")
+    pid = spawn(program, "/a", prompt=list(range(100)))
+    decode = program.start(Decode(pid, 50))
+    sim.run_for(0.03)
+    program.call(GroupSet("/a", GroupSettings(kv_max=frames(3))))
+    sim.run_for(1.0)
+    assert not decode.done
+    program.call(GroupMove(pid, "/b"))
+    sim.run_until(lambda: decode.done)
+    assert decode.value.finish is Finish.LENGTH
+
+
+def test_with_fail_an_answer_above_a_lowered_limit_ends_with_the_reason() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a")
+    pid = spawn(program, "/a", prompt=list(range(100)))
+    program.call(Decode(pid, 100, wait=False))
+    sim.run_for(0.03)
+    program.call(GroupSet("/a", GroupSettings(kv_max=frames(3), kv_action=KvAction.FAIL)))
+    sim.run_for(1.0)
+    info = program.call(Getinfo(pid))
+    assert (info.decoding, info.finish, info.errno) == (False, Finish.ERROR, Errno.EDQUOT)
+    assert "its kv_max is" in info.reason
+    assert stat(program, "/a").events["kv_fail"] == 1
+
+
+@pytest.mark.parametrize("bound", ["group", "limits", "window"])
+def test_a_full_context_says_what_bounds_it(bound: str) -> None:
+    sim = simulate(options={"context": "64"} if bound == "window" else {})
+    program = sim.program()
+    group(program, "/a", **({"kv_max": frames(4)} if bound == "group" else {}))
+    pid = spawn(program, "/a")
+    if bound == "limits":
+        program.call(Setlimits(pid, Limits(context=64)))
+    assert program.call(Decode(pid, 100)).finish is Finish.CONTEXT
+    said = {
+        "group": "64 tokens is what kv_max of its group /a allows",
+        "limits": "its own limit",
+        "window": "the window of",
+    }
+    assert said[bound] in program.call(Getinfo(pid)).reason
+    program.call(Truncate(pid, 3))
+    program.call(Decode(pid, 3))
+    assert program.call(Getinfo(pid)).reason == ""
 
 
 def test_a_pause_ends_with_the_limit_it_was_for() -> None:

@@ -169,6 +169,7 @@ def test_a_process_whose_model_does_not_fit_any_more_stays_and_goes_on_where_it_
     pid = program.call(Spawn("sim", [1, 2, 3], detached=True))
     decode_ = program.start(Decode(pid, 60))
     sim.run_until(lambda: len(log_of(sim, pid)) > 40)
+    reader = program.start(Read(pid, 63))
     whole = sim.file.devices[0].image_kv_bytes
     sim.file.devices[0].image_kv_bytes = whole // 32
     reboot(sim, program)
@@ -181,6 +182,9 @@ def test_a_process_whose_model_does_not_fit_any_more_stays_and_goes_on_where_it_
     assert any(line.level == "error" and "room for" in line.text for line in program.call(Dmesg()))
     read: ReadResult = program.call(Read(pid))
     assert read.tokens[3:] == sim.continuation([1, 2, 3], read.length - 3)
+    for waits in (lambda: reader.value, lambda: program.call(Read(pid, read.length, follow=True))):
+        error = fails(waits)
+        assert (error.errno, "room for" in error.reason) == (Errno.EBUSY, True)
     sim.crash()  # its driver comes again, and so does the question
     sim.run_for(1.0)
     assert program.call(Getinfo(pid)).wait is WaitFor.WEIGHTS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -146,7 +148,7 @@ def test_a_file_decides_who_runs_and_is_known_by_its_text(tmp_path: Path) -> Non
         (Says, r"policy :Says: `key` returned 'first', and a number of less than 64 bits was wanted"),
         (Huge, r"policy :Huge: `key` returned a int, and a number of less than 64 bits was wanted"),
         (Loops, r"policy :Loops: `key` does not come back"),
-        (Mutters, r"policy :Mutters: `key` raised Mute$"),
+        (Mutters, r"policy :Mutters: `key` raised Mute \(test_own_policies.py, line \d+\)$"),
         (Nan, r"policy :Nan: `key` returned nan"),
         (Nothing, r"policy :Nothing: `key` returned None"),
         (Exits, r"policy :Exits: `woke` raised SystemExit"),
@@ -157,6 +159,10 @@ def test_a_faulty_policy_ends_the_simulation_by_name(policy: type[Policy], fault
     program = sim.program()
     with pytest.raises(PolicyFault, match=fault) as caught:
         program.call(Decode(program.call(Spawn("sim", [1, 2, 3])), 4))
+    first = inspect.getsourcelines(policy)[1]
+    lines = range(first, first + len(inspect.getsource(policy).splitlines()))
+    if policy in (Divides, Mutters, Loops, Exits):
+        assert int(str(caught.value).rpartition("line ")[2].rstrip(")")) in lines, "where it is in its own file"
     if policy is Divides:
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -174,6 +180,22 @@ def test_or_is_taken_out_by_name_and_the_last_good_one_goes_on(policy: type[Poli
     assert len(errors(sim)) == 1
     assert f"scheduling policy {bad} is taken out: " in errors(sim)[0]
     assert sim.continuation([0, 1, 2], 20) == program.call(Decode(program.call(Spawn("sim", [0, 1, 2])), 20)).tokens
+
+
+@pytest.mark.parametrize("forgiving", [False, True])
+def test_ctrl_c_ends_a_simulation_and_is_no_fault_of_a_policy(forgiving: bool) -> None:
+    class Asked(Policy):
+        def key(self, process: LLMProcess) -> int:
+            if process.account.decoded == 5:
+                signal.raise_signal(signal.SIGINT)
+            return 0
+
+    sim = simulate(policy=Asked, forgiving=forgiving)
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3]))
+    with pytest.raises(KeyboardInterrupt):
+        program.call(Decode(pid, 20))
+    assert errors(sim) == []
 
 
 def test_a_fraction_is_a_number() -> None:
@@ -200,6 +222,61 @@ def test_one_that_starves_is_taken_out_and_names_whom() -> None:
     assert not endless.done
     assert [f"leaves process {two} ready and unplanned" in text for text in errors(sim)] == [True]
     assert program.call(Sched()).policy == "fair"
+
+
+@pytest.mark.parametrize(
+    ("processes", "tokens", "aging"),
+    [(20, 500, 2.0), (20, 1000, 2.0), (2, 2500, 2.0), (2, 1900, 2.0), (20, 500, 0.5), (20, 105, 2.0), (5, 480, 2.0)],
+)
+def test_one_starves_from_the_moment_on_that_the_page_says(processes: int, tokens: int, aging: float) -> None:
+    """docs/policies.md: ageing, and a round in which each that waits gets a quantum. The first processes run to their end
+    one after the other here, so each waits for those before it."""
+    quantum = 8
+    sim = simulate(
+        1500,
+        policy=Favourite,
+        max_runs=1,
+        quantum=quantum,
+        aging_seconds=aging,
+        checked=False,
+        options={"context": "9000"},
+    )
+    program = sim.program()
+    pids = [program.call(Spawn("sim", [pid, 1, 2])) for pid in range(processes)]
+    began = sim.now
+    futures = [program.start(Decode(pid, tokens)) for pid in pids]
+    step = 0.001  # of this device, very nearly
+    faults, taken = "", 0.0
+    try:
+        sim.run_until(lambda: all(future.done for future in futures))
+    except PolicyFault as error:
+        faults, taken = str(error), sim.now - began
+    # Told without the guard: process n begins to run when those before it have all their tokens.
+    due = [aging + step * quantum * (1 + waiting) for waiting in (processes - 1 - moment for moment in range(processes))]
+    starves = any(tokens * step * (n + 1) > due[n] + 0.01 for n in range(processes - 1))
+    assert bool(faults) == starves, faults
+    if starves:
+        finished = int(taken // (tokens * step))
+        assert due[finished] <= taken <= due[finished] + aging / 10
+        assert "ready and unplanned" in faults
+
+
+def test_a_policy_is_not_blamed_for_what_one_before_it_has_left() -> None:
+    class Turns(Policy):
+        def ran(self, process: LLMProcess, tokens: int) -> None:
+            process.policy_state = self.stamp()
+
+    sim = simulate(1500, max_runs=1, quantum=8, checked=False, policy="fcfs", options={"context": "9000"}, forgiving=True)
+    program = sim.program()
+    one, two = (program.call(Spawn("sim", [pid, 1, 2])) for pid in range(2))
+    sim.run_idle()
+    first, second = program.start(Decode(one, 6000)), program.start(Decode(two, 1000))
+    sim.run_for(5.0)
+    assert program.call(Getinfo(two)).usage.decoded == 0, "who comes first runs to its end"
+    name = program.call(Sched(policy=sim.policies.add(Turns))).policy
+    sim.run_until(lambda: first.done and second.done)
+    assert errors(sim) == []
+    assert program.call(Sched()).policy == name
 
 
 def test_one_that_is_fair_is_not_taken_for_one_that_starves_when_places_are_few() -> None:
@@ -293,6 +370,8 @@ WRONG = {
     "class Mine(Policy):\n    def ran(self, process): pass": "wanted is ran(self, process: 'LLMProcess', tokens: 'int')",
     "class Mine(Policy):\n    def __init__(self, quantum): raise OSError('no')": "Mine(32) raised OSError: no (mine.py",
     "class Mine(Policy):\n    key = 3": "`key` is no plain method",
+    "class Mine(Policy):\n    def Key(self, process): return 1": "nothing calls `Key`; did you mean `key`?",
+    "class Mine(Policy):\n    def wokee(self, process): pass": "nothing calls `wokee`; did you mean `woke`?",
 }
 
 
@@ -307,6 +386,41 @@ def test_what_is_no_policy_is_refused_when_it_is_loaded(tmp_path: Path, text: st
     assert caught.value.reason.startswith("policy mine.py:Mine@")
     assert WRONG[text] in caught.value.reason
     assert program.call(Sched()).policy == "fair"
+
+
+def test_a_policy_may_have_methods_and_helpers_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    methods = [
+        "def key(self, process): return self._keys(process)",
+        "def _keys(self, process): return 1",
+        "def cost(self): pass",
+    ]
+    file.write_text("\n    ".join(["from llmasos.policies import Policy\nclass Mine(Policy):", *methods]))
+    assert simulate(policy=f"{file}:Mine").program().call(Sched()).policy.startswith("mine.py:Mine@")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mine.py", "a policy of your own is named FILE.py:CLASS, found 'mine.py'; its classes are: One, Two"),
+        ("mine.py:", "found 'mine.py:'; its classes are: One, Two"),
+        ("mine.txt:One", "a policy of your own is named FILE.py:CLASS, found 'mine.txt:One'"),
+        ("./nowhere.py", "a policy of your own is named FILE.py:CLASS, found './nowhere.py'"),
+        ("roundrobin", "no scheduling policy 'roundrobin' (is 'round_robin' meant?); there are: fair, "),
+        ("mine", "no scheduling policy 'mine'; there are: fair, "),
+    ],
+)
+def test_a_name_that_is_none_is_refused_with_what_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from llmasos.policies import Policy\nclass One(Policy): pass\nclass Two(Policy): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SyscallError) as caught:
+        simulate(policy=name)
+    assert caught.value.errno is Errno.EINVAL
+    assert said in caught.value.reason
 
 
 def test_files_that_are_not_the_users_own_are_refused(tmp_path: Path) -> None:
@@ -330,16 +444,16 @@ def test_files_that_are_not_the_users_own_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_class_of_another_kind_is_refused_with_what_is_wanted() -> None:
-    with pytest.raises(TypeError, match=r"Youngest is no Policy, which `policy` wants"):
+    with pytest.raises(SyscallError, match=r"Youngest is no Policy, which `policy` wants"):
         simulate(policy=Youngest)
-    with pytest.raises(TypeError, match=r"Latest is no Victims, which `victims` wants"):
+    with pytest.raises(SyscallError, match=r"Latest is no Victims, which `victims` wants"):
         simulate(victims=Latest)
 
 
 def test_only_a_class_of_ones_own_can_be_given() -> None:
     sim = simulate()
     for cls in (Policy, Simulation):
-        with pytest.raises(TypeError, match="subclass one of these"):
+        with pytest.raises(SyscallError, match="subclass one of these"):
             sim.policies.add(cls)
 
 

@@ -33,6 +33,7 @@ from llmasos.syscalls.table import (
     StatsCall,
     Truncate,
 )
+from tests.booted import booted, eventually
 
 PROMPT = [5, 6, 7] * 11
 
@@ -85,6 +86,39 @@ def test_while_the_driver_is_down_processes_say_what_they_wait_for() -> None:
     late = program.start(Spawn("sim:2m"))
     sim.run_for(1.0)
     assert late.errno is Errno.OK
+    info = program.call(Getinfo(pid))
+    assert (info.wait, info.cached) == (WaitFor.INPUT, 0), "it sleeps on"
+    assert program.call(Decode(pid, 5)).tokens == sim.continuation(PROMPT, 5)
+
+
+@pytest.mark.parametrize("policy", ["fair", "fcfs", "round_robin", "mlfq", "lottery"])
+def test_who_speaks_goes_on_as_soon_as_if_nobody_else_were_there(policy: str) -> None:
+    def resumed(idle: int) -> float:
+        sim = simulate(2000, policy=policy, checked=False)
+        program = sim.program()
+        for number in range(idle):
+            program.call(Spawn("sim", tokens=[number, *PROMPT * 10]))
+        sim.run_idle()
+        pid = program.call(Spawn("sim", tokens=PROMPT))
+        future = program.start(Decode(pid, 200))
+        sim.run_for(0.05)
+        sim.crash()
+        died, told = sim.now, len(sim.kernel.table.llm(pid).log)
+        sim.run_until(lambda: len(sim.kernel.table.llm(pid).log) > told + 1)
+        assert not future.done
+        return sim.now - died
+
+    assert resumed(40) == pytest.approx(resumed(0), abs=0.002)
+
+
+def test_a_prompt_that_was_being_computed_is_computed_again_though_nobody_has_asked_yet() -> None:
+    sim = simulate(step_tokens=4)
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    sim.run_for(0.002)
+    assert 0 < program.call(Getinfo(pid)).cached < len(PROMPT) - 1
+    sim.crash()
+    sim.run_for(1.0)
     assert program.call(Getinfo(pid)).cached == len(PROMPT) - 1
 
 
@@ -146,6 +180,37 @@ def test_a_hang_in_a_load_is_seen_too() -> None:
     sim.run_until(lambda: future.done)
     assert future.errno is Errno.OK
     assert program.call(StatsCall()).driver_restarts == 1
+
+
+def test_a_driver_that_is_down_is_started_at_once_by_kill_and_such_kills_are_no_failures() -> None:
+    sim = simulate()
+    program = sim.program()
+    device = sim.kernel.devices["sim0"]
+    for _ in range(7):
+        sim.run_until(lambda: device.state == "up", limit=100.0)
+        sim.crash()
+        sim.run_until(lambda: device.state != "up")
+    (told,) = program.call(BootInfoCall()).devices
+    assert told.error.endswith("next start in 3.2 s (7 failures in a row), at once with `kill -KILL sim0`")
+    now = sim.now
+    program.call(Kill(device.process.pid, Signal.KILL))
+    sim.run_until(lambda: device.state == "up")
+    assert sim.now - now < 0.1, "it starts in 50 ms"
+    for _ in range(5):
+        now = sim.now
+        program.call(Kill(device.process.pid, Signal.KILL))
+        sim.run_until(lambda: device.state != "up")
+        sim.run_until(lambda: device.state == "up")
+        assert sim.now - now < 0.1
+    assert program.call(BootInfoCall()).devices[0].error == ""
+    sim.run_for(10.0)
+    assert device.restarts == 12, "the start that was due before has been called off"
+    now = sim.now
+    for _ in range(3):
+        sim.crash()
+        sim.run_until(lambda: device.state != "up")
+        sim.run_until(lambda: device.state == "up", limit=100.0)
+    assert sim.now - now > 0.25, "its own deaths count as before"
 
 
 def test_a_poisonous_process_is_stopped_after_its_third_kill_and_its_neighbours_live() -> None:
@@ -437,3 +502,16 @@ def test_a_driver_that_ends_while_the_kernel_halts_is_not_taken_for_a_silent_one
     kernel.handle(DriverExited("sim0", 1, "quit"), sim.clock + 1)
     actions = [action for second in range(1, 10) for action in kernel.handle(Tick(), sim.clock + second * SECOND)]
     assert not [action for action in actions if isinstance(action, KillDriver | Log)]
+
+
+@pytest.mark.processes
+def test_a_running_kernel_stops_who_kills_its_driver_and_the_others_go_on() -> None:
+    with booted("--device", "sim:crash_token=66,vocab=1000,max_runs=4") as kernel, kernel.connect() as client:
+        good = [client(Spawn("sim", [1, 2, number])) for number in range(2)]
+        evil = client(Spawn("sim", [1, 66, 2, 3]))
+        for pid in good:
+            client(Decode(pid, 50, wait=False))
+        eventually(lambda: client(Getinfo(evil)).state is State.STOPPED, "it is stopped")
+        assert "the driver died 3 times in a row in its step" in client(Getinfo(evil)).reason
+        eventually(lambda: not any(client(Getinfo(pid)).decoding for pid in good), "the others have finished")
+        assert [client(Getinfo(pid)).usage.decoded for pid in good] == [50, 50]

@@ -105,22 +105,72 @@ def test_without_a_home_it_is_said_where_a_journal_could_be(home: Path, monkeypa
     assert build(read(None), Overrides(devices=["sim"], journal=False), runtime.default(), "").journal is None
 
 
+WRONG = {
+    "quantum = 1": "there is no key 'quantum'; there are: default_model, kernel, ",
+    "[kernel]\nquantun = 1": "[kernel]: there is no key 'quantun' (is 'quantum' meant?)",
+    "[kernel]\nquantum = 0": "[kernel] quantum: 1 or more, found 0",
+    "[kernel]\nquantum = '7'": "[kernel] quantum: wanted a whole number, found '7'",
+    "[kernel]\nidle_seconds = -1": "[kernel] idle_seconds: from 0 to 1e+09, found -1",
+    "kernel = 3": "[kernel]: wanted a table, found 3",
+    "[device]\nkind = 'sim'": "wanted tables [[device]], found one [device]",
+    "[[device]]\nname = 'a'": "[[device]] 1: the key 'kind' is missing",
+    "[[device]]\nkind = 'sim'\n[[device]]\nkind = 'tpu'": "[[device]] 2 kind: there is no driver 'tpu'; there are: cpu, ",
+    "[[device]]\nkind = 'sim'\nkv_byte = 1": "[[device]] 1: there is no key 'kv_byte' (is 'kv_bytes' meant?)",
+    "[[device]]\nkind = 'sim'\nname = '1'": "[[device]] 1 name: a letter, then letters, digits, '_' and '-', found '1'",
+    "[[device]]\nkind = 'sim'\nkv_bytes = 'much'": "[[device]] 1 kv_bytes: 'much' is no size",
+    "[[device]]\nkind = 'sim'\npolicy = 'best'": "[[device]] 1 policy: no scheduling policy 'best'; there are: fair, ",
+    "[[device]]\nkind = 'sim'\nvictims = 'best'": "[[device]] 1 victims: no policy 'best' for victims; there are: cost, ",
+    "[[device]]\nkind = 'sim'\nevictions = 'x'": "[[device]] 1 evictions: no policy 'x'",
+    "[[device]]\nkind = 'sim'\noptions = { a = [1] }": "[[device]] 1 options a: wanted ",
+    "[models]\nstory = '/nope'": "[models] story: there is no /nope; ",
+    "[models]\nstory = 3": "[models] story: wanted text, found 3",
+    "[models]\nstory = ''": "[models] story: wanted a directory, a file or the name of a model",
+    "[journal]\nfsync = 'sometimes'": "[journal] fsync: there is no 'sometimes'; there are 'always', 'interval', 'never'",
+    "[groups.'users/ada']": '[groups."users/ada"]: the path of a group begins with a slash',
+    "[groups.'/']": '[groups."/"]: the path of a group begins with a slash',
+    "[groups.'/users/../ada']": "'..' is no name of a group",
+    "[groups.'/users/a da']": "'a da' is no name of a group",
+    "[groups.'/users/ada/session-3']": "are for programs' sessions",
+    "[groups.'/ada']\nkv_action = 'beg'": "[groups.\"/ada\"] kv_action: there is no 'beg'; there are 'spill', 'wait', ",
+    "[groups.'/ada']\nkv_max = 10\nkv_high = 11": '[groups."/ada"]: kv_high (11) is above kv_max (10)',
+    "[groups.'/ada']\ncpu_weight = 0": '[groups."/ada"] cpu_weight: from 1 to 10000, found 0',
+    "[": "kernel.toml is wrong",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_in_a_file_is_named_with_its_table_and_what_is_allowed(home: Path, text: str) -> None:
+    (home / "kernel.toml").write_text(text)
+    with pytest.raises(SyscallError) as caught:
+        read(str(home / "kernel.toml"))
+    assert caught.value.errno is Errno.EINVAL
+    assert caught.value.reason.startswith(f"the configuration {home / 'kernel.toml'} is wrong: ")
+    assert WRONG[text] in caught.value.reason
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("quantum = 1", "quantum"),
-        ("[kernel]\nquantum = 0", "quantum"),
-        ("[kernel]\nidle_seconds = -1", "idle_seconds"),
-        ("[[device]]\nkind = 'sim'\nkv_byte = 1", "kv_byte"),
-        ("[journal]\nfsync = 'sometimes'", "fsync"),
-        ("[", "is wrong"),
+        ("default_model = 'sim:7b'\n[[device]]\nkind = 'cpu'", "that is a simulated model, and no device is simulated"),
+        ("default_model = 'tiny'\n[[device]]\nkind = 'sim'", "all devices are simulated, and run the models whose names"),
+        ("default_model = 'tinny'\n[[device]]\nkind = 'cpu'", "no model is called so; there are: "),
+        ("default_model = '/nope'\n[[device]]\nkind = 'cpu'", "there is no /nope"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(home: Path, text: str, says: str) -> None:
-    (home / "wrong.toml").write_text(text)
+def test_a_default_model_that_its_devices_cannot_run_is_refused(home: Path, text: str, says: str) -> None:
+    (home / "kernel.toml").write_text(text)
+    path = str(home / "kernel.toml")
     with pytest.raises(SyscallError, match=says) as caught:
-        read(str(home / "wrong.toml"))
-    assert caught.value.errno is Errno.EINVAL
+        build(read(path), Overrides(file=path), home / "r", "")
+    assert path in caught.value.reason
+    assert "default_model" in caught.value.reason
+
+
+def test_devices_of_the_command_line_have_a_default_model_of_their_own(home: Path) -> None:
+    for model, device, usual in (("tiny", "sim", "sim"), ("sim:7b", "cpu", "tiny"), ("sim:7b", "sim", "sim:7b")):
+        (home / "kernel.toml").write_text(f"default_model = '{model}'\n")
+        config = build(read(str(home / "kernel.toml")), Overrides(devices=[device]), home / "r", "")
+        assert config.default_model == usual
 
 
 @pytest.mark.parametrize(
@@ -131,12 +181,20 @@ def test_what_is_wrong_in_a_file_is_named(home: Path, text: str, says: str) -> N
         (Overrides(devices=["sim:max_runs=-1"]), "max_runs"),
         (Overrides(devices=["sim"], models=["story"]), "wanted NAME=PATH"),
         (Overrides(devices=["sim"], kv_bytes="much"), "kv_bytes of sim0"),
+        (Overrides(devices=["sim"], kv_bytes="1"), "kv_bytes of sim0: 1 bytes hold no page"),
+        (Overrides(devices=["sim"], weight_bytes="512"), "weight_bytes of sim0: 512 bytes hold no page and no model"),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_named(home: Path, over: Overrides, says: str) -> None:
     with pytest.raises(SyscallError, match=says) as caught:
         build(read(None), over, home, "")
     assert caught.value.errno is Errno.EINVAL
+
+
+def test_a_model_of_the_command_line_that_is_not_there_is_refused(home: Path) -> None:
+    with pytest.raises(SyscallError, match="--model foo=/nope: there is no /nope") as caught:
+        build(read(None), Overrides(devices=["sim"], models=["foo=/nope"]), home, "")
+    assert caught.value.errno is Errno.ENOENT
 
 
 def test_a_file_that_is_not_there_or_too_long_is_refused(home: Path) -> None:

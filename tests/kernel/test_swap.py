@@ -12,7 +12,7 @@ from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Sampler, Signal, State
-from llmasos.syscalls.table import Decode, Kill, Spawn, Truncate
+from llmasos.syscalls.table import Decode, Kill, Models, Spawn, Truncate
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.swapping import Swapping, SwappingAndGuessing, SwappingBadly
 
@@ -51,6 +51,22 @@ def test_contexts_that_do_not_fit_together_take_turns_without_being_computed_aga
         assert account.preemptions >= 4
         assert account.computed == len(row(sim, pid).log) - 1
     assert sim.kernel.counters["moved_in"] >= 4 * 4 * 6
+
+
+def test_places_are_told_of_each_tier() -> None:
+    sim = swapping(frames=8)
+    program, pids = sim.program(), agents(sim, 4)
+    for pid in pids:
+        program.call(Decode(pid, 3))
+    (model,) = (one for one in program.call(Models()) if one.frames)
+    assert model.tier_slots == [64] == [model.slots]
+    assert model.tier_slots_free == [model.slots_free] != [64]
+    space = SwapSpace([2, 3], 16)
+    taken = [space.take() for _ in range(3)]
+    assert (space.counts, space.frees) == ([2, 3], [0, 2])
+    space.give(Slot(1, 0))
+    assert space.frees == [1, 2]
+    assert None not in taken
 
 
 def test_blocks_that_have_not_changed_are_not_written_again() -> None:

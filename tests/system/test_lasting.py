@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -171,7 +172,13 @@ def test_a_private_kernel_ends_with_its_shell(home: Home) -> None:
     assert runtime.holder(home.place) is None
     assert not home.place.exists()
     home.type("shell", stdin="")
-    refused = home.type("shell", "--private", status=1)
+    beside = home.type("shell", "--private", stdin="ps\n")
+    assert "alice" not in beside.stdout
+    assert runtime.holder(home.place) is not None, "the user's own goes on"
+    named = str(home.place.parent / "named")
+    home.type("--runtime", named, "shell", stdin="")
+    refused = home.type("--runtime", named, "shell", "--private", status=1)
+    home.type("--runtime", named, "halt")
     assert "EBUSY" in refused.stderr
     assert "--runtime" in refused.stderr
 
@@ -236,6 +243,19 @@ def test_the_next_kernel_is_booted_as_the_one_was_that_left_its_agents(home: Hom
     home.type("halt")
     assert not list((home.state / "llmasos").iterdir())
     assert "as before" not in home.type("shell", stdin="").stderr
+
+
+def test_a_journal_that_is_left_alone_is_had_back_by_the_command_that_is_said(home: Home) -> None:
+    home.type("shell", stdin="")
+    with home.connect() as kernel:
+        pid = born(kernel)
+    home.kill(signal.SIGKILL)
+    told = home.type("shell", "--private", stdin="dmesg\n").stdout
+    said = r"journal: that of the kernel that died here, \S+, is left alone; `llmasos (.*)` has it back"
+    (command,) = set(re.findall(said, told))
+    home.type(*command.split())
+    with home.connect() as kernel:
+        assert agents(kernel) == {"alice": pid}
 
 
 def test_a_kernel_that_ends_with_its_parent_keeps_nothing_when_it_is_terminated() -> None:

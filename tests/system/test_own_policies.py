@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from llmasos.kernel.edge.standing import MARK, SERVED_LOOKS, Standing
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Right
@@ -192,6 +194,158 @@ def test_one_that_nothing_ends_ends_the_kernel_and_the_next_does_not_take_it(fil
         assert client(Sched()).policy == "fair"
         warned = [line.text for line in client(Dmesg()) if line.level == "warning"]
         assert any("hung an earlier kernel and is not taken again" in text for text in warned)
+        assert [out.name for out in client(Sched()).taken_out] == [name]
+
+
+ENDS = """
+import ctypes, os, signal
+
+from llmasos.policies import Policy
+
+
+class Exit(Policy):
+    def key(self, process):
+        os._exit(3)
+
+
+class Kill(Policy):
+    def ran(self, process, tokens):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fault(Policy):
+    def key(self, process):
+        ctypes.string_at(0)
+
+
+class Good(Policy):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls", "told"),
+    [
+        ("Exit", r"within its `key`"),
+        ("Kill", r"within its `ran`"),
+        ("Fault", r"within its `key` by Segmentation fault \(ends\.py, line 19\)"),
+    ],
+)
+def test_one_that_ends_the_process_is_not_taken_by_the_next_kernel(tmp_path: Path, cls: str, told: str) -> None:
+    place, file = tmp_path / "run", tmp_path / "ends.py"
+    file.write_text(ENDS)
+    policy = f"{file}:{cls}"
+    words = command(place, "--device", "sim:time_scale=0", "--policy", policy, "--quiet")
+    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_kernel(place, lambda: first.poll() is None)
+    with blocking.connect(place, reconnect=0) as client:
+        name = client(Sched()).policy
+        with pytest.raises(SyscallError):
+            client(Decode(client(Spawn("sim", [1, 2, 3])), 3))
+    assert first.wait() != 0
+    again = "--device", "sim:time_scale=0", "--policy", policy, "--journal", os.fspath(place)
+    with booted(*again, place=place) as kernel, kernel.connect() as client:
+        found = client(Sched())
+        assert found.policy == "fair"
+        (out,) = found.taken_out
+        assert out.name == name
+        assert re.search(told, out.why)
+        assert any(name in text and "is taken out" in text for text in log(client))
+        for verb in ("status", "policy"):
+            words = [sys.executable, "-m", "llmasos", "--runtime", os.fspath(place), verb]
+            said = " ".join(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+            assert "taken out" in said
+            assert f"{name}, 2" in said, "when"
+            assert re.search(told, said)
+        assert len(client(Decode(client(Spawn("sim", [1, 2, 3])), 3)).tokens) == 3
+        assert client(Sched(policy=policy)).policy == name, "it may be named again"
+
+
+def alive(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None
+
+
+def test_deaths_from_outside_take_no_policy_out(tmp_path: Path) -> None:
+    place, file = tmp_path / "run", tmp_path / "ends.py"
+    file.write_text(ENDS)
+    words = command(place, "--device", "sim:context=100_000", "--policy", f"{file}:Good", "--quiet")
+    for _ in range(3):
+        kernel = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_kernel(place, partial(alive, kernel))
+        with blocking.connect(place) as client:
+            assert client(Sched()).policy.startswith("ends.py:Good@")
+            assert client(Sched()).taken_out == []
+            pid = client(Spawn("sim", [1, 2, 3]))
+            client(Decode(pid, 90_000, wait=False))
+            assert client(Decode(client(Spawn("sim", [4, 5])), 8)).tokens
+            kernel.send_signal(signal.SIGSTOP)
+            while (place / MARK).read_bytes()[0]:  # a kill within a call is another case
+                kernel.send_signal(signal.SIGCONT)
+                kernel.send_signal(signal.SIGSTOP)
+            kernel.kill()
+            kernel.wait()
+
+
+def test_a_death_within_a_call_is_forgiven_once_if_the_policy_had_served_and_not_if_not(tmp_path: Path) -> None:
+    name, digest, mark = "mine.py:Mine@0123456789abcdef", "0123456789abcdef", tmp_path / "mark"
+
+    def dies_within(*, served: bool) -> Standing:
+        one = Standing(tmp_path, mark)
+        for _ in range(SERVED_LOOKS * served):
+            one.looked(name)
+        one.enter(name, "key")
+        return Standing(tmp_path, mark)
+
+    standing = dies_within(served=True)
+    ((level, text),) = standing.after_death()
+    assert (level, standing.refusal(digest, named=False), standing.outs) == ("warning", "", [])
+    assert name in text
+    assert standing.after_death() == [], "a mark tells of one death"
+    standing = dies_within(served=True)
+    assert [level for level, _ in standing.after_death()] == ["error"]
+    assert [one.name for one in standing.outs] == [name]
+    assert "`policy FILE.py:CLASS` tries it again" in standing.refusal(digest, named=False)
+    assert standing.refusal(digest, named=True) == ""
+    standing = dies_within(served=False)
+    standing.after_death()
+    assert standing.refusal(digest, named=True) == standing.refusal(digest, named=False) == "", "it had served before"
+
+
+def test_a_mark_that_is_none_and_one_of_before_the_machine_started_say_nothing(tmp_path: Path) -> None:
+    name, mark = "mine.py:Mine@0123456789abcdef", tmp_path / "mark"
+    one = Standing(tmp_path, mark)
+    one.enter(name, "key")
+    text = mark.read_bytes()
+    cut = text.index(b"\n")
+    for wrong in (
+        b"",
+        b"\x01",
+        text[:40],
+        b"\0" + text[1:],
+        b"\xff" + text[1:],
+        text[:1] + b"another" + text[cut:],
+        text[:cut] + b"\n[]",
+    ):
+        mark.write_bytes(wrong)
+        assert Standing(tmp_path, mark).after_death() == [], wrong
+    mark.write_bytes(text)
+    assert Standing(tmp_path, mark).after_death() != []
+
+
+def test_a_mark_holds_more_policies_than_it_has_places_for(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    one = Standing(tmp_path, mark)
+    for number in range(600):
+        one.enter(f"{'x' * 200}.py:Mine{number}@0123456789abcdef", "key")
+        assert f"Mine{number}@" in Standing(tmp_path, _copy(mark)).after_death()[0][1]
+        one.leave()
+        (tmp_path / "0123456789abcdef.died").unlink()
+
+
+def _copy(mark: Path) -> Path:
+    copy = mark.with_name("copy")
+    copy.write_bytes(mark.read_bytes())
+    return copy
 
 
 def test_a_wrong_one_is_refused_at_boot_in_one_line(file: Path, tmp_path: Path) -> None:
@@ -212,8 +366,9 @@ def test_a_configuration_names_files_from_its_own_directory(file: Path, tmp_path
 WATCHED = """
 import select, signal, time
 from llmasos.kernel.edge.guards import HANG_SECONDS, LOOK_SECONDS, Hang, Watchdog
+from llmasos.kernel.edge.standing import Standing
 
-watch = Watchdog(lambda name: (_ for _ in ()).throw(AssertionError(name)))
+watch = Watchdog(Standing(), lambda name: (_ for _ in ()).throw(AssertionError(name)))
 assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "nobody is watched before there is anything to watch"
 assert watch.call("one", lambda a, b: a + b, (1, 2))[0] == 3
 assert signal.getitimer(signal.ITIMER_REAL)[0] > 0

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.userland.terminal import Terminal
+
 DEADLINE = 240.0  # generous: the machine may be busy
 
 
@@ -31,3 +33,11 @@ def llmasos(
 def script(where: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     """Pipe lines into a shell."""
     return llmasos(where, "shell", typed="\n".join(lines))
+
+
+def on_terminal(where: Path, columns: int, *words: str) -> tuple[list[str], int]:
+    """The lines that a command line prints in a terminal, and its exit status."""
+    command = [sys.executable, "-m", "llmasos", *words]
+    with Terminal(command, {"LLMASOS_RUNTIME": str(where)}, columns=columns) as terminal:
+        status = terminal.wait()
+        return terminal.screen.splitlines(), status

@@ -44,9 +44,15 @@ def agent(kernel: Client) -> int:
 
 
 @pytest.fixture
-def shell(where: Path, tmp_path: Path) -> Iterator[Terminal]:
+def columns() -> int:
+    """Of the terminal; the mark WIDTHS says others."""
+    return 100
+
+
+@pytest.fixture
+def shell(where: Path, tmp_path: Path, columns: int) -> Iterator[Terminal]:
     """A shell on a terminal, at its prompt."""
-    with terminal(where, tmp_path) as opened:
+    with terminal(where, tmp_path, columns=columns) as opened:
         opened.expect(PROMPT)
         yield opened
 

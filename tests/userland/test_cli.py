@@ -29,6 +29,7 @@ SIM = "sim:context=256,vocab=100"
 # --- before the verb --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", ["--private shell", "shell --private", "--runtime={} --private shell"])
 def test_a_private_shell_is_private_wherever_that_is_said(where: Path, line: str) -> None:
     ended = llmasos(where, *line.format(where).split(), "-c", "ps")
@@ -182,7 +183,7 @@ def test_piped_commands_run_in_turn_with_plain_output(where: Path, agent: int) -
     assert "PID  PPID" in ended.stdout
     assert re.search(r"name +sleeper", ended.stdout)
     assert "up " in ended.stdout
-    assert "kill [-SIGNAL] PID" in ended.stdout
+    assert "kill [-SIGNAL] [-s SIGNAL] [-l] PID..." in ended.stdout
     assert "\x1b" not in ended.stdout
 
 

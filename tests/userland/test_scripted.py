@@ -14,10 +14,11 @@ import pytest
 from llmasos.modelfiles.sim_vocabulary import END
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import BootInfoCall, Decode, Getinfo, Read, Spawn, StatsCall
+from llmasos.syscalls.table import BootInfoCall, Decode, Getinfo, Ps, Read, Spawn, StatsCall
 from llmasos.userland.sdk.sim_words import sim_tokenizer
 from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, Booted, booted, command, eventually, wait_for_kernel
+from tests.userland.command_line import llmasos
 
 pytestmark = pytest.mark.processes
 
@@ -54,6 +55,15 @@ def test_words_arrive_one_by_one(kernel: Booted) -> None:
         pieces = list(agent.say("Tell me a story"))
         assert "".join(pieces) == "A page was swapped out, and nobody missed it."
         assert agent.info().usage.steps < 20
+
+
+@pytest.mark.parametrize("words", [["spawn", "mute"], ["spawn", "mute", "--json"]])
+def test_a_spawn_whose_answer_fails_before_its_first_word_leaves_no_process(kernel: Booted, words: list[str]) -> None:
+    failed = llmasos(kernel.place, *words, "Fall over!")
+    assert failed.returncode == 1
+    assert "it was asked to" in failed.stderr
+    with kernel.connect() as program:
+        assert "mute" not in [row.name for row in program(Ps())]
 
 
 def test_an_answer_that_fails_says_why_and_the_next_one_does_not(kernel: Booted) -> None:

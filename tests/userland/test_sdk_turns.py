@@ -268,10 +268,10 @@ def test_allowed_tokens_do_not_let_others_in() -> None:
         (None, 5, "said: wanted text, a dictionary or a sequence of dictionaries"),
         (3, 5, "said: wanted text, a dictionary or a sequence of dictionaries"),
         (["x"], 5, "what is said is text"),
-        ([{"role": "user", "content": b"x"}], 5, "found bytes"),
+        ([{"role": "user", "content": b"x"}], 5, "found b'x' (bytes)"),
         ([{"role": "user", "content": "x", "more": 10**30}], 5, "numbers of 64 bits"),
-        ([{"role": "user", "content": "x", 3: 4}], 5, "Expected `str`"),
-        ([{"role": "assistant", "content": "x", "tool_calls": 3}], 5, "not iterable"),
+        ([{"role": "user", "content": "x", 3: 4}], 5, "the keys of a message are strings, found 3 (int)"),
+        ([{"role": "assistant", "content": "x", "tool_calls": 3}], 5, "tool_calls of a message are a list"),
     ],
 )
 def test_what_cannot_be_said_is_named_and_changes_nothing(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.userland.shell.main import DO
 from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "shell.md").read_text()
@@ -22,6 +23,14 @@ def test_the_manual_has_every_command_with_its_usage_options_and_details(name: s
     for option in command.options:
         form = f"{option.flag} {option.kind.value}" if option.kind else option.flag
         assert f"- `{form}`: {option.help}" in MANUAL
+
+
+def test_the_modules_of_the_commands_say_which_they_have() -> None:
+    for module in {action.__module__ for action in DO.values()}:
+        said = re.findall(r"[a-z]+", (sys.modules[module].__doc__ or "").partition(": ")[2].partition(". ")[0])
+        theirs = {name for name, action in DO.items() if action.__module__ == module}
+        if len(theirs) > 1:
+            assert set(said) == theirs, module
 
 
 def test_the_manual_has_every_verb() -> None:

@@ -66,7 +66,7 @@ def test_a_comment_may_stand_behind_a_command_that_takes_no_text(text: str, same
 
 
 def test_a_number_sign_inside_of_a_word_or_of_quotes_begins_no_comment() -> None:
-    assert read("stop fox#2").text("PID") == "fox#2"
+    assert read("stop fox#2").words == ["fox#2"]
     assert read("run agent.py '#1' \"# 2\" # 3").words == ["#1", "# 2"]
     assert read("restore 'a # b.img' bob # c").text("FILE") == "a # b.img"
 
@@ -120,7 +120,7 @@ def test_a_negative_number_is_a_value_and_not_an_option() -> None:
 
 def test_the_signal_of_kill_may_stand_on_either_side_of_the_pid() -> None:
     for text in ("kill -STOP 3", "kill 3 -STOP"):
-        assert (read(text).text("SIGNAL"), read(text).text("PID")) == ("STOP", "3")
+        assert (read(text).text("SIGNAL"), read(text).words) == ("STOP", ["3"])
 
 
 @pytest.mark.parametrize("word", ["9", "KILL", "SIGKILL", "kill"])
@@ -141,7 +141,7 @@ def test_an_unknown_signal_is_refused_with_the_known_ones() -> None:
         ("say 3", r"say needs TEXT\. Usage: say PID \[--max N\] \[--no-thoughts\] \[--json\] TEXT"),
         ("nice", "nice needs PID and VALUE"),
         ("spawn", "spawn needs NAME"),
-        ("stop 3 4", "nothing was expected at '4'"),
+        ("rename 3 4 5", "nothing was expected at '5'"),
         ("spawn a --colour red", "spawn has no option --colour; its options: --model"),
         ("spawn a --model", r"--model wants a value \(MODEL\)"),
         ('spawn a --system "never closed', 'quote " is not closed'),
@@ -168,7 +168,7 @@ def test_the_words_of_run_are_the_programs_own() -> None:
 
 
 def test_usage_shows_options_before_free_text() -> None:
-    assert COMMANDS["kill"].usage == "kill [-SIGNAL] PID"
+    assert COMMANDS["kill"].usage == "kill [-SIGNAL] [-s SIGNAL] [-l] PID..."
     assert COMMANDS["say"].usage == "say PID [--max N] [--no-thoughts] [--json] TEXT [&]"
     assert COMMANDS["cat"].usage == "cat [PID] [-f] [--raw] [--json] [FILE...]"
 

@@ -20,6 +20,7 @@ def paste(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
+@WIDTHS
 def test_lines_that_are_pasted_are_commands(shell: Terminal) -> None:
     shell.type(paste("echo one | tr a-z A-Z\n# a comment\necho two\n"))
     shell.enter("")
@@ -27,15 +28,15 @@ def test_lines_that_are_pasted_are_commands(shell: Terminal) -> None:
     shell.expect(PROMPT)
 
 
-def test_lines_that_are_pasted_behind_free_text_belong_to_it(shell: Terminal, kernel: Client) -> None:
-    shell.enter("spawn poet")
-    shell.expect("poet on tiny")
-    shell.expect(PROMPT)
-    shell.type(paste("say poet A line of mine;\nanother | line\n# and a third"))
+@WIDTHS
+def test_lines_that_are_pasted_behind_free_text_belong_to_it(shell: Terminal, columns: int) -> None:
+    poet = f"poet{columns}"
+    spawned(shell, poet)
+    shell.type(paste(f"say {poet} A line of mine;\nanother | line\n# and a third"))
     shell.enter("")
-    shell.expect(r"poet: .*\n")
+    shell.expect(rf"{poet}: .*\n")
     shell.expect(PROMPT)
-    shell.enter("cat poet")
+    shell.enter(f"cat {poet}")
     shell.expect(r"you: A line of mine;\nanother \| line\n# and a third\n")
 
 
@@ -72,12 +73,13 @@ def test_what_is_typed_during_an_answer_waits_unseen_for_the_prompt(
         shell.expect(r"\ntyped-42\n")
 
 
-def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path: Path) -> None:
+@WIDTHS
+def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path: Path, columns: int) -> None:
     kept = tmp_path / "llmasos" / "history"
     kept.parent.mkdir()
     kept.write_text("")
     kept.chmod(0o644)
-    with terminal(where, tmp_path) as shell:
+    with terminal(where, tmp_path, columns=columns) as shell:
         shell.expect(PROMPT)
         shell.enter("echo needle-$((6*7))")
         shell.expect(r"\nneedle-42\n")
@@ -87,7 +89,7 @@ def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path
         shell.type(CTRL_D)
         assert shell.wait() == 0
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    with terminal(where, tmp_path) as shell:
+    with terminal(where, tmp_path, columns=columns) as shell:
         shell.expect(PROMPT)
         shell.type(CTRL_R + "need")
         shell.quiet(0.5)
@@ -101,21 +103,23 @@ def test_lines_are_kept_for_the_user_alone_and_found_again(where: Path, tmp_path
         assert shell.wait() == 0
 
 
-def test_chat_remembers_what_was_said_in_it(shell: Terminal, tmp_path: Path) -> None:
-    shell.enter("spawn kit")
-    shell.expect("kit on tiny")
+@WIDTHS
+def test_chat_remembers_what_was_said_in_it(shell: Terminal, tmp_path: Path, columns: int) -> None:
+    kit = f"kit{columns}"
+    shell.enter(f"spawn {kit}")
+    shell.expect("on tiny")
     for _ in range(2):
         shell.expect(PROMPT)
-        shell.enter("chat kit")
+        shell.enter(f"chat {kit}")
         shell.expect("you:")
         shell.type("\x1b[A" if _ else "Hello there.")
         shell.quiet(0.5)
         shell.enter("")
-        shell.expect(r"kit: .*\n")
+        shell.expect(rf"{kit}: .*\n")
         shell.expect("you:")
         shell.enter("")
     shell.expect(PROMPT)
-    shell.enter("cat kit | grep -c 'you: Hello there.'")
+    shell.enter(f"cat {kit} | grep -c 'you: Hello there.'")
     shell.expect(r"\n2\n")
     assert stat.S_IMODE((tmp_path / "llmasos" / "chat_history").stat().st_mode) == 0o600
 
@@ -154,6 +158,7 @@ def test_completion_knows_agents_groups_options_variables_and_files(
             shell.expect(PROMPT)
 
 
+@WIDTHS
 def test_completions_say_what_they_mean(shell: Terminal) -> None:
     for typed, said in (
         ("kill -" + TAB, "ends the process"),

@@ -50,7 +50,7 @@ def test_a_script_has_arguments_and_the_status_of_its_last_command(where: Path, 
     (tmp_path / "script").write_text("echo $0 $# \"$2\"\nkill nobody\nsh -c 'exit 9'\n")
     ran = shell(where, tmp_path, "script", "a", "b c")
     assert (ran.returncode, ran.stdout) == (9, "script 2 b c\n")
-    assert ran.stderr == "ESRCH: no process is called 'nobody'; `ps` lists them\n"
+    assert ran.stderr == "script: line 2: ESRCH: no process is called 'nobody'; `ps` lists them\n"
     assert shell(where, tmp_path, "-c", "kill nobody; echo $1", "x").stdout == "x\n"
     assert shell(where, tmp_path, "-c", "kill nobody; true").returncode == 0
     for line, status in (("kill nobody", 1), ("kill", 2), ("frok 6", 127), ("exit 5", 5), ("set -e; false; exit 0", 1)):
@@ -72,8 +72,11 @@ def test_a_full_disk_behind_a_redirection_is_an_error_of_that_command(where: Pat
 def test_errors_that_cannot_be_written_are_one_error(where: Path, tmp_path: Path) -> None:
     lines = "{ kill nobody; time true; } > out 2> /dev/full; echo $?; echo a > /nowhere/x; echo $?"
     ran = shell(where, tmp_path, "-c", lines)
-    assert (ran.returncode, ran.stdout) == (0, "1\n1\n")
-    assert ran.stderr.splitlines() == ["EIO: /dev/full: No space left on device", "ENOENT: there is no file '/nowhere/x'"]
+    assert (ran.returncode, ran.stdout) == (0, "0\n1\n"), "the group's own status"
+    assert ran.stderr.splitlines() == [
+        "EIO: /dev/full: No space left on device",
+        "ENOENT: there is no directory '/nowhere' for '/nowhere/x'",
+    ]
 
 
 def test_an_answer_that_cannot_be_written_is_interrupted(where: Path, tmp_path: Path) -> None:
@@ -124,6 +127,27 @@ def test_what_a_script_spawns_ends_with_it_unless_it_is_disowned(where: Path, tm
     assert not living(kernel, "short")
     for name in ("long", "kept"):
         kernel(Kill(pid_of(kernel, name)))
+
+
+def test_an_error_in_a_script_says_where(where: Path, tmp_path: Path) -> None:
+    (tmp_path / "part").write_text("true\n\nkill nobody\n")
+    (tmp_path / "script").write_text(
+        "# first\nf() {\n  echo in f\n  kill nobody\n}\nf\n. ./part\nif true; then\n  ps nobody\nfi\n"
+        "x=$(\n  kill nobody\n)\nno-such-program\necho $unset ${unset:?is wanted}\necho never\n"
+    )
+    ran = shell(where, tmp_path, "script")
+    places = [line.partition(": E")[0] for line in ran.stderr.splitlines()]
+    assert places == [
+        "script: line 4",
+        "./part: line 3",
+        "script: line 9",
+        "script: line 12",
+        "script: line 14",
+        "script: line 15",
+    ]
+    assert (ran.returncode, ran.stdout) == (1, "in f\n")
+    (tmp_path / "script").write_text("echo a\n\nif true; then\n( ;\nfi\n")
+    assert shell(where, tmp_path, "script").stderr.startswith("script: line 3: EINVAL: ")
 
 
 def test_a_pattern_of_names_is_each_that_matches(where: Path, tmp_path: Path, kernel: Client) -> None:
@@ -194,7 +218,23 @@ def test_a_file_that_is_named_like_an_agent_is_told_of(where: Path, tmp_path: Pa
         ("cat", "cat needs PID, or input"),
         ("cat -f ./a ./b", "are for one process"),
         ("echo `date`", "a backquote runs no command here: write $(COMMAND)"),
-        ("while read l; do echo $l; done < /etc/passwd; false", "reads no lines"),
+        ("read; false", "read wants PID FROM N, or NAMES and an input"),
+        ("read 1x < /etc/passwd", "no process is called '1x'"),
+        ("read -r 1x < /etc/passwd", "a variable is letters, digits and `_`, found '1x'"),
+        ("local x=1", "only a function has variables of its own"),
+        ("trap 'echo x' TERM", "trap takes EXIT and INT, found 'TERM'"),
+        ("case x in a) echo", "the line is not whole"),
+        ("case x of a) ;; esac", "case needs `in` behind its word"),
+        ("case x in a b) ;; esac", "a pattern of case ends with `)`"),
+        ("case x in ;; esac", "a pattern of case is wanted"),
+        ("echo x 3> f", "no descriptors but 0, 1 and 2"),
+        ("echo ${x%a b}", "a pattern with ' ' in it is quoted"),
+        ("echo $((x++))", "wants a sum of whole numbers: numbers, variables"),
+        ("!!", "Up and Ctrl-R find earlier lines"),
+        ("[[ a ]]", "is bash's own"),
+        ("type no-such-thing", "there is nothing called 'no-such-thing'"),
+        ("echo a > /nowhere/x", "there is no directory '/nowhere'"),
+        ("echo a;; echo b", "';;' has no place there"),
         ("!no-such-program", "there is no program 'no-such-program' on PATH"),
     ],
 )

@@ -17,7 +17,7 @@ from llmasos.userland.programs import ps
 from llmasos.userland.programs.power import halt
 from tests.booted import eventually
 from tests.userland.command_line import llmasos, script
-from tests.userland.prompt import PROMPT, STORY, living, pid_of, speaking, terminal
+from tests.userland.prompt import PROMPT, STORY, WIDTHS, living, pid_of, speaking, terminal
 from tests.userland.terminal import CTRL_C, CTRL_D, TAB, Terminal
 
 FLAGS = ["--device", "cpu:threads=1", "--kv-bytes", "64MiB"]
@@ -312,16 +312,30 @@ def test_what_was_spawned_at_a_terminal_outlives_the_shell(where: Path, kernel: 
     assert kernel(Wait(kim)).pid == kim
 
 
-def test_a_shell_without_a_kernel_boots_one_that_stays(tmp_path: Path) -> None:
+@WIDTHS
+def test_a_shell_without_a_kernel_boots_one_that_stays_with_its_agents(tmp_path: Path, columns: int) -> None:
     place = tmp_path / "r"
+
+    def opens() -> Terminal:
+        return terminal(place, tmp_path, "--runtime", str(place), "shell", columns=columns)
+
     try:
-        with terminal(place, tmp_path, "--runtime", str(place)) as opened:
-            opened.expect("booted a kernel in the background")
+        with opens() as opened:
+            lines = opened.expect(r"booted a kernel in the background[^>]*").splitlines()
+            assert all(len(line) <= columns or len(line.split()) == 1 for line in lines)
+            assert "`llmasos halt` ends it" in " ".join(lines)
             opened.expect(PROMPT)
             assert runtime.holder(place) is not None
+            opened.enter("spawn alice --detach")
+            opened.expect("talks to it")
             opened.enter("exit 3")
             assert opened.wait() == 3
         assert runtime.holder(place) is not None
+        with opens() as opened:
+            opened.expect(PROMPT)
+            assert "booted" not in opened.screen
+            opened.enter("ps alice")
+            opened.expect(r"name +alice")
     finally:
         halt(place)
     assert not any(place.iterdir())

@@ -14,7 +14,7 @@ from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.table import StatsCall
 from llmasos.userland.programs import ps
 from tests.booted import eventually
-from tests.userland.prompt import PROMPT, STORY, spawned, speaking, terminal
+from tests.userland.prompt import PROMPT, STORY, WIDTHS, spawned, speaking, terminal
 from tests.userland.terminal import CTRL_C, CTRL_L, CTRL_Z, Terminal
 
 FLAGS = ["--device", "cpu:threads=1"]
@@ -23,10 +23,12 @@ pytestmark = pytest.mark.processes
 IDLE_SECONDS = 20.0
 
 
-def test_no_answer_of_the_terminal_is_ever_on_the_screen(shell: Terminal, kernel: Client) -> None:
-    spawned(shell, "cleo")
+@WIDTHS
+def test_no_answer_of_the_terminal_is_ever_on_the_screen(shell: Terminal, kernel: Client, columns: int) -> None:
+    cleo = f"cleo{columns}"
+    spawned(shell, cleo)
     for key in (CTRL_L, CTRL_C):
-        with speaking(shell, kernel, "cleo", f"say NAME {STORY}"):
+        with speaking(shell, kernel, cleo, f"say NAME {STORY}"):
             shell.type(CTRL_L + key)
             shell.type("\x1b[1;1R")  # as of a terminal that was asked before, and is late
             shell.quiet(1.0)

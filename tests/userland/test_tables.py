@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from wcwidth import wcswidth
 
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.records import ProcessInfo, State
+from llmasos.syscalls.records import GroupInfo, GroupSettings, PressureInfo, ProcessInfo, State
 from llmasos.syscalls.table import Getinfo, GroupCreate, Kill, Pagein, Spawn
 from llmasos.userland.programs import groups, listing, ps, system
 from llmasos.userland.programs.boot import private_kernel
@@ -25,10 +24,10 @@ from llmasos.userland.programs.listing import Asked
 from llmasos.userland.programs.screen import Screen, wrapped
 from llmasos.userland.programs.table import NAME, Column, Table, cut, cut_apart
 from tests.booted import eventually
-from tests.userland.command_line import llmasos
+from tests.userland.command_line import llmasos, on_terminal
+from tests.userland.prompt import WIDTHS, terminal
 from tests.userland.terminal import Terminal
 
-WIDTHS = (60, 80, 200)
 AGENT = "the-agent-with-a-long-name"
 SIM = "sim:context=256,vocab=100"
 
@@ -48,21 +47,13 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def at(where: Path, columns: int, *words: str) -> tuple[list[str], int]:
-    """The lines that a command prints in a terminal, and its exit status."""
-    command = [sys.executable, "-m", "llmasos", *words]
-    with Terminal(command, {"LLMASOS_RUNTIME": str(where)}, columns=columns) as terminal:
-        status = terminal.wait()
-        return terminal.screen.splitlines(), status
-
-
 # --- a real terminal ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@WIDTHS
 @pytest.mark.parametrize("verb", ["ps", "models", "groups", "devices"])
 def test_a_table_fits_the_terminal_and_says_what_it_leaves_out(where: Path, verb: str, columns: int) -> None:
-    lines, status = at(where, columns, verb)
+    lines, status = on_terminal(where, columns, verb)
     assert status == 0
     assert all(wcswidth(line) <= columns for line in lines), lines
     heads = lines[0].split()
@@ -76,57 +67,65 @@ def test_a_table_fits_the_terminal_and_says_what_it_leaves_out(where: Path, verb
     assert usual[0].title in heads
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@WIDTHS
 def test_names_are_whole_in_every_width(where: Path, columns: int) -> None:
-    assert any(line.endswith(f"  {AGENT}") for line in at(where, columns, "ps")[0])
-    assert any(SIM in line for line in at(where, columns, "models")[0])
-    shown = "\n".join(at(where, columns, "groups")[0])
+    assert any(line.endswith(f"  {AGENT}") for line in on_terminal(where, columns, "ps")[0])
+    assert any(SIM in line for line in on_terminal(where, columns, "models")[0])
+    shown = "\n".join(on_terminal(where, columns, "groups")[0])
     for path in ("one", "two"):
         assert f"/research-department/{path}/with-the-same-name-below" in shown
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@WIDTHS
 def test_wide_shows_all_columns_and_o_those_that_were_chosen(where: Path, columns: int) -> None:
-    heads = at(where, columns, "ps", "--wide")[0][0].split()
+    heads = on_terminal(where, columns, "ps", "--wide")[0][0].split()
     assert heads == [one.title for one in ps.LISTING.fields if one.usual]
-    lines, _ = at(where, columns, "ps", "-o", "name,pid,Group")
+    lines, _ = on_terminal(where, columns, "ps", "-o", "name,pid,Group")
     assert lines[0].split() == ["NAME", "PID", "GROUP"]
     assert "not shown" not in "".join(lines)
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@WIDTHS
 def test_hints_and_errors_break_between_words(where: Path, columns: int) -> None:
     for words in (("kill", "999999"), ("group", "foo"), ("cat", "1"), ("policy", "unfair"), ("stop", "nobody-here")):
-        lines, status = at(where, columns, *words)
+        lines, status = on_terminal(where, columns, *words)
         assert status in (1, 2)
         whole = llmasos(where, *words).stderr
         assert all(len(line) <= columns for line in lines)
         assert " ".join(lines).split() == whole.split(), "no word is broken"
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
-def test_an_event_of_strace_is_one_line_and_calls_that_only_look_are_left_out(where: Path, columns: int) -> None:
-    command = [sys.executable, "-m", "llmasos", "strace", "all", "--count", "4"]
+@WIDTHS
+def test_an_event_of_strace_is_one_line_and_calls_that_only_look_are_left_out(
+    where: Path, tmp_path: Path, columns: int
+) -> None:
     with (
-        Terminal(command, {"LLMASOS_RUNTIME": str(where)}, columns=columns) as terminal,
+        terminal(where, tmp_path, "strace", "all", "--count", "4", columns=columns) as watcher,
         blocking.connect(where, name="test") as kernel,
     ):
-        while terminal.process.poll() is None:  # from when it looks on
+        while watcher.process.poll() is None:  # from when it looks on
             kernel(Getinfo())
             kernel(Kill(kernel(Spawn(model=SIM, tokens=list(range(100)), name="short"))))
-        terminal.wait()
-        lines = terminal.screen.splitlines()
+        watcher.wait()
+        lines = watcher.screen.splitlines()
     assert len(lines) == 4
     assert all(len(line) <= columns for line in lines)
     assert not any("getinfo" in line for line in lines)
 
 
-def test_the_shells_bottom_line_tells_images_of_one_model_apart(where: Path, tmp_path: Path) -> None:
-    environment = {"LLMASOS_RUNTIME": str(where), "XDG_STATE_HOME": str(tmp_path)}
-    with Terminal([sys.executable, "-m", "llmasos", "shell"], environment, columns=200) as terminal:
-        terminal.expect(rf"{SIM} bf16 \d+/\d+ pages +\| +{SIM} int8 \d+/\d+ pages")
-        terminal.enter("exit")
-        assert terminal.wait() == 0
+@WIDTHS
+def test_the_shells_bottom_line_tells_images_of_one_model_apart_and_is_cut_between_its_parts(
+    shell: Terminal, columns: int
+) -> None:
+    shell.shows(r"agents?: \d+ decoding")
+    line = [line for line in shell.display if line][-1]
+    assert len(line) < columns
+    first, *others = re.split(r"  \|  ", line.removesuffix(" …"))
+    assert re.fullmatch(r" \d+ agents?: \d+ decoding, \d+ stopped", first)
+    whole = [rf"{re.escape(SIM)} {dtype} \d+/\d+ pages" for dtype in ("bf16", "int8")] + [r"\d+ tokens decoded"]
+    assert len(others) == {60: 0, 80: 0, 200: 3}[columns]
+    assert all(re.fullmatch(*pair) for pair in zip(whole, others, strict=False))
+    assert line.endswith(" …") == (columns < 200)
 
 
 # --- as data --------------------------------------------------------------------------------------------------------
@@ -257,3 +256,16 @@ def test_models_of_one_name_are_told_apart() -> None:
             (("bf16", "cpu0"), ("int8", "cpu0"), ("int8", "cpu1"))]  # fmt: skip
     assert system.apart(rows) == ["tiny bf16", "tiny int8 on cpu0", "tiny int8 on cpu1"]
     assert system.apart(rows[:1]) == ["tiny"]
+
+
+def test_the_stall_of_a_group_tells_memory_and_what_its_limits_held_back() -> None:
+    def shown(memory: float, quota: float) -> str:
+        some = {"memory": memory, "quota": quota, "cpu": 0.9, "weights": 0.9}
+        pressure = {name: PressureInfo([share] * 3, 0.0, [0.0] * 3, 0.0) for name, share in some.items()}
+        info = GroupInfo("/a", GroupSettings(), 0, 0, 0, 0, 0, [], {}, pressure)
+        (field,) = (field for field in groups.LISTING.fields if field.column.title == "STALL")
+        return str(field.cell(info))
+
+    assert shown(0.25, 0.0) == "25%"
+    assert shown(0.0, 0.4) == "0%, quota 40%"
+    assert shown(0.03, 0.004) == "3%"

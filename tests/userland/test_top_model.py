@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from llmasos.syscalls.records import Kind, PressureInfo, ProcessInfo, State, WaitFor
+from llmasos.syscalls.records import Kind, ModelInfo, PressureInfo, ProcessInfo, State, Tier, WaitFor
 from llmasos.userland.top import panel
 from llmasos.userland.top.columns import BY_TITLE, COLUMNS, NAME, Column, cell, place, short, speed
 from llmasos.userland.top.details import pairs, waits
@@ -17,7 +17,7 @@ from llmasos.userland.top.model import PAST, History, Picture, Row
 from llmasos.userland.top.sample import Sample
 from llmasos.userland.top.spark import spark
 from llmasos.userland.top.tree import Arrangement, members
-from tests.userland.top_pictures import agent, device, group, program, sample
+from tests.userland.top_pictures import agent, device, group, model, program, sample
 
 
 def picture(*samples: Sample) -> Picture:
@@ -74,6 +74,27 @@ def test_a_group_is_the_sum_of_what_is_in_it_and_below_it() -> None:
     assert [row.info.pid for row in members(seen, "/")] == [4, 5, 6]
 
 
+def test_a_program_is_the_sum_of_its_agents_wherever_they_are() -> None:
+    def rows(done: int) -> list[ProcessInfo]:
+        return [
+            agent(4, "bob", computed=done, decoded=done // 2, swapped=3), agent(5, "amy", computed=3 * done, swapped=4),
+            program(7, "idle"), agent(8, "far", group="/users", computed=done), agent(9, "other", ppid=7, computed=done),
+        ]  # fmt: skip
+
+    seen = picture(sample(1.0, rows(0)), sample(2.0, rows(10)))
+    shell = seen.rows[3]
+    assert shell.agents is not None
+    assert (shell.computed, shell.decoded, shell.agents.length, shell.agents.swapped) == (50.0, 5.0, 50, 7)
+    assert seen.rows[7].computed == 10.0
+    assert seen.rows[1].agents is None, "init has none"
+    assert seen.groups["/"].computed == 60.0, "nobody counts twice"
+    assert seen.peak == 30.0, "of a process"
+    shown = {column.title: cell(column, shell, 8, 1.0, wide=False) for column in COLUMNS}
+    assert (shown["TOK/S"], shown["TOKENS"], shown["SWAP"], shown["DECODED"]) == ("50.0", "50", "7", "5")
+    alone = [line.of for line in Arrangement(flat=True).lines(seen) if line.key == "3"]
+    assert [of.computed for of in alone] == [0.0], "in a flat list its agents stand for themselves"
+
+
 def test_the_past_goes_back_so_far_and_what_was_idle_throughout_has_none() -> None:
     history = History()
     seen = None
@@ -125,8 +146,8 @@ def drawn(arrangement: Arrangement, seen: Picture) -> list[str]:
 
 def test_processes_stand_below_the_program_that_owns_them_within_their_group() -> None:
     assert drawn(Arrangement(), crowd()) == [
-        "users", "├ ada", "│ └ shell", "│   ├ amy", "│   └ bob", "└ zoe", "  ├ team", "  │ └ helper",
-        "  └ agents", "    └ worker", "system", "├ init", "└ driver:cpu0", "orphan",
+        "users", "├ ada", "│ └ shell", "│   ├ amy", "│   └ bob", "└ zoe", "  ├ agents", "  │ └ worker",
+        "  └ team", "    └ helper", "system", "├ init", "└ driver:cpu0", "orphan",
     ]  # fmt: skip
 
 
@@ -138,7 +159,7 @@ def test_groups_with_nothing_but_one_group_in_them_share_its_line() -> None:
 
 def test_what_is_folded_hides_what_is_below_it() -> None:
     arrangement = Arrangement(folded={"/users/ada", "7", "/not/there"})
-    assert drawn(arrangement, crowd())[:6] == ["users", "├ +ada", "└ zoe", "  ├ team", "  │ └ helper", "  └ +agents"]
+    assert drawn(arrangement, crowd())[:6] == ["users", "├ +ada", "└ zoe", "  ├ +agents", "  └ team", "    └ helper"]
     arrangement.needle = "bob"
     assert drawn(arrangement, crowd()) == ["users/ada", "└ shell", "  └ bob"], "a filter looks into what is folded"
 
@@ -278,6 +299,22 @@ def test_the_lines_above_tell_of_devices_tiers_models_and_pressure() -> None:
     assert re.search(r"disk +KV +\[.*\] +640 KiB of 3.1 MiB", text)
     assert re.search(r"30/100 pages of 64.0 KiB +tiny +2 processes", text)
     assert re.search(r"pressure +cpu 25% \(all 12%\) +memory 25% \(all 12%\)", text)
+
+
+def test_each_lower_tier_has_a_bar_of_its_own_and_those_of_an_older_kernel_one() -> None:
+    tiers = [Tier("hbm", 8 << 30, 0.0), Tier("host", 2 << 30, 0.0), Tier("disk", 1 << 30, 0.0)]
+    told = model(slots=50, slots_free=35, tier_slots=[20, 30], tier_slots_free=[10, 25])
+
+    def lines(one: ModelInfo) -> str:
+        seen = picture(sample(1.0, devices=[device(tiers=tiers)], models=[one]))
+        return "\n".join(line.plain for line in panel.lines(seen, 200, 50, panel.Palette()))
+
+    assert re.search(r"host +KV +\[.*\] +640 KiB of 1.2 MiB", lines(told))
+    assert re.search(r"disk +KV +\[.*\] +320 KiB of 1.9 MiB", lines(told))
+    older = lines(model(slots=50, slots_free=35))
+    assert re.search(r"host\+disk +KV +\[.*\] +960 KiB of 3.1 MiB", older)
+    none = lines(model(slots=0, slots_free=0))
+    assert re.search(r"host +KV +\[ +\] +0 B of 2.0 GiB", none)
 
 
 @given(st.integers(40, 240), st.integers(2, 20))

@@ -8,6 +8,7 @@ import signal
 import sys
 import termios
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,16 @@ def test_it_stops_at_ctrl_z_without_a_call_and_goes_on(kernel: Booted) -> None:
         assert screen.ended() == 0
 
 
-def test_keys_filter_stop_and_open_details(kernel: Booted) -> None:
+def in_order(screen: ScreenOf, names: list[str]) -> bool:
+    return re.findall(r"^ *\d+ +(ada|bert|cleo)\b", screen.text, re.M) == names
+
+
+@pytest.mark.parametrize("size", [(60, 15), (80, 24), (200, 50)])
+def test_keys_filter_sort_signal_stop_and_open_details(kernel: Booted, size: tuple[int, int]) -> None:
     with kernel.connect(name="owner") as client:
         ada = client(Spawn(model=SIM, tokens=list(range(40)), name="ada"))
-        client(Spawn(model=SIM, tokens=list(range(40)), name="bert"))
-        screen, _ = opened(kernel)
+        bert = client(Spawn(model=SIM, tokens=list(range(40)), name="bert"))
+        screen, _ = opened(kernel, size=size)
         with screen:
             screen.shows(r"\bbert\b")
             screen.press("/ada\r")
@@ -118,6 +124,16 @@ def test_keys_filter_stop_and_open_details(kernel: Booted) -> None:
             screen.shows("q leaves")
             screen.press("\x1b")
             screen.shows(r"\bbert\b")
+            screen.press("ts\x1b[H\r")  # a flat list by its first column, the pid
+            for keys, names in (("", ["ada", "bert"]), ("r", ["bert", "ada"])):
+                screen.press(keys)
+                screen.until(partial(in_order, screen, names), f"{names} in this order")
+            screen.press("/bert\r")
+            screen.until(partial(in_order, screen, ["bert"]), "only bert")
+            screen.press("Gk")
+            screen.shows(rf"to bert \({bert}\)")
+            screen.press("\r")
+            eventually(lambda: client(Getinfo(bert)).state is State.ZOMBIE, "TERM is the first, and bert has ended")
             screen.press("q")
             assert screen.ended() == 0
 
@@ -132,9 +148,6 @@ def test_the_mouse_sorts_and_chooses(kernel: Booted) -> None:
             screen.press("t")
             screen.until(lambda: "├" not in screen.text, "processes only")
 
-            def order() -> list[str]:
-                return re.findall(r"^ *\d+ +(ada|bert|cleo)\b", screen.text, re.M)
-
             def click(word: str) -> None:
                 row = next(at for at, line in enumerate(screen.screen) if re.search(rf"\b{word}\b", line))
                 column = re.search(rf"\b{word}\b", screen.screen[row])
@@ -143,9 +156,9 @@ def test_the_mouse_sorts_and_chooses(kernel: Booted) -> None:
                     screen.press(f"\x1b[<0;{column.start() + 1};{row + 1}{last}")
 
             click("NAME")
-            screen.until(lambda: order() == ["ada", "bert", "cleo"], "by name")
+            screen.until(partial(in_order, screen, ["ada", "bert", "cleo"]), "by name")
             click("NAME")
-            screen.until(lambda: order() == ["cleo", "bert", "ada"], "by name, the other way round")
+            screen.until(partial(in_order, screen, ["cleo", "bert", "ada"]), "by name, the other way round")
             click("bert")
             screen.press("\r")
             screen.shows(r"name +bert")

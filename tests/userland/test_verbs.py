@@ -22,11 +22,11 @@ from llmasos.userland.shell import man, oneshot
 from llmasos.userland.shell.grammar import Line, UsageError, parse
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
 from tests.booted import eventually
-from tests.userland.command_line import DEADLINE, llmasos
+from tests.userland.command_line import DEADLINE, llmasos, on_terminal
+from tests.userland.prompt import WIDTHS
 from tests.userland.terminal import CTRL_C, Terminal
 
 SIM = "sim:context=256,vocab=100"
-WIDTHS = (60, 80, 200)
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -45,8 +45,8 @@ def test_every_command_is_a_verb_unless_it_is_about_a_shell() -> None:
 @pytest.mark.parametrize(
     ("line", "values", "words"),
     [
-        ("kill -9 alice", {"SIGNAL": "9", "PID": "alice"}, []),
-        ("kill alice", {"PID": "alice"}, []),
+        ("kill -9 alice", {"SIGNAL": "9"}, ["alice"]),
+        ("kill alice", {}, ["alice"]),
         ("nice alice -5", {"PID": "alice", "VALUE": "-5"}, []),
         ("say bob what\\'s new?", {"PID": "bob", "TEXT": "what's new?"}, []),
         ("say bob --max 3 hello there", {"PID": "bob", "--max": "3", "TEXT": "hello there"}, []),
@@ -367,15 +367,14 @@ def test_a_text_that_is_not_there_is_read_from_a_pipe(where: Path) -> None:
 # --- the manual -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@WIDTHS
 @pytest.mark.parametrize("topic", ["fork", "setsched", "EBUSY", ""])
 def test_the_manual_fits_the_terminal(where: Path, topic: str, columns: int) -> None:
-    command = [sys.executable, "-m", "llmasos", "man", *([topic] if topic else [])]
-    with Terminal(command, {"LLMASOS_RUNTIME": str(where)}, columns=columns) as terminal:
-        assert terminal.wait() == 0
-        lines = terminal.screen.splitlines()
+    words = ["man", *([topic] if topic else [])]
+    lines, status = on_terminal(where, columns, *words)
+    assert status == 0
     assert all(len(line) <= columns for line in lines)
-    whole = llmasos(where, *command[3:]).stdout
+    whole = llmasos(where, *words).stdout
     assert " ".join(lines).split() == whole.split()
 
 

@@ -12,12 +12,13 @@ import importlib.metadata
 import json
 import os
 import re
+import select
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -27,15 +28,25 @@ from llmasos.syscalls.table import Shutdown
 
 BOOT_SECONDS = 60.0
 HALT_SECONDS = 15.0
+USAGE = 2  # the status of a command line that is none
 
 
 def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
     """Boot a lasting kernel if none runs in a runtime directory; returns whether it did. Without flags it is booted as
-    the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot."""
+    the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot, EINVAL if
+    `flags` are none of its."""
     if runtime.holder(where) is not None:
         return False
     directory, before = _booted(where)
-    _boot_lasting(where, flags or before, None if flags else directory)
+    try:
+        _boot_lasting(where, flags or before, None if flags else directory)
+    except SyscallError as error:
+        if flags or not before:
+            raise
+        again = (
+            f"it was booted as before ({' '.join(before)}); `llmasos boot --detach` boots one otherwise, with its agents"
+        )
+        raise error.errno(f"{error.reason}; {again}") from None
     return True
 
 
@@ -87,7 +98,7 @@ def _boot_lasting(where: Path, flags: Sequence[str], directory: str | None = Non
     )
     if done.returncode:
         said = done.stderr.strip().removeprefix("llmasos boot: ")
-        raise Errno.EIO(f"the kernel did not boot: {said or f'status {done.returncode}'}")
+        raise _not_booted(done.returncode, said.splitlines()[-1] if done.returncode == USAGE and said else said)
 
 
 def own_version() -> str:
@@ -139,7 +150,7 @@ def private_kernel(
     llmasos.kernel.edge.boot`. It removes a directory that it has made, or with `own_runtime` that was made for it.
 
     A fork of this program that leaves the `with` does not end it. Raises EIO with the kernel's last words if it does not
-    boot, ETIME if it takes longer than BOOT_SECONDS.
+    boot, EINVAL if `flags` are none of its, ETIME if it takes longer than BOOT_SECONDS.
     """
     origin = Origin()
     command = [
@@ -150,31 +161,43 @@ def private_kernel(
         *(["--own-runtime"] if own_runtime else []),
         *flags,
     ]
-    with tempfile.TemporaryFile() as said:
+    ready, told = os.pipe()
+    with tempfile.TemporaryFile() as said, os.fdopen(ready, "rb") as heard:
         kernel = subprocess.Popen(
-            command,
+            [*command, "--ready", str(told)],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=runtime.environment(),
+            pass_fds=[told],
         )
+        os.close(told)
         try:
-            _await(kernel, where, said.fileno())
+            _await(kernel, where, heard, said.fileno())
             yield kernel
         finally:
             if origin.here:
                 _end(kernel, where)
 
 
-def _await(kernel: subprocess.Popen[bytes], where: Path, said: int) -> None:
-    deadline = time.monotonic() + BOOT_SECONDS
-    while not (runtime.holder(where) == kernel.pid and runtime.listening(where)):
-        if kernel.poll() is not None:
-            raise SyscallError(Errno.EIO, f"the kernel did not boot: {_tail(said) or f'status {kernel.returncode}'}")
-        if time.monotonic() > deadline:
-            raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
-        time.sleep(0.02)
+def _await(kernel: subprocess.Popen[bytes], where: Path, heard: BinaryIO, said: int) -> None:
+    """Until its devices are up; one that takes its time does not keep programs from connecting."""
+    news = select.poll()  # select() takes no descriptor above 1,023
+    news.register(heard, select.POLLIN)
+    if not news.poll(BOOT_SECONDS * 1000):
+        if runtime.holder(where) == kernel.pid and runtime.listening(where):
+            return
+        raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
+    if not heard.read(1):
+        status = kernel.wait()
+        why = _tail(said).removeprefix("llmasos boot: ")
+        raise _not_booted(status, why)
+
+
+def _not_booted(status: int, why: str) -> SyscallError:
+    errno = Errno.EINVAL if status == USAGE else Errno.EIO
+    return SyscallError(errno, f"the kernel did not boot: {why or f'status {status}'}")
 
 
 def _tail(said: int) -> str:

@@ -32,7 +32,8 @@ def read(kernel: Kernel, path: str = "/") -> list[GroupInfo]:
             return rows
 
 
-# The tree, a row for each group. STALL: the share of the last ten seconds in which some of it waited for memory.
+# The tree, a row for each group. STALL: the share of the last ten seconds in which some of it waited for memory; and in
+# which a limit of its (tokens a second, KV) or of a group above held some of it back, where one did.
 LISTING: Listing[GroupInfo] = Listing(
     (
         Field("GROUP", "path", style="bold", elastic=True, keep=NAME, least=16),
@@ -42,9 +43,7 @@ LISTING: Listing[GroupInfo] = Listing(
         Field("WEIGHTS", "weights", shown=lambda one: size(one.weights), right=True, keep=4),
         Field("TOKENS", "tokens", shown=lambda one: number(one.tokens), right=True, keep=6),
         Field("WEIGHT", "settings.cpu_weight", right=True, keep=4),
-        Field(
-            "STALL", "stall", shown=lambda one: f"{_stall(one):.0%}", value=lambda one: _stall(one), right=True, keep=5
-        ),
+        Field("STALL", "stall", shown=lambda one: _stalled(one), value=lambda one: _stall(one), right=True, keep=5),
         Field(
             "LIMITS", "settings", shown=lambda one: " ".join(_limits(one.settings)) or "-", elastic=True, keep=5, least=16
         ),
@@ -54,6 +53,11 @@ LISTING: Listing[GroupInfo] = Listing(
 
 def _stall(info: GroupInfo) -> float:
     return info.pressure["memory"].some[0]
+
+
+def _stalled(info: GroupInfo) -> str:
+    quota = info.pressure["quota"].some[0] if "quota" in info.pressure else 0.0
+    return f"{_stall(info):.0%}" + (f", quota {quota:.0%}" if quota >= 0.005 else "")
 
 
 def details(info: GroupInfo) -> list[tuple[str, str]]:
@@ -68,7 +72,7 @@ def details(info: GroupInfo) -> list[tuple[str, str]]:
         ("tokens", number(info.tokens)),
         ("processes", f"{info.pids}; directly in it: {', '.join(map(str, info.processes)) or 'none'}"),
         ("events", events or "-"),
-        *((f"{name} pressure", _pressure(pressure)) for name, pressure in info.pressure.items()),
+        *((f"{name} pressure", _pressure(pressure)) for name, pressure in info.pressure.items() if pressure.some_seconds),
     ]
 
 

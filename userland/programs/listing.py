@@ -7,6 +7,7 @@ full names. A table is one JSON document; what goes on (`dmesg -f`, `strace`) is
 
 from __future__ import annotations
 
+import difflib
 import enum
 import json
 import re
@@ -133,7 +134,9 @@ class Listing(Generic[T]):
         for one in self.fields:
             if wanted in (_letters(one.title), _letters(one.key)):
                 return one
-        raise SyscallError(Errno.EINVAL, f"there is no column {word!r}; there are {', '.join(self.words)}")
+        near = difflib.get_close_matches(word.upper(), self.words, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise SyscallError(Errno.EINVAL, f"there is no column {word!r}; {guess}there are {', '.join(self.words)}")
 
     def _sorted(self, rows: list[T], word: str) -> list[T]:
         down = word.startswith("-")

@@ -146,7 +146,7 @@ def _usage(screen: Screen, listing: Asked) -> int:
 def _check(screen: Screen, models: list[str], where: Path, listing: Asked) -> int:
     records = []
     for model in models:
-        place, findings = pull.checked(screen, model, quiet=listing.json)
+        place, findings = pull.checked(screen, _path_of(model, where), quiet=listing.json)
         if any(one.what == check.CONFIGURATION and one.status == check.OK for one in findings):
             findings.append(_engine(model, place, where))
         records.append(pull.checked_record(model, place, findings))
@@ -157,6 +157,21 @@ def _check(screen: Screen, models: list[str], where: Path, listing: Asked) -> in
     if listing.json:
         document(screen, records)
     return int(any(record["broken"] or record["refused"] for record in records))
+
+
+def _path_of(model: str, where: Path) -> str:
+    """The path of a model that the running kernel knows by this name, as `models` lists it; else the name itself."""
+    if "/" in model or os.path.exists(model):
+        return model
+    try:
+        with connect(where, name="models", reconnect=0.0) as kernel:
+            known = {name: row.path for row in kernel(Models()) for name in (row.name, called(row.name)) if row.path}
+    except SyscallError as error:
+        if error.errno is not Errno.ECONNREFUSED:
+            raise
+        known = {}
+    path = known.get(model, model)
+    return path if "/" in path else model
 
 
 def _engine(model: str, place: Path, where: Path) -> check.Finding:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls import limits
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, ProcessInfo, State
 from llmasos.syscalls.table import Call, Ps
 from llmasos.userland.programs.figures import duration, rate, size
@@ -127,6 +128,7 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
             ("context", f"{info.length} of {info.context} tokens, {info.cached} of them cached"),
             ("pages", f"{info.pages}, {info.shared_pages} of them shared; {info.swapped} swapped out"),
             ("decoding", "yes" if info.decoding else f"no ({info.finish or 'not yet'})"),
+            *([("reason", printable(info.reason, one_line=True))] if info.reason else []),
             (
                 "tokens",
                 f"fed {used.fed}, decoded {used.decoded}, computed {used.computed}, reused {used.reused}",

@@ -30,10 +30,11 @@ _WORDS = re.compile(r" *\S+")
 
 
 class Unwritable(SyscallError):
-    """The output takes no more, such as on a full disk."""
+    """The output takes no more, such as on a full disk. `told`: an earlier error of the same output has said so."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, told: bool) -> None:
         super().__init__(Errno.EIO, reason)
+        self.told = told
 
 
 class Screen:
@@ -46,6 +47,7 @@ class Screen:
         self.colour = self.terminal and not os.environ.get("NO_COLOR")
         self._column = 0  # cells that the present line has
         self._fixed = 0
+        self._full = False  # it took no more, and that has been said
         self._console: Console | None = None
 
     @property
@@ -111,7 +113,8 @@ class Screen:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise Unwritable(f"the output cannot be written: {error.strerror}") from None
+            told, self._full = self._full, True
+            raise Unwritable(f"the output cannot be written: {error.strerror}", told=told) from None
 
     def clear(self) -> None:
         """Clear a terminal."""

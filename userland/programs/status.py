@@ -12,11 +12,13 @@ import psutil
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.blocking import Client
-from llmasos.syscalls.records import Kind, State
-from llmasos.syscalls.table import BootInfoCall, Models, StatsCall
+from llmasos.syscalls.records import Kind, PolicyOut, State
+from llmasos.syscalls.table import BootInfoCall, Models, Sched, StatsCall
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.boot import leaves_at_logout
 from llmasos.userland.programs.figures import size
+from llmasos.userland.programs.listing import plain
+from llmasos.userland.programs.system import taken_out
 
 NOT_RUNNING = 3  # the exit status where no kernel runs, as service managers have it
 
@@ -32,6 +34,7 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
     boot, stats = kernel(BootInfoCall()), kernel(StatsCall())
     agents = ps.processes(kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
     programs = ps.processes(kernel, lambda row: row.kind is Kind.PROGRAM and row.pid != kernel.pid)
+    out = plain(kernel(Sched()).taken_out) if boot.devices else []
     drivers = [device.os_pid for device in boot.devices if device.os_pid]
     return {
         "runtime": str(where.absolute()),
@@ -46,6 +49,7 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
         "programs": len(programs),
         "models": [{"name": one.name, "dtype": one.dtype, "state": one.state} for one in kernel(Models()) if one.frames],
         "journal": {"path": boot.journal_path, "fsync": boot.fsync, "trouble": _trouble(stats.journal)},
+        "policies_out": out,
         "notes": leaves_at_logout() if where.absolute() == runtime.usual().absolute() else [],
     }
 
@@ -85,6 +89,7 @@ def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ]
         if journal["trouble"]:
             told.append(("", f"it cannot be written now: {journal['trouble']}"))
+    told += [("policy", f"taken out: {taken_out(PolicyOut(**one))}") for one in facts["policies_out"]]
     return [*told, *(("note", note) for note in facts["notes"])]
 
 

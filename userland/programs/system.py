@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, SchedInfo, Stats
+from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, PolicyOut, SchedInfo, Stats
 from llmasos.userland.programs.figures import duration, number, rate, size
 from llmasos.userland.programs.listing import Field, Listing
 from llmasos.userland.programs.table import NAME
@@ -161,7 +163,13 @@ def scheduling(info: SchedInfo, policies: list[str]) -> list[tuple[str, str]]:
         ("tokens a step", str(info.step_tokens)),
         ("victims", info.victims),
         ("evictions", info.evictions),
+        *(("taken out", taken_out(one)) for one in info.taken_out),
     ]
+
+
+def taken_out(one: PolicyOut) -> str:
+    """`mine.py:Mine@0123456789abcdef, 2026-05-01 12:30:00: `key` raised ...`"""
+    return f"{one.name}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one.at))}: {one.why}"
 
 
 def stats(info: Stats) -> list[tuple[str, str]]:

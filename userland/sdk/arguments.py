@@ -21,6 +21,8 @@ _DTYPES = {
     "f16": "fp16", "q8": "int8", "q4": "int4",
 }  # fmt: skip
 
+TWO_SYSTEMS = "a conversation begins with one system message, and two were given; write them as one"
+
 E = TypeVar("E", bound=enum.Enum)
 Strings = str | Sequence[str]  # one string, or several
 Ids = Iterable[SupportsIndex]  # token ids: integers, a numpy array or a torch tensor
@@ -125,10 +127,32 @@ def messages(value: object, what: str = "a prompt is text, token ids") -> list[d
     for item in listed:
         if not isinstance(item, Mapping):
             raise _wanted(wanted, item)
-        if not isinstance(item.get("role"), str):
-            raise SyscallError(Errno.EINVAL, f"a message has a role, a string; found {sorted(map(str, item))}")
-        found.append(dict(item))
+        found.append(_message(item))
+    if [one["role"] for one in found[:2]] == ["system", "system"]:
+        raise SyscallError(Errno.EINVAL, TWO_SYSTEMS)
     return found
+
+
+def _message(item: Mapping[Any, Any]) -> dict[str, Any]:
+    """A message as a dictionary of its own. Raises EINVAL."""
+    if odd := next((key for key in item if not isinstance(key, str)), None):
+        raise _wanted("the keys of a message are strings", odd)
+    if not isinstance(item.get("role"), str):
+        raise SyscallError(Errno.EINVAL, f"a message has a role, a string; found {sorted(item)}")
+    content, what = item.get("content"), f"the content of a message of {item['role']!r:.80}"
+    if content is None:
+        if not any(value for key, value in item.items() if key != "role"):  # what calls tools, say, needs no words
+            raise SyscallError(Errno.EINVAL, f"{what} is missing: add 'content', text or a list of parts")
+    elif isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        for part in content:
+            if not isinstance(part, str | Mapping):
+                raise _wanted(f"{what} is text, or a list of parts such as {{'type': 'text', 'text': ...}}", part)
+    elif not isinstance(content, str | Mapping):
+        raise _wanted(f"{what} is text, or a list of parts", content)
+    calls = item.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list | tuple) and all(isinstance(call, Mapping) for call in calls)):
+        raise _wanted("the tool_calls of a message are a list of dictionaries", calls)
+    return dict(item)
 
 
 def model_name(value: Model) -> str:

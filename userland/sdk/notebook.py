@@ -78,16 +78,22 @@ def bundle(plain: str, pairs: Sequence[tuple[str, object]]) -> dict[str, str]:
     return {"text/plain": plain, "text/html": table([name for name, _ in pairs], [[value for _, value in pairs]])}
 
 
+def in_notebook() -> bool:
+    """Whether IPython, which asks, shows things in a notebook and not on a terminal."""
+    from IPython import get_ipython  # the caller of `_ipython_display_` has it
+
+    return hasattr(get_ipython(), "kernel")
+
+
 class Growing:
     """A place in a notebook whose text grows. Where IPython shows it on a terminal, the text is printed as it comes."""
 
     def __init__(self) -> None:
         from IPython import display as ipython
-        from IPython import get_ipython  # the caller of `_ipython_display_` has it
 
         self._text = ""
         self._thought = ""
-        self._in_notebook = hasattr(get_ipython(), "kernel")
+        self._in_notebook = in_notebook()
         show: Any = ipython.display
         self._place = show(self._bundle(), raw=True, display_id=True) if self._in_notebook else None
 

@@ -337,6 +337,8 @@ def initial(options: Options, info: ModelInfo, started: Started) -> tuple[list[i
     elif prompt is not None:
         messages += arguments.messages(prompt)
     system = arguments.text(options.system) or ("" if turns.instructs(messages) else started.system)
+    if system and messages and messages[0]["role"] == "system":
+        raise SyscallError(Errno.EINVAL, f"{arguments.TWO_SYSTEMS} (`system` is one, and the prompt begins with another)")
     if system:
         messages.insert(0, {"role": "system", "content": system})
     setup = msgspec.structs.replace(setup_of(options, language), stop=held.stop, max_tokens=held.max_tokens)

@@ -57,6 +57,19 @@ class Process(Talk):
     ) -> None:
         await script_async.end(self.system.kernel, actions.end([self.pid]))
 
+    def __eq__(self, other: object) -> bool:
+        """Handles of one process are alike, whichever connection they have."""
+        if not isinstance(other, Process):
+            return NotImplemented
+        return self._who == other._who
+
+    def __hash__(self) -> int:
+        return hash(self._who)
+
+    @property
+    def _who(self) -> tuple[int, str]:
+        return self.pid, self.system.kernel.boot.runtime
+
     def __repr__(self) -> str:
         return f"<Process {self.pid} on {self.model.name}>"
 

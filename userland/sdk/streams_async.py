@@ -35,12 +35,17 @@ class AsyncStream(AsyncGenerator[Y, None]):
         return self._inner.aclose()
 
     def __repr__(self) -> str:
-        return "<an answer, which begins when its first piece is asked for: `async for piece in ...`>"
+        return (
+            "<an answer, which begins when its first piece is asked for: `async for piece in it: print(piece, end='')`>"
+        )
 
     def _ipython_display_(self) -> None:
+        """On a terminal IPython's loop stands still between two lines, so that a task of its would show nothing."""
         try:
-            loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop() if notebook.in_notebook() else None
         except RuntimeError:  # another loop than asyncio's, or none
+            loop = None
+        if loop is None:
             print(repr(self))
             return
         task = loop.create_task(self._show(notebook.Growing()))

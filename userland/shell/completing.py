@@ -16,6 +16,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.shell.grammar import MANY, Command, Kind
 from llmasos.userland.shell.oneshot import VERBS, before_the_verb
+from llmasos.userland.shell.words import OWN
 
 if TYPE_CHECKING:
     from llmasos.syscalls.records import ProcessInfo
@@ -25,17 +26,6 @@ Candidates = list[tuple[str, str]]  # a word, and its meaning
 # What another user may have named: a word that means something else to the other shell is not put into its line.
 _PLAIN = re.compile(r"[\w./:@%+=,-]+")
 FILES = ":files"  # said alone: the names of files, which the other shell knows better
-
-# The verbs that are no commands of the shell, with their words.
-OWN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "boot": ("boot a kernel", ("--detach", "--device", "--config", "--policy", "--model", "--journal", "--no-journal")),
-    "shell": ("open a shell", ("--private",)),
-    "status": ("what kernel runs where", ("--json",)),
-    "halt": ("shut the running kernel down", ("--keep",)),
-    "demo": ("a guided tour", ("--here", "--fast")),
-    "doctor": ("what this machine can and cannot do", ("--json",)),
-    "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
-}
 
 
 def main(where: Path, words: Sequence[str]) -> int:
@@ -90,7 +80,7 @@ def _of_command(where: Path, command: Command, before: list[str], word: str) -> 
     if kind in (Kind.COLUMN, Kind.COLUMNS):
         return _columns(command.name, word)
     ask = _ASK.get(kind) if kind is not None else None
-    if kind is Kind.PID and command.name == "wait":
+    if kind is Kind.PIDS and command.name == "wait":
         ask = _with_kernel(_waited_for)
     if ask is None:
         return []
@@ -120,12 +110,9 @@ def expected(command: Command, words: Sequence[str]) -> Kind | None:
 
 
 def _columns(name: str, word: str) -> Candidates:
-    from llmasos.userland.programs import groups, ps, system
+    from llmasos.userland.shell.tables import columns
 
-    known = {"ps": ps.LISTING.words, "groups": groups.LISTING.words, "devices": system.DEVICES.words}
-    before, comma, _ = word.rpartition(",")
-    sign = word[0] if word[:1] in ("+", "-") and not comma else ""
-    return [(before + comma + sign + one, "") for one in known.get(name, system.MODELS.words)]
+    return [(one, "") for one in columns(name, word)]
 
 
 def _with_kernel(ask: Callable[[Kernel], Candidates]) -> Callable[[Path], Candidates]:
@@ -210,6 +197,7 @@ def _actions(where: Path) -> Candidates:
 _ASK: dict[Kind, Callable[[Path], Candidates]] = {
     Kind.PID: _with_kernel(_processes),
     Kind.AGENT: _with_kernel(_agents),
+    Kind.PIDS: _with_kernel(_processes),
     Kind.MODEL: _with_kernel(_models),
     Kind.MODELS: _with_kernel(_models),
     Kind.GROUP: _with_kernel(_groups),
@@ -263,6 +251,7 @@ _llmasos() {
     done < <("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)
     _describe -t words 'llmasos' found
 }
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 if [[ $funcstack[1] == _llmasos ]]; then
     _llmasos "$@"
 else

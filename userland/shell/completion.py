@@ -28,7 +28,9 @@ from llmasos.userland.programs.ps import Kernel, processes, state
 from llmasos.userland.shell.files import is_path
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param, UsageError, expected
 from llmasos.userland.shell.jobs import Jobs
+from llmasos.userland.shell.man import topics
 from llmasos.userland.shell.scanner import KEYWORDS, Scanner
+from llmasos.userland.shell.tables import columns
 from llmasos.userland.shell.tree import Script, Simple, Word
 from llmasos.userland.shell.variables import NAMES, Variables
 
@@ -74,8 +76,9 @@ _LANGUAGE: Candidates = [
     ("for", "for NAME in WORDS; do ...; done"),
     ("while", "while CONDITION; do ...; done"),
     ("until", "until CONDITION; do ...; done"),
+    ("case", "case WORD in PATTERN) ...;; esac"),
     ("time", "say how long a command takes"),
-    *((word, "part of if, for or while") for word in ("then", "elif", "else", "fi", "do", "done")),
+    *((word, "part of if, for, while or case") for word in ("then", "elif", "else", "fi", "do", "done", "esac")),
 ]
 
 
@@ -198,6 +201,8 @@ class ShellCompleter(Completer):
             if command.name == "run":
                 yield from self._files(word, event)
             yield from _matching(word, self._names(command.name))
+        elif what.kind in (Kind.COLUMN, Kind.COLUMNS):
+            yield from _matching(word, [(one, "column") for one in columns(command.name, word)])
         else:
             yield from _matching(word, self._candidates(what.kind, word))
             if command.name == "wait":
@@ -208,6 +213,10 @@ class ShellCompleter(Completer):
         match command:
             case "unset" | "export":
                 return self._variables()
+            case "local":
+                return self._variables()
+            case "trap":
+                return [("EXIT", "at the end of the shell"), ("INT", "at Ctrl-C")]
             case "unalias" | "alias":
                 return list(self._variables_of.aliases.items())
             case "set":
@@ -256,7 +265,7 @@ class ShellCompleter(Completer):
             except SyscallError:
                 found = []
             self._known[kind, exited] = (now, found)
-        if kind in (Kind.PID, Kind.AGENT) and not exited and word.startswith("%"):
+        if kind in (Kind.PID, Kind.AGENT, Kind.PIDS) and not exited and word.startswith("%"):
             return self._candidates(Kind.JOB, word)
         return found
 
@@ -359,6 +368,7 @@ def _devices(kernel: Kernel) -> Candidates:
 _ASK: dict[Kind, Callable[[Kernel], Candidates]] = {
     Kind.PID: _pids,
     Kind.AGENT: _agents,
+    Kind.PIDS: _pids,
     Kind.GROUP: _groups,
     Kind.MODEL: _models,
     Kind.MODELS: _models,
@@ -366,5 +376,6 @@ _ASK: dict[Kind, Callable[[Kernel], Candidates]] = {
     Kind.POLICY: _policies,
     Kind.DEVICE: _devices,
     Kind.ADVICE: lambda _: [(advice.value, _ADVICE[advice]) for advice in Advice],
+    Kind.TOPIC: lambda _: list(topics().items()),
     Kind.SIGNAL: lambda _: [(signal.name, meaning) for signal, meaning in _SIGNALS.items()],
 }

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import State
 from llmasos.syscalls.table import Read
 from llmasos.userland.programs.flow import Flow
 from llmasos.userland.programs.listing import document
+from llmasos.userland.sdk import turns
 from llmasos.userland.sdk.options import file_path
 from llmasos.userland.sdk.system import Process
-from llmasos.userland.shell.conversation import Turn, read_back, render
+from llmasos.userland.shell.conversation import Turn, known_turns, read_back, render
 from llmasos.userland.shell.files import file_error, is_path
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.session import Session, does
+
+# Of a model that is gone, or a device that does not come up.
+_NO_WORDS = (Errno.ENOENT, Errno.EIO, Errno.ENODEV, Errno.ENOTSUP, Errno.ENOEXEC, Errno.ENOMEM, Errno.EAGAIN)
 
 
 @does("cat")
@@ -33,18 +38,45 @@ def _cat_one(shell: Session, line: Line, word: str) -> None:
     if is_path(word):
         _print_file(shell, word)
         return
-    agent = shell.agent(_pid_or_file(shell, word))
-    if line.has("-f"):
-        _follow(shell, agent, raw=line.has("--raw"))
-        return
-    said = read_back(agent, agent.tokens(), raw=line.has("--raw"))
+    pid, raw = _pid_or_file(shell, word), line.has("--raw")
+    try:
+        agent = shell.agent(pid)
+        if line.has("-f"):
+            _follow(shell, agent, raw=raw)
+            return
+        said = read_back(agent, agent.tokens(), raw=raw)
+        unread = ""
+    except SyscallError as error:
+        if error.errno not in _NO_WORDS or raw or line.has("-f"):
+            raise
+        said, unread = _recorded(shell, pid, error)
     if line.has("--json"):
         document(shell.screen, said)
-        return
-    with paged(shell.screen):
-        _print_turns(shell, said)
-    if shell.info(agent.pid).decoding:
-        shell.screen.line(f"(it is still speaking; `cat -f {agent.pid}` follows)", "dim")
+    else:
+        with paged(shell.screen):
+            _print_turns(shell, said)
+    if unread:
+        shell.complain(SyscallError(Errno.ENOENT, unread))
+    elif not line.has("--json") and (info := shell.info(pid)).decoding:
+        how = (
+            f"stopped; `cont {pid}` lets it go on"
+            if info.state is State.STOPPED
+            else f"still speaking; `cat -f {pid}` follows"
+        )
+        shell.screen.line(f"(it is {how})", "dim")
+
+
+def _recorded(shell: Session, pid: int, why: SyscallError) -> tuple[list[Turn], str]:
+    """The turns of an agent whose model is not there, from its records, which are text; and what of its log they do not
+    tell. Raises `why` if there are none."""
+    known = shell.system.run(turns.known_of(pid))
+    if known.dialogue is None or not known.dialogue.said:
+        raise why
+    info = shell.info(pid)
+    said = known_turns(known.dialogue, None, printable(info.name, one_line=True))
+    left = known.length - known.dialogue.end
+    unread = f"the last {left} tokens are not in its records, and its model is not there: {why.reason}"
+    return said, unread if left else ""
 
 
 def _print_turns(shell: Session, said: list[Turn]) -> None:
@@ -89,6 +121,8 @@ def _print_file(shell: Session, word: str) -> None:
 def _follow(shell: Session, agent: Process, *, raw: bool) -> None:
     tokens: list[int] = []
     shown = ""
+    if shell.info(agent.pid).state is State.STOPPED:
+        shell.screen.note(f"(it is stopped; `cont {agent.pid}` lets it go on)")
     try:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The commands that control: stop cont kill nice migrate exec fork rename disown limits group join policy pagein evict
+"""The commands that control: stop cont kill nice migrate exec fork rename limits group join policy pagein evict
 advise run exit halt."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
 from llmasos.syscalls.policy_file import located_policy
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Limits, Signal
+from llmasos.syscalls.records import Kind, Limits, Signal, State
 from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
@@ -26,7 +26,7 @@ from llmasos.syscalls.table import (
     Setlimits,
     Setsched,
 )
-from llmasos.userland.programs import groups, system
+from llmasos.userland.programs import groups, ps, system
 from llmasos.userland.programs.figures import size
 from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.programs.power import halt
@@ -34,22 +34,27 @@ from llmasos.userland.programs.program import checked
 from llmasos.userland.shell.arrival import arrival
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Pipeline
-from llmasos.userland.shell.session import Session, does
+from llmasos.userland.shell.session import Session, does, each
 
 
 @does("stop")
-def _stop(shell: Session, line: Line) -> None:
-    _send(shell, line.text("PID"), Signal.STOP)
+def _stop(shell: Session, line: Line) -> int:
+    return each(shell, line, lambda word: _send(shell, word, Signal.STOP))
 
 
 @does("cont")
-def _cont(shell: Session, line: Line) -> None:
-    _send(shell, line.text("PID"), Signal.CONT)
+def _cont(shell: Session, line: Line) -> int:
+    return each(shell, line, lambda word: _send(shell, word, Signal.CONT))
 
 
 @does("kill")
-def _kill(shell: Session, line: Line) -> None:
-    _send(shell, line.text("PID"), signal_named(line.text("SIGNAL", "TERM")))
+def _kill(shell: Session, line: Line) -> int:
+    if line.has("-l"):
+        for one in Signal:
+            shell.screen.line(f"{one.value:>2} {one.name}")
+        return 0
+    signal = signal_named(line.text("-s") or line.text("SIGNAL", "TERM"))
+    return each(shell, line, lambda word: _send(shell, word, signal))
 
 
 def _send(shell: Session, word: str, signal: Signal) -> None:
@@ -302,10 +307,18 @@ def _exit(shell: Session, line: Line) -> None:
 
 @does("halt")
 def _halt(shell: Session, line: Line) -> None:
+    keep = line.has("--keep")
+    agents = sum(row.kind is Kind.LLM and row.state is not State.ZOMBIE for row in ps.processes(shell.kernel))
+    if agents and not keep and shell.interactive and not line.has("--yes"):
+        ends = "one agent ends" if agents == 1 else f"{agents} agents end"
+        said = shell.ask_line(f"{ends} with it (`halt --keep` leaves them to the next kernel); halt? [y/N] ")
+        if said.strip().lower() not in ("y", "yes"):
+            shell.screen.line("nothing was halted")
+            return
     try:
-        halt(shell.kernel.runtime)
+        halt(shell.kernel.runtime, keep=keep)
     except SyscallError:
         shell.status = 1
         raise
-    shell.screen.line("the kernel has halted")
+    shell.screen.line("the kernel has halted" + ("; the next one goes on with its agents" if keep else ""))
     shell.status = 1 if shell.failures and not shell.interactive else 0

@@ -1,4 +1,4 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help man clear."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
 from llmasos.userland.programs import groups, log, ps, strace, system
 from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.shell import man
+from llmasos.userland.shell import lines, man
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.session import Session, does
@@ -131,24 +131,21 @@ def _trace(shell: Session, line: Line) -> None:
 
 
 @does("read")
-def _read(shell: Session, line: Line) -> None:
-    limit = line.integer("N", MAX_TOKENS_PER_CALL)
-    try:
-        pid, position = shell.pid(line.text("PID"), agent=True), line.integer("FROM", 0)
-    except SyscallError as error:
-        if error.errno is not Errno.ESRCH or shell.input is None:
-            raise
-        raise UsageError(
-            f"{error.reason}; read prints token ids here, and reads no lines: `for word in $(cat ./FILE)` goes through "
-            "words, and `sh -c 'while read l; do ...; done'` through lines"
-        ) from None
+def _read(shell: Session, line: Line) -> int:
+    if lines.wants_a_line(shell, line):
+        return lines.read_line(shell, line)
+    if not line.has("PID") or len(line.words) > 2:
+        raise UsageError(f"read wants PID FROM N, or NAMES and an input to read a line of. Usage: {line.command.usage}")
+    pid = shell.pid(line.text("PID"), agent=True)
+    line.values |= dict(zip(("FROM", "N"), line.words, strict=False))
+    position, limit = line.integer("FROM", 0), line.integer("N", MAX_TOKENS_PER_CALL)
     if position < 0 or limit < 1:
         reason = f"read wants FROM of at least 0 and N of at least 1, found {position} and {limit}"
         raise SyscallError(Errno.EINVAL, reason)
     result = shell.kernel(Read(pid=pid, position=position, limit=limit, timeout=0.0))
     if line.has("--json"):
         document(shell.screen, result)
-        return
+        return 0
     width = shell.screen.width
     row = ""
     at = position
@@ -159,6 +156,7 @@ def _read(shell: Session, line: Line) -> None:
         row += f" {token}"
     if row:
         _tokens(shell.screen, at, row)
+    return 0
 
 
 def _tokens(screen: Screen, position: int, row: str) -> None:
@@ -178,7 +176,7 @@ def _help(shell: Session, line: Line) -> None:
 
 @does("man")
 def _man(shell: Session, line: Line) -> None:
-    man.show(shell.screen, man.page(line.text("TOPIC")))
+    man.show(shell.screen, man.asked(line))
 
 
 class until_interrupt:

@@ -1,5 +1,4 @@
-"""The commands of the shell itself: jobs fg bg disown history watch source alias unalias set unset export shift local
-break continue return echo true false."""
+"""The commands of the shell itself: jobs fg bg disown history watch source alias unalias."""
 
 from __future__ import annotations
 
@@ -10,14 +9,15 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
-from llmasos.userland.shell.evaluate import Left, execute, foreground
+from llmasos.userland.programs.listing import Asked
+from llmasos.userland.shell.evaluate import execute, foreground
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.grammar import Line, UsageError
-from llmasos.userland.shell.jobs import Answer
+from llmasos.userland.shell.jobs import Answer, Job
+from llmasos.userland.shell.jobs_table import LISTING, JobRow
 from llmasos.userland.shell.listening import resume
 from llmasos.userland.shell.script import run_lines
-from llmasos.userland.shell.session import INTERRUPTED, Session, does
-from llmasos.userland.shell.variables import NAMES, SWITCHES
+from llmasos.userland.shell.session import INTERRUPTED, Session, does, each, stopped_agents
 
 WATCH_SECONDS, WATCH_LEAST = 2.0, 0.1
 SHOWN_LINES = 50  # of the history
@@ -27,21 +27,44 @@ SHOWN_LINES = 50  # of the history
 
 @does("jobs")
 def _jobs(shell: Session, line: Line) -> None:
+    asked = Asked.of(line)
+    tabled = asked != Asked()
     for text in shell.finished_jobs():
-        shell.screen.line(text)
-    for job in shell.jobs:
-        if isinstance(job, Answer):
-            info = shell.info(job.pid)
-            how = f"{ps.state(info)}, {info.usage.decoded} tokens decoded"
-        else:
-            how = "stopped" if job.stopped else "running"
-        shell.screen.write(f"%{job.number}  ", "dim")
-        shell.screen.line(f"{job.source}: {how}")
+        (shell.screen.note if tabled else shell.screen.line)(text)
+    rows = [_row(shell, job) for job in shell.jobs]
+    if tabled:
+        LISTING.show(shell.screen, rows, asked)
+        return
+    for row in rows:
+        how = f"{row.state}, {row.decoded} tokens decoded" if row.pid else row.state
+        shell.screen.write(f"%{row.job}  ", "dim")
+        shell.screen.line(f"{row.command}: {how}")
+
+
+def _row(shell: Session, job: Job) -> JobRow:
+    if isinstance(job, Answer):
+        info = shell.info(job.pid)
+        return JobRow(job.number, ps.state(info), job.pid, info.usage.decoded, job.source)
+    return JobRow(job.number, "stopped" if job.stopped else "running", 0, 0, job.source)
+
+
+def _job(shell: Session, line: Line) -> Job:
+    """The job that a line means. Raises ESRCH; of an agent that another shell has stopped with what to do instead."""
+    word = line.text("JOB")
+    try:
+        return shell.jobs.find(word)
+    except SyscallError as error:
+        stopped = [name for name in stopped_agents(shell) if word in ("", "%", "%%", "%+", name)]
+        if error.errno is not Errno.ESRCH or not stopped:
+            raise
+        them = ", ".join(stopped)
+        reason = f"{error.reason}; stopped before this shell: {them}; `cont {stopped[0]}` lets it go on, `cat -f` follows"
+        raise SyscallError(Errno.ESRCH, reason) from None
 
 
 @does("fg")
 def _fg(shell: Session, line: Line) -> int:
-    job = shell.jobs.find(line.text("JOB"))
+    job = _job(shell, line)
     if not shell.main:
         raise UsageError("fg: a job goes to the foreground at the prompt, not in a pipeline")
     if isinstance(job, Answer):
@@ -54,7 +77,7 @@ def _fg(shell: Session, line: Line) -> int:
 
 @does("bg")
 def _bg(shell: Session, line: Line) -> None:
-    job = shell.jobs.find(line.text("JOB"))
+    job = _job(shell, line)
     if isinstance(job, Answer):
         if job.out is not None:
             reason = f"the rest of what {job.name} says goes to a file, which this shell writes; `fg` goes on with it"
@@ -67,8 +90,13 @@ def _bg(shell: Session, line: Line) -> None:
 
 
 @does("disown")
-def _disown(shell: Session, line: Line) -> None:
-    word = line.text("PID")
+def _disown(shell: Session, line: Line) -> int:
+    if not line.words:
+        line.words.append("")
+    return each(shell, line, lambda word: _disowned(shell, word))
+
+
+def _disowned(shell: Session, word: str) -> None:
     if word.startswith("%") or not word:
         job = shell.jobs.find(word)
         if not isinstance(job, Answer):
@@ -115,13 +143,16 @@ def _watch(shell: Session, line: Line) -> int:
 @does("source")
 def _source(shell: Session, line: Line) -> int:
     before = shell.variables.arguments
+    script, number = shell.script, shell.line
+    shell.script = line.text("FILE")
     if line.words:
         shell.variables.arguments = line.words
     try:
         with opened(line.text("FILE"), "<") as file:
-            return run_lines(shell, file, leaves=True)
+            return run_lines(shell, file, leaves=True, tested=shell.tested)
     finally:
         shell.variables.arguments = before
+        shell.script, shell.line = script, number
 
 
 @does("history")
@@ -160,98 +191,3 @@ def _unalias(shell: Session, line: Line) -> None:
     for name in line.words:
         if shell.variables.aliases.pop(name, None) is None:
             raise UsageError(f"there is no alias {name!r}; `alias` lists them")
-
-
-@does("set")
-def _set(shell: Session, line: Line) -> None:
-    """`set -e`, `set +e`, `set -o pipefail`, `set -- a b`; alone, the variables."""
-    words = list(line.words)
-    variables = shell.variables
-    if not words:
-        for name in sorted(variables.values):
-            shell.screen.line(f"{name}={shlex.quote(variables.values[name])}")
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            variables.arguments, words = words, []
-        elif word in ("-o", "+o"):
-            if not words:
-                for name in NAMES:
-                    shell.screen.line(f"{name:<10} {'on' if name in variables.switches else 'off'}")
-                return
-            _switch(shell, words.pop(0), on=word == "-o")
-        elif word[:1] in ("-", "+") and len(word) > 1:
-            for letter in word[1:]:
-                _switch(shell, SWITCHES.get(letter, letter), on=word[0] == "-")
-        else:
-            raise UsageError(f"set takes -e, -x, -o pipefail, + for - to take one back, or -- WORDS; found {word!r}")
-
-
-def _switch(shell: Session, name: str, *, on: bool) -> None:
-    if name not in NAMES:
-        raise UsageError(f"set has no switch {name!r}; there are {', '.join(NAMES)}")
-    (shell.variables.switches.add if on else shell.variables.switches.discard)(name)
-
-
-@does("unset")
-def _unset(shell: Session, line: Line) -> None:
-    for name in line.words:
-        shell.variables.values.pop(name, None)
-        shell.variables.exported.discard(name)
-        shell.variables.functions.pop(name, None)
-
-
-@does("export")
-def _export(shell: Session, line: Line) -> None:
-    for word in line.words:
-        name, equals, value = word.partition("=")
-        if not name.isidentifier():
-            raise UsageError(f"a variable is letters, digits and `_`, found {name!r}")
-        if equals:
-            shell.variables.values[name] = value
-        shell.variables.exported.add(name)
-
-
-@does("shift")
-def _shift(shell: Session, line: Line) -> None:
-    count = line.integer("N", 1, least=0)
-    if count > len(shell.variables.arguments):
-        raise UsageError(f"shift: there are {len(shell.variables.arguments)} arguments, found {count}")
-    del shell.variables.arguments[:count]
-
-
-# --- flow -----------------------------------------------------------------------------------------------------------
-
-
-@does("break")
-def _break(shell: Session, line: Line) -> None:
-    raise Left("break", line.integer("N", 1, least=1))
-
-
-@does("continue")
-def _continue(shell: Session, line: Line) -> None:
-    raise Left("continue", line.integer("N", 1, least=1))
-
-
-@does("return")
-def _return(shell: Session, line: Line) -> None:
-    raise Left("return", line.integer("STATUS", shell.variables.status, least=0))
-
-
-@does("echo")
-def _echo(shell: Session, line: Line) -> None:
-    words = list(line.words)
-    end = "\n"
-    if words[:1] == ["-n"]:
-        words, end = words[1:], ""
-    shell.screen.write(" ".join(words) + end)
-
-
-@does("true")
-def _true(shell: Session, line: Line) -> None:
-    pass
-
-
-@does("false")
-def _false(shell: Session, line: Line) -> int:
-    return 1

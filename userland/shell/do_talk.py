@@ -7,7 +7,8 @@ import re
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Limits
+from llmasos.syscalls.records import Limits, State
+from llmasos.userland.programs import ps
 from llmasos.userland.programs.listing import document
 from llmasos.userland.sdk.actions import MAX_TOKENS
 from llmasos.userland.shell.arrival import arrival
@@ -56,7 +57,10 @@ def _spawn(shell: Session, line: Line) -> None:
     elif not shell.piped:
         shown = printable(name, one_line=True)
         model = printable(called(agent.model.name), one_line=True)
-        shell.screen.line(f"[{agent.pid}] {shown} on {model}: `say {_typed(name, agent.pid)} ...` talks to it")
+        same = ps.processes(shell.kernel, lambda row: row.name == name and row.state is not State.ZOMBIE)
+        typed = _typed(name, agent.pid) if len(same) < 2 else str(agent.pid)
+        several = f"; {len(same)} processes are called so: say which by its pid" if len(same) > 1 else ""
+        shell.screen.line(f"[{agent.pid}] {shown} on {model}: `say {typed} ...` talks to it{several}")
 
 
 def _typed(name: str, pid: int) -> str:

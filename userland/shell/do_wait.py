@@ -11,32 +11,41 @@ from llmasos.syscalls.table import Getinfo, Wait
 from llmasos.userland.programs.listing import document, plain
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Pipeline
-from llmasos.userland.shell.session import Session, does
+from llmasos.userland.shell.session import Session, does, each
 
 POLL_SECONDS = 0.05
 
 
 @does("wait")
 def _wait(shell: Session, line: Line) -> int:
-    word = line.text("PID")
+    if line.words:
+        return each(shell, line, lambda word: _one(shell, word, as_json=line.has("--json")))
+    for job in shell.jobs:
+        if isinstance(job, Pipeline):
+            _job(shell, job)
+        elif not job.stopped:
+            _wait_for(shell, job.pid, told=False)
+    return 0
+
+
+def _one(shell: Session, word: str, *, as_json: bool) -> int:
     job = shell.jobs.find(word) if word.startswith("%") else None
-    if word and not isinstance(job, Pipeline):
-        _wait_for(shell, shell.pid(word, exited=True), told=True, as_json=line.has("--json"))
-        return 0
-    status = 0
-    for one in [job] if job is not None else list(shell.jobs):
-        if isinstance(one, Pipeline):
-            one.changed.wait()
-            status = one.status
-            if one.done:
-                shell.jobs.remove(one)
-        elif not one.stopped:
-            _wait_for(shell, one.pid, told=False)
-    return status if word else 0
+    if isinstance(job, Pipeline):
+        return _job(shell, job)
+    _wait_for(shell, shell.pid(word, exited=True), told=True, as_json=as_json)
+    return 0
+
+
+def _job(shell: Session, job: Pipeline) -> int:
+    job.changed.wait()
+    if job.done:
+        shell.jobs.remove(job)
+    return job.status
 
 
 def _wait_for(shell: Session, pid: int, *, told: bool, as_json: bool = False) -> None:
     """Wait until a process is idle, or has exited; `told`: say so."""
+    remarked = False
     while True:
         try:
             info = shell.kernel(Getinfo(pid=pid))
@@ -61,5 +70,13 @@ def _wait_for(shell: Session, pid: int, *, told: bool, as_json: bool = False) ->
             elif told:
                 shell.screen.line(f"[{pid}] {name}: idle after {info.usage.decoded} decoded tokens")
             break
+        if not remarked and (info.state is State.STOPPED or info.kind is Kind.PROGRAM):
+            how = (
+                f"is stopped, and does nothing until `cont {pid}`"
+                if info.kind is Kind.LLM
+                else "is a program: until it ends"
+            )
+            shell.screen.note(f"[{pid}] {name} {how}")
+            remarked = True
         time.sleep(POLL_SECONDS)
     shell.jobs.forget_answer(pid)

@@ -30,6 +30,7 @@ from prompt_toolkit.styles import Style
 from llmasos.userland.shell import syntax
 from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.script import whole
+from llmasos.userland.shell.situation import fitted
 from llmasos.userland.shell.words import COMMANDS
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 PROMPT = HTML("<b><ansicyan>llmasos</ansicyan></b>&gt; ")
+
+
+class _Kept(FileHistory):
+    """A history that leaves out lines that begin with a blank, as bash does with HISTCONTROL=ignorespace."""
+
+    def append_string(self, string: str) -> None:
+        if not string.startswith(" "):
+            super().append_string(string)
 
 
 class _Output(Vt100_Output):
@@ -144,7 +153,7 @@ class Editor:
 
     def _toolbar(self) -> FormattedText:
         width = self._output.get_size().columns
-        return FormattedText([("class:bottom-toolbar.text", f" {self._situation.text}"[: max(1, width - 1)])])
+        return FormattedText([("class:bottom-toolbar.text", f" {fitted(self._situation.text, width - 2)}")])
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -159,6 +168,18 @@ class Editor:
                 buffer.cursor_position = len(text)
                 buffer.newline(copy_margin=False)
 
+        @keys.add("c-d", filter=has_focus(DEFAULT_BUFFER))
+        def end(event: KeyPressEvent) -> None:
+            """At the end of a text that goes on: no more of it comes, and what is missing is said. In an empty line: the
+            end of the shell."""
+            buffer = event.current_buffer
+            if not buffer.text:
+                event.app.exit(exception=EOFError)
+            elif "\n" in buffer.text and buffer.document.is_cursor_at_the_end:
+                buffer.validate_and_handle()
+            else:
+                buffer.delete()
+
         return keys
 
     def _history(self, name: str) -> History:
@@ -172,7 +193,7 @@ class Editor:
         except OSError as error:
             self._say(f"the history of this session will not be kept: {error}")
             return InMemoryHistory()
-        return FileHistory(path)
+        return _Kept(path)
 
 
 def is_text(shell: Session, text: str) -> bool:

@@ -21,17 +21,18 @@ from itertools import pairwise
 from typing import TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind as ProcessKind
-from llmasos.syscalls.records import ProcessInfo, Signal, State
+from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import StatsCall
-from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, number
-from llmasos.userland.shell import expansion, files, hosts, pipes, syntax
-from llmasos.userland.shell.grammar import MANY, Argument, Kind, UsageError, expected, line_of, status_of, unknown
+from llmasos.userland.programs.screen import Unwritable
+from llmasos.userland.shell import directory, expansion, files, hosts, meaning, pipes, syntax
+from llmasos.userland.shell.grammar import Argument, UsageError, line_of, status_of
 from llmasos.userland.shell.jobs import Pipeline as Job
+from llmasos.userland.shell.scanner import ASSIGNMENT
 from llmasos.userland.shell.session import DO, INTERRUPTED, Session
 from llmasos.userland.shell.tree import (
     AndOr,
+    Case,
     For,
     Function,
     Group,
@@ -73,12 +74,13 @@ class Left(Exception):
 # --- whole texts ----------------------------------------------------------------------------------------------------
 
 
-def execute(shell: Session, text: str, *, whole_text: bool = False, returns: bool = False) -> int:
+def execute(shell: Session, text: str, *, whole_text: bool = False, returns: bool = False, tested: bool = False) -> int:
     """Run a script. Errors are printed and counted, never raised. Returns the status of the last command. `whole_text`:
-    free text in it goes on to its end (a text that was pasted). With `returns`, `return` raises Left."""
+    free text in it goes on to its end (a text that was pasted). With `returns`, `return` raises Left. `tested`: its
+    status is looked at."""
     try:
-        tree = syntax.read(text, COMMANDS, shell.variables.aliases, whole_text=whole_text)
-        status = run(shell, tree)
+        tree = syntax.read(text, COMMANDS, shell.variables.aliases, whole_text=whole_text, first_line=shell.line)
+        status = run(shell, tree, tested=tested)
     except SyscallError as error:  # of the reader: nothing has run
         status = failed(shell, error)
         shell.failures += 1
@@ -101,7 +103,7 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
         status = 1
         shell.failures += 1
     except KeyboardInterrupt as interrupt:
-        if not isinstance(interrupt, Interrupted):
+        if not isinstance(interrupt, Interrupted) and shell.screen.terminal:
             shell.screen.line()
         status = INTERRUPTED
         shell.failures += 1
@@ -114,6 +116,34 @@ def execute(shell: Session, text: str, *, whole_text: bool = False, returns: boo
     return status
 
 
+def leave(shell: Session, status: int) -> int:
+    """The shell, or a subshell, ends: run what `trap ... EXIT` says, which may end it with another status."""
+    text = shell.variables.traps.pop("EXIT", "")
+    if text:
+        shell.variables.status = status
+        ended, shell.status = shell.status, None
+        execute(shell, text)
+        status = status if shell.status is None else shell.status
+        shell.status = ended if shell.status is None else shell.status
+    return status
+
+
+def interrupted(shell: Session) -> bool:
+    """After Ctrl-C: run what `trap ... INT` says; False if it says nothing."""
+    if not shell.main or "INT" not in shell.variables.traps:
+        return False
+    shell.variables.status = INTERRUPTED
+    execute(shell, shell.variables.traps["INT"])
+    return True
+
+
+def heed(shell: Session) -> None:
+    """Have SIGINT ignored, or not, as `trap` says; programs that are started from here on too."""
+    if shell.main:
+        ignored = shell.variables.traps.get("INT") == ""
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+
+
 def _leave_by_errexit(shell: Session, status: int) -> None:
     if "errexit" in shell.variables.switches and shell.status is None:
         shell.status = status
@@ -121,7 +151,10 @@ def _leave_by_errexit(shell: Session, status: int) -> None:
 
 def failed(shell: Session, error: SyscallError) -> int:
     """Print an error; returns the status that it is. If the kernel has gone, a script ends; somebody's shell stays."""
-    shell.screen.error(str(error))
+    if not (isinstance(error, Unwritable) and error.told):
+        shell.complain(error)
+    if isinstance(error, expansion.Unset) and not shell.interactive:
+        shell.status = 1
     if error.errno is Errno.EPIPE and not shell.alive():
         if shell.interactive:
             shell.outage.lost()
@@ -165,7 +198,8 @@ def _in_background(shell: Session, item: AndOr) -> int:
     statuses: list[int] = []
 
     def act() -> None:
-        statuses.append(_guarded(view, lambda: _item(view, item, tested=True)))
+        directory.own()
+        statuses.append(leave(view, _guarded(view, lambda: _item(view, item, tested=True))))
 
     shell.jobs.add(job)
     job.begin([threading.Thread(target=act, name="llmasos-job", daemon=True)], lambda: statuses[0])
@@ -215,15 +249,25 @@ def _counted(shell: Session, act: Callable[[], int], *, tested: bool, compound: 
         tested = tested or compound
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt:
+        if not interrupted(shell):
+            raise
+        status = INTERRUPTED
     except SyscallError as error:
-        status = failed(shell, error)
-        if shell.outage.gone and error.errno is Errno.EPIPE:
-            raise CutOff from None
+        status = _told(shell, error)
     except OSError as error:
         status = failed(shell, SyscallError(Errno.EIO, f"{error.filename or 'a stream'}: {error.strerror or error}"))
     if status and not tested:
         shell.failures += 1
         _leave_by_errexit(shell, status)
+    return status
+
+
+def _told(shell: Session, error: SyscallError) -> int:
+    """Print the error of a command; returns the status that it is. Raises CutOff if the kernel has gone."""
+    status = failed(shell, error)
+    if shell.outage.gone and error.errno is Errno.EPIPE:
+        raise CutOff from None
     return status
 
 
@@ -257,7 +301,8 @@ def _members(shell: Session, pipeline: Pipeline) -> int:
 
     def act(position: int) -> None:
         view = views[position]
-        statuses[position] = _guarded(view, lambda: _node(view, pipeline.members[position], tested=True))
+        directory.own()
+        statuses[position] = leave(view, _guarded(view, lambda: _node(view, pipeline.members[position], tested=True)))
         pipes.close(
             view.screen.out if position < len(views) - 1 else None,
             view.input if position > 0 else None,
@@ -404,6 +449,8 @@ def _node(shell: Session, node: Node, *, tested: bool) -> int:
                 return _while(shell, node, tested=tested)
             case For():
                 return _for(shell, node, tested=tested)
+            case Case():
+                return _case(shell, node, tested=tested)
             case Group():
                 return _group(shell, node, tested=tested)
 
@@ -447,13 +494,22 @@ def _loop(shell: Session, body: Script, turns: Iterator[None], *, tested: bool) 
     return status
 
 
+def _case(shell: Session, node: Case, *, tested: bool) -> int:
+    output = _output(shell)
+    value = expansion.text(shell.variables, node.word, output)
+    for patterns, body in node.clauses:
+        if any(fnmatchcase(value, expansion.pattern(shell.variables, one, output)) for one in patterns):
+            return run(shell, body, tested=tested)
+    return 0
+
+
 def _values(shell: Session, words: list[Word]) -> list[str]:
     """What `for` goes through: a pattern stands for the files that match it, else for the agents whose names do."""
     values: list[str] = []
     for argument in [argument for word in words for argument in _arguments(shell, word)]:
         found = sorted(glob.glob(argument.pattern)) if argument.pattern else []
         if argument.pattern and not found and "/" not in argument.pattern:
-            found = [name for name in dict.fromkeys(_names(shell)) if fnmatchcase(name, argument.pattern)]
+            found = [name for name in dict.fromkeys(meaning.names(shell)) if fnmatchcase(name, argument.pattern)]
         values += found or [argument.text]
     return values
 
@@ -476,34 +532,59 @@ def _check(shell: Session) -> None:
 def _group(shell: Session, node: Group, *, tested: bool) -> int:
     if not node.apart:
         return run(shell, node.body, tested=tested)
-    inner = shell.subshell()
+    return _apart(shell, shell.subshell(), node.body, tested=tested)
+
+
+def _apart(shell: Session, inner: Session, script: Script, *, tested: bool) -> int:
+    """Run a script in a subshell of this thread."""
     inner.main = shell.main
     try:
-        return run(inner, node.body, tested=tested)
-    except Ended:
-        return inner.status or 0
+        with directory.kept():
+            try:
+                status = run(inner, script, tested=tested)
+            except Ended:
+                status = inner.status or 0
+            return leave(inner, status)
+    finally:
+        if "INT" in inner.variables.traps:
+            heed(shell)
 
 
 def _simple(shell: Session, simple: Simple, *, background: bool = False, tested: bool = False) -> int:
     """A simple command. Raises SyscallError and whatever the command raises."""
+    shell.line = simple.line
     with ExitStack() as stack:
         view = _redirected(shell, simple.redirects, stack) if simple.redirects else shell
-        words = [argument for word in simple.words for argument in _arguments(view, word)]
-        given = [(name, expansion.text(shell.variables, word, _output(view))) for name, word in simple.assignments]
-        if not words:
-            shell.variables.values.update(given)
-            return _substituted(simple) and shell.variables.status
-        text = None if simple.text is None else expansion.text(shell.variables, simple.text, _output(view))
-        if "xtrace" in shell.variables.switches:
-            shown = [word.text for word in words] + ([] if text is None else [text])
-            view.screen.error("+ " + " ".join(shown))
-        name = words[0].text
-        if not simple.host and name in shell.variables.functions:
-            return _call(view, shell.variables.functions[name], words[1:], given, tested=tested)
-        if not simple.host and name in COMMANDS:
-            with _assigned(shell, given):
-                return _command(view, name, words[1:], text, background=background)
-        return _program(view, words, dict(given), host=simple.host)
+        try:
+            return _carried_out(shell, view, simple, background=background, tested=tested)
+        except Unwritable:  # the file of a redirection says so when it is closed
+            raise
+        except SyscallError as error:
+            return _told(view, error)
+
+
+def _carried_out(shell: Session, view: Session, simple: Simple, *, background: bool, tested: bool) -> int:
+    words = [argument for word in simple.words for argument in _arguments(view, word, whole=_declared(simple, word))]
+    given = [(name, expansion.text(shell.variables, word, _output(view))) for name, word in simple.assignments]
+    if not words:
+        shell.variables.values.update(given)
+        return _substituted(simple) and shell.variables.status
+    text = None if simple.text is None else expansion.text(shell.variables, simple.text, _output(view))
+    if "xtrace" in shell.variables.switches:
+        shown = [word.text for word in words] + ([] if text is None else [text])
+        view.screen.error("+ " + " ".join(shown))
+    name = words[0].text
+    if not simple.host and name in shell.variables.functions:
+        return _call(view, shell.variables.functions[name], words[1:], given, tested=tested)
+    if not simple.host and name in COMMANDS:
+        with _assigned(shell, given):
+            return _command(view, name, words[1:], text, background=background, tested=tested)
+    return _program(view, words, dict(given), host=simple.host)
+
+
+def _declared(simple: Simple, word: Word) -> bool:
+    """Whether a word sets a variable, as in `local x=$y`: then it is not split."""
+    return simple.words[0].plain in ("local", "export", "alias") and ASSIGNMENT.match(word.source) is not None
 
 
 def _substituted(simple: Simple) -> bool:
@@ -519,6 +600,7 @@ def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[s
             f"functions call each other more than {MAX_DEPTH} deep; a function that calls itself needs an end"
         )
     before, shell.variables.arguments = shell.variables.arguments, [word.text for word in words]
+    shell.variables.scopes.append({})
     _local.depth = depth + 1
     try:
         with _assigned(shell, given):
@@ -528,6 +610,7 @@ def _call(shell: Session, body: Node, words: list[Argument], given: list[tuple[s
             raise
         return left.amount
     finally:
+        shell.variables.put_back(shell.variables.scopes.pop())
         shell.variables.arguments = before
         _local.depth = depth
 
@@ -541,62 +624,37 @@ def _assigned(shell: Session, given: list[tuple[str, str]]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                values.pop(name, None)
-            else:
-                values[name] = value
+        shell.variables.put_back(before)
 
 
-def _command(shell: Session, name: str, words: list[Argument], text: str | None, *, background: bool) -> int:
+def _command(
+    shell: Session, name: str, words: list[Argument], text: str | None, *, background: bool, tested: bool
+) -> int:
     """A command of this shell; one whose pid is a pattern is carried out for each process that matches."""
     form = COMMANDS[name]
     piped = shell.input is not None
     status = 0
-    for chosen in _each(shell, name, words):
+    for chosen in meaning.each_of(shell, name, words):
         line = line_of(form, chosen, text, background=background, piped=piped)
+        shell.tested = tested
         status = DO[name](shell, line) or 0
     return status
-
-
-def _each(shell: Session, name: str, words: list[Argument]) -> list[list[Argument]]:
-    """The words of a command, once for each process that a pattern among them names."""
-    made: list[Argument] = []
-    for position, word in enumerate(words):
-        if not word.pattern:
-            made.append(word)
-            continue
-        what = expected(COMMANDS[name], [one.text for one in words[:position]])
-        if (what is not None and what.kind in (Kind.FILE, *MANY)) or "/" in word.pattern:
-            made += [Argument(file, quoted=True) for file in _matching_files([word])]
-        elif what is not None and what.kind in (Kind.PID, Kind.AGENT):
-            found = [row.pid for row in _living(shell) if fnmatchcase(row.name, word.pattern)]
-            if not found:
-                raise SyscallError(Errno.ESRCH, f"no process has a name like {word.text!r}; `ps` lists them")
-            return [[*made, Argument(str(pid)), *words[position + 1 :]] for pid in found]
-        else:
-            made.append(word)
-    return [made]
-
-
-def _living(shell: Session) -> list[ProcessInfo]:
-    return ps.processes(shell.kernel, lambda row: row.kind is ProcessKind.LLM and row.state is not State.ZOMBIE)
-
-
-def _names(shell: Session) -> list[str]:
-    return [row.name for row in _living(shell) if row.name]
 
 
 def _program(shell: Session, words: list[Argument], given: dict[str, str], *, host: bool) -> int:
     """A program of the host, in a job of its own at a terminal."""
     name = words[0].text
+    if not host and name in hosts.MEANT_OTHERWISE:
+        raise UsageError(f"{name!r} is the machine's own, and {hosts.MEANT_OTHERWISE[name]}; `!{name}` if you mean it")
     path = hosts.found(name, shell)
     if path is None:
         where = "on PATH" if "/" not in name else "there"
-        reason = f"there is no program {name!r} {where}" if host else unknown(name, COMMANDS)
-        shell.screen.error(str(UsageError(reason)))
+        reason = f"there is no program {name!r} {where}" if host else meaning.no_command(name)
+        if host and name.startswith(("!", "$")):
+            reason = "`!!` and its like are not here: Up and Ctrl-R find earlier lines, and `history` lists them"
+        shell.complain(UsageError(reason))
         return hosts.NOT_FOUND
-    argv = [name, *_matching_files(words[1:])]
+    argv = [name, *meaning.matching_files(words[1:])]
     return _started(shell, path, argv, given)
 
 
@@ -625,20 +683,17 @@ def _guarded_program(shell: Session, path: str, argv: list[str], given: dict[str
     try:
         return hosts.run(shell, path, argv, given)
     except SyscallError as error:
-        shell.screen.error(str(error))
+        shell.complain(error)
         return hosts.NOT_EXECUTABLE
 
 
 # --- words, streams -------------------------------------------------------------------------------------------------
 
 
-def _arguments(shell: Session, word: Word) -> list[Argument]:
+def _arguments(shell: Session, word: Word, *, whole: bool = False) -> list[Argument]:
+    if whole:
+        return [Argument(expansion.text(shell.variables, word, _output(shell)), quoted=True)]
     return expansion.arguments(shell.variables, word, _output(shell))
-
-
-def _matching_files(words: list[Argument]) -> list[str]:
-    """The words, patterns replaced by the files that match; one that matches none stands for itself."""
-    return [file for word in words for file in (sorted(glob.glob(word.pattern)) if word.pattern else []) or [word.text]]
 
 
 def _output(shell: Session) -> expansion.Output:
@@ -649,7 +704,6 @@ def _output(shell: Session) -> expansion.Output:
         if depth >= MAX_DEPTH:
             raise UsageError(f"$(...) stands within itself more than {MAX_DEPTH} deep")
         inner = shell.subshell()
-        inner.main = shell.main
         reading, writing = pipes.pipe()
         said: list[str] = []
         reader = threading.Thread(target=lambda: said.append(_heard(reading)), name="llmasos-output", daemon=True)
@@ -657,9 +711,7 @@ def _output(shell: Session) -> expansion.Output:
         inner.redirected(writing)
         _local.depth = depth + 1
         try:
-            shell.variables.status = run(inner, script, tested=True)
-        except Ended:
-            shell.variables.status = inner.status or 0
+            shell.variables.status = _apart(shell, inner, script, tested=True)
         finally:
             _local.depth = depth
             pipes.close(writing)
@@ -691,7 +743,10 @@ def _redirected(shell: Session, redirects: list[Redirect], stack: ExitStack) -> 
             stream = pipes.from_text(said + ("\n" if redirect.operator == "<<<" else ""))
         else:
             stream = files.opened(said, redirect.operator)
-        stack.enter_context(files.closing(said, stream))
+        if redirect.operator.startswith("2"):
+            stack.enter_context(files.closing_errors(said, stream, shell.screen))
+        else:
+            stack.enter_context(files.closing(said, stream))
         if redirect.operator.startswith("<"):
             view.input = stream
         elif redirect.operator.startswith("2"):

@@ -12,6 +12,7 @@ import operator
 import os
 import re
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 from llmasos.userland.shell.grammar import Argument, UsageError
 from llmasos.userland.shell.tree import Literal, Part, Script, Substitution, Sum, Variable, Word
@@ -22,6 +23,13 @@ MAX_DIGITS = 1000  # of a sum
 
 Output = Callable[[Script], str]
 """Runs the script of a `$(...)` and returns what it printed."""
+
+
+_FOR_UNSET = ("-", "+", "=", "?")  # operators that say what becomes of a variable that is not set
+
+
+class Unset(UsageError):
+    """A variable that has to be set is not. It ends a script."""
 
 
 class _Field:
@@ -95,6 +103,15 @@ def text(variables: Variables, word: Word, output: Output) -> str:
     return said
 
 
+def pattern(variables: Variables, word: Word, output: Output) -> str:
+    """The pattern of a word of `case`: what is in quotes is no pattern."""
+    made = ""
+    for part in word.parts:
+        said = part.text if isinstance(part, Literal) else _value(variables, part, output)
+        made += glob.escape(said) if part.quoted else said.replace("[^", "[!")
+    return made
+
+
 def _value(variables: Variables, part: Part, output: Output) -> str:
     if isinstance(part, Substitution):
         return output(part.script).rstrip("\n")
@@ -102,12 +119,44 @@ def _value(variables: Variables, part: Part, output: Output) -> str:
         return str(_sum(variables, part, output))
     assert isinstance(part, Variable)
     value = variables.get(part.name)
+    if (
+        value is None
+        and "nounset" in variables.switches
+        and part.name not in "@*"
+        and part.operator[-1:] not in _FOR_UNSET
+    ):
+        raise Unset(f"{part.name} is not set, and `set -u` wants it to be")
+    if part.operator == "length":
+        return str(len(variables.arguments) if part.name in "@*" else len(value or ""))
     if part.word is None:
         return value or ""
+    if part.operator[0] in "#%":
+        return _cut(value or "", part.operator, pattern(variables, part.word, output))
     there = bool(value) if part.operator.startswith(":") else value is not None
     if part.operator.endswith("+"):
         return text(variables, part.word, output) if there else ""
-    return (value or "") if there else text(variables, part.word, output)
+    if there:
+        return value or ""
+    otherwise = text(variables, part.word, output)
+    if part.operator.endswith("?"):
+        raise Unset(f"{part.name}: {otherwise or 'it is not set'}")
+    if part.operator.endswith("="):
+        if not part.name.isidentifier():
+            raise UsageError(f"${{{part.name}{part.operator}...}}: only a variable can be set so")
+        variables.values[part.name] = otherwise
+    return otherwise
+
+
+def _cut(value: str, operator: str, pattern: str) -> str:
+    """A value without what matches a pattern: at its beginning (`#`) or end (`%`), the shortest or (doubled) the
+    longest."""
+    lengths = range(len(value) + 1)
+    for length in reversed(lengths) if len(operator) > 1 else lengths:
+        if operator[0] == "#" and fnmatchcase(value[:length], pattern):
+            return value[length:]
+        if operator[0] == "%" and fnmatchcase(value[len(value) - length :], pattern):
+            return value[: len(value) - length]
+    return value
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
@@ -120,11 +169,18 @@ def _divided(left: int, right: int) -> int:
     return sign * (abs(left) // abs(right))
 
 
+def _power(base: int, exponent: int) -> int:
+    if not 0 <= exponent <= MAX_DIGITS:
+        raise UsageError(f"an exponent is from 0 to {MAX_DIGITS}, found {exponent}")
+    return int(base**exponent)
+
+
 _OPERATIONS: dict[type[ast.AST], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: _divided,
+    ast.Pow: _power,
     ast.Mod: lambda left, right: left - _divided(left, right) * right,
     ast.Eq: lambda left, right: int(left == right),
     ast.NotEq: lambda left, right: int(left != right),
@@ -146,8 +202,9 @@ def _sum(variables: Variables, part: Sum, output: Output) -> int:
         if len(said) > MAX_DIGITS:
             raise ValueError("it is too long")
         return _computed(tree.body)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise UsageError(f"$((...)) wants a sum of whole numbers, found {said[:60]!r} ({error})") from None
+    except (SyntaxError, ValueError, RecursionError):
+        known = "numbers, variables, ( ), + - * / % ** and comparisons"
+        raise UsageError(f"$((...)) wants a sum of whole numbers: {known}; found {said[:60]!r}") from None
 
 
 def _computed(node: ast.expr) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.userland.programs.screen import Unwritable
+from llmasos.userland.programs.screen import Screen, Unwritable
 from llmasos.userland.sdk.options import file_path
 from llmasos.userland.shell import pipes
 
@@ -31,6 +31,9 @@ def opened(name: str, operator: str) -> TextIO:
             os.close(descriptor)
             raise
     except OSError as error:
+        above = os.path.dirname(path)
+        if isinstance(error, FileNotFoundError) and operator != "<" and above and not os.path.isdir(above):
+            raise SyscallError(Errno.ENOENT, f"there is no directory {above!r} for {name!r}") from None
         raise file_error(name, error) from None
 
 
@@ -48,6 +51,17 @@ def closing(name: str, stream: TextIO) -> Iterator[None]:
     told = _closed(name, stream)
     if told is not None:
         raise told
+
+
+@contextmanager
+def closing_errors(name: str, stream: TextIO, screen: Screen) -> Iterator[None]:
+    """Close the file that errors go to. If it did not take them, that is said; the command's status stays its own."""
+    try:
+        yield
+    finally:
+        told = _closed(name, stream)
+        if told is not None:
+            screen.error(str(told))
 
 
 def _closed(name: str, stream: TextIO) -> SyscallError | None:

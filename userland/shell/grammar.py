@@ -37,6 +37,7 @@ class Kind(enum.Enum):
 
     PID = "PID"  # a number, or the name of one process
     AGENT = "AGENT"  # the same, of an LLM process
+    PIDS = "PIDS"  # the remaining words, each a process or a job
     JOB = "JOB"  # %N, or a PID
     GROUP = "GROUP"  # the path of a control group
     MODEL = "MODEL"
@@ -59,7 +60,7 @@ class Kind(enum.Enum):
 
 
 _DESTROY = ("kill", "halt", "evict")  # commands whose doing is not undone
-MANY = (Kind.WORDS, Kind.MODELS)
+MANY = (Kind.WORDS, Kind.MODELS, Kind.PIDS)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Option:
     flag: str
     kind: Kind | None
     help: str
+    alone: bool = False  # it needs no other words
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Command:
     params: Sequence[Param] = ()
     options: Sequence[Option] = ()
     details: str = ""
+    of_verb: str = ""  # the details of the verb of this name, where they are others
     background: bool = False
+    passes: bool = False  # what stands behind its first word is another command's, options too
 
     @property
     def usage(self) -> str:
@@ -330,6 +334,9 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
     flagged = [param for param in command.params if param.flagged]
     places = [param for param in command.params if not param.flagged]
     while scanner.more:
+        if command.passes and read.words:
+            read.words.append(scanner.word())
+            continue
         quoted = scanner.quoted
         word = "" if quoted else scanner.peek()
         option = None if quoted else options.get(word.partition("=")[0])
@@ -353,7 +360,7 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
         for param in places
         if param.required and not (param.kind in MANY and read.words) and not (param.kind is Kind.TEXT and piped)
     ]
-    if missing:
+    if missing and not any(option.alone and read.has(option.flag) for option in command.options):
         raise UsageError(f"{command.name} needs {' and '.join(missing)}. Usage: {command.usage}")
 
 
@@ -364,8 +371,9 @@ def _dashed(word: str) -> bool:
 
 def no_option(command: Command, word: str) -> str:
     """What is said to an option that a command does not have."""
-    known = ", ".join(option.flag for option in command.options) or "none"
-    return f"{command.name} has no option {word}; its options: {known}. Usage: {command.usage}"
+    flags = [option.flag for option in command.options]
+    known = ", ".join(flags) or "none"
+    return f"{command.name} has no option {word}; {meant(word, flags)}its options: {known}. Usage: {command.usage}"
 
 
 def _take_option(scanner: Words, read: Line, option: Option, word: str) -> None:
@@ -385,6 +393,12 @@ def unknown(name: str, commands: dict[str, Command]) -> str:
     near = nearest(name, commands)
     hint = f"did you mean {near!r}?" if near else "`help` lists the commands"
     return f"there is no command {name!r}; {hint}"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """`did you mean --json? `, if one of the words is like it; for use within a sentence."""
+    near = nearest(word.partition("=")[0], known)
+    return f"did you mean {near}? " if near else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

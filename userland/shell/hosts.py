@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.session import Session
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+_ENDS = "would end more than this system: `halt` ends the kernel, and with --keep its agents stay"
+_SIGNALS = "knows no agents: `kill NAME` and `kill 'NAME*'` do"
+MEANT_OTHERWISE = {
+    **dict.fromkeys(("reboot", "shutdown", "poweroff"), _ENDS),
+    **dict.fromkeys(("pkill", "killall"), _SIGNALS),
+    "renice": "knows no agents: `nice NAME VALUE` does",
+}
+"""Programs of the host that people may take for this system's: what is said of them."""
 
 
 def found(name: str, shell: Session) -> str | None:
@@ -45,7 +53,7 @@ def run(shell: Session, path: str, words: Sequence[str], given: dict[str, str]) 
         raise SyscallError(Errno.ENOEXEC, f"{path!r} cannot be executed: {error.strerror}") from None
     if job is None:
         return _waited(program)
-    job.started(program)
+    job.started(program, grouped=grouped)
     return job.wait_for(program)
 
 

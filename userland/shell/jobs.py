@@ -72,6 +72,7 @@ class Pipeline:
         self._kernel, self._terminal = kernel, terminal
         self._foreground = terminal is not None
         self._home = ""
+        self._ended: Signal | None = None  # the signal that has ended it, for members that begin after it
         self.done = False
         self._lock = threading.RLock()
 
@@ -96,6 +97,8 @@ class Pipeline:
         """An agent is a member: it goes into the job's control group, unless it is in one with limits of its own."""
         with self._lock:
             self.agents.add(pid)
+            if self._ended is not None:
+                self._kernel(Kill(pid, self._ended))
             if self._place():
                 with suppress(SyscallError):  # it stays where it is, and is signalled by itself
                     if self._kernel(Getinfo(pid)).group == self._home:
@@ -137,10 +140,13 @@ class Pipeline:
 
     # --- programs of the host ---
 
-    def started(self, program: Popen[bytes]) -> None:
+    def started(self, program: Popen[bytes], *, grouped: bool) -> None:
+        """A program is a member. `grouped`: in the process group of the job, and not in the shell's."""
         with self._lock:
             self.programs[program] = False
-            self.pgid = self.pgid or program.pid
+            self.pgid = self.pgid or (program.pid if grouped else 0)
+            if self._ended is not None:  # the signal came while the program was being started
+                program.send_signal(SIGNALS[self._ended])
             if self._foreground and self._terminal is not None:
                 self._terminal.give(self.pgid)
 
@@ -189,12 +195,19 @@ class Pipeline:
                 except SyscallError as error:
                     if error.errno not in _GONE:
                         raise
-            if self.programs:
-                with suppress(ProcessLookupError):
-                    os.killpg(self.pgid, SIGNALS[number])
+            self._signal_programs(SIGNALS[number])
             if number in (Signal.INT, Signal.TERM, Signal.KILL):
-                self.interrupted = True
+                self.interrupted, self._ended = True, number
             self.stopped = number is Signal.STOP or (self.stopped and number is not Signal.CONT)
+
+    def _signal_programs(self, number: int) -> None:
+        if self.pgid and self.programs:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pgid, number)
+        elif not self.pgid:  # those of a script are in its own group
+            for program in self.programs:
+                with suppress(ProcessLookupError):
+                    os.kill(program.pid, number)
 
     def stop(self) -> None:
         self.signal(Signal.STOP)
@@ -215,9 +228,8 @@ class Pipeline:
         """The shell ends, and what it carries with it: programs of the host are hung up; agents stay."""
         with self._lock, suppress(ProcessLookupError, SyscallError):
             self._release()
-            if self.programs:
-                os.killpg(self.pgid, signal.SIGHUP)
-                os.killpg(self.pgid, signal.SIGCONT)
+            self._signal_programs(signal.SIGHUP)
+            self._signal_programs(signal.SIGCONT)
 
     def background(self) -> None:
         """It is not in the foreground any more."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from llmasos.syscalls.blocking import Client
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Finish, ProcessInfo, Signal
 from llmasos.syscalls.table import Kill, Models
 from llmasos.userland.programs.flow import Flow
@@ -185,6 +186,8 @@ def _resume(shell: Session, job: Answer) -> None:
 
 def until_idle(shell: Session, pid: int) -> None:
     """After SIGINT: wait until the process has reached its next token boundary and is idle."""
+    if shell.outage.down or shell.outage.gone:  # nobody is there to be told, and the person does not want to wait
+        return
     deadline = time.monotonic() + SETTLE_SECONDS
     shell.kernel(Kill(pid=pid, signal=Signal.INT))
     while shell.info(pid).decoding and time.monotonic() < deadline:
@@ -208,6 +211,8 @@ def ending(shell: Session, pid: int, *, newline: bool = True) -> None:
             f" [its context is full: its group has KV memory (kv_max) for {info.context} tokens; `group {info.group}` "
             "shows it]"
         )
+    elif finish is Finish.ERROR and info.reason:
+        shell.remark(f" [{printable(info.reason, one_line=True)}]")
     elif finish in _ENDINGS:
         shell.remark(f" [{_ENDINGS[finish].replace('PID', str(pid))}]")
     elif newline:

@@ -13,30 +13,45 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TextIO, cast
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, State
 from llmasos.syscalls.table import Models
 from llmasos.userland.programs import log, ps
 from llmasos.userland.programs.boot import boot_if_none, booted_words, take_over
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.system import System
-from llmasos.userland.shell import do_cat, do_compact, do_control, do_images, do_look, do_shell, do_talk, do_wait
-from llmasos.userland.shell.evaluate import execute
+from llmasos.userland.shell import (
+    do_cat,
+    do_compact,
+    do_control,
+    do_images,
+    do_language,
+    do_look,
+    do_shell,
+    do_talk,
+    do_wait,
+)
+from llmasos.userland.shell.evaluate import execute, interrupted, leave
 from llmasos.userland.shell.files import opened
 from llmasos.userland.shell.jobs import Pipeline
 from llmasos.userland.shell.script import run_lines
-from llmasos.userland.shell.session import DO, Session
+from llmasos.userland.shell.session import DO, Session, stopped_agents
 
 if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 __all__ = [
-    "DO", "Session", "do_cat", "do_compact", "do_control", "do_images", "do_look", "do_shell", "do_talk", "do_wait",
+    "DO", "Session", "do_cat", "do_compact", "do_control", "do_images", "do_language", "do_look", "do_shell", "do_talk",
+    "do_wait",
     "open_private", "open_shell",
 ]  # fmt: skip
+NAMED = 5  # agents
+RC = "shellrc"
 GREETING = "`help` lists the commands; `spawn alice` starts an agent, `say alice hello` talks to it."
 GONE = (
     "the shell stays: once a kernel runs again (`llmasos boot --detach`), the next command connects anew; `exit` leaves"
@@ -46,15 +61,30 @@ GONE = (
 def open_shell(where: Path, *, file: str = "", command: str | None = None, arguments: Sequence[str] = ()) -> int:
     """A shell on the kernel of a runtime directory; returns the exit status. If none runs there, boots one that stays.
     With a `file` or a `command`, runs that with its `arguments` ($1, ...). Raises ENOENT or EPERM for the file."""
-    screen = Screen()
+    screen, where = Screen(), where.absolute()  # `cd` leaves it where it is
     booted = boot_if_none(where)
     with System.connect(where, name="shell") as system:
         boot = system.kernel.boot
         for line in booted_words(boot) if booted else take_over(where, boot):
             screen.note(line)
+        if booted:
+            _say_what_is_back(screen, system)
         if file or command is not None:
             return _script(system, file, command, arguments)
         return _serve(system, stays=True)
+
+
+def _say_what_is_back(screen: Screen, system: System) -> None:
+    """Which agents the kernel that was booted has from the one before, and what it could not read of them."""
+    with suppress(SyscallError):
+        agents = ps.processes(system.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+        if agents:
+            names = ", ".join(printable(row.name or str(row.pid), one_line=True) for row in agents[:NAMED])
+            more = ", ..." if len(agents) > NAMED else ""
+            screen.note(f"{'1 agent is' if len(agents) == 1 else f'{len(agents)} agents are'} back: {names}{more}")
+        for line in log.read(system.kernel):
+            if line.level in ("warning", "error") and line.text.startswith("journal:"):
+                screen.note(line.text)
 
 
 def _say_who_stays(screen: Screen, system: System) -> None:
@@ -66,8 +96,12 @@ def _say_who_stays(screen: Screen, system: System) -> None:
 
 
 def open_private(where: Path, *, file: str = "", command: str | None = None, arguments: Sequence[str] = ()) -> int:
-    """A shell on a kernel that ends with it. Raises EBUSY if another kernel runs in that runtime directory."""
+    """A shell on a kernel that ends with it, in a place of its own if the user's kernel runs in the usual one. Raises
+    EBUSY if another kernel runs in a directory that was named."""
     if runtime.holder(where) is not None:
+        if where.absolute() == runtime.default().absolute() == runtime.usual().absolute():
+            with TemporaryDirectory(prefix="llmasos-") as place:
+                return open_private(Path(place) / "run", file=file, command=command, arguments=arguments)
         why = f"a kernel runs in {where} already; a private one wants a place of its own (--runtime DIR)"
         raise Errno.EBUSY(why)
     screen = Screen()
@@ -85,10 +119,10 @@ def _script(system: System, file: str, command: str | None, arguments: Sequence[
     shell = Session(system, Screen(), _next_line, interactive=False)
     shell.variables.arguments = list(arguments)
     if command is not None:
-        return run_lines(shell, command.splitlines())
-    shell.variables.name = file
+        return leave(shell, run_lines(shell, command.splitlines()))
+    shell.variables.name = shell.script = file
     with opened(file, "<") as lines:
-        return run_lines(shell, lines, leaves=True)
+        return leave(shell, run_lines(shell, lines, leaves=True))
 
 
 def _serve(system: System, *, stays: bool = False) -> int:
@@ -97,11 +131,10 @@ def _serve(system: System, *, stays: bool = False) -> int:
         return _interact(system, stays=stays)
     shell = Session(system, Screen(), _next_line, interactive=False)
     run_lines(shell, sys.stdin, leaves=True)
+    status = leave(shell, shell.status if shell.status is not None else int(shell.failures > 0))
     if stays and sys.stdin.isatty():
         _say_who_stays(shell.screen, system)
-    if shell.status is not None:
-        return shell.status
-    return 1 if shell.failures else 0
+    return status
 
 
 def _next_line(prompt: str) -> str:
@@ -124,6 +157,8 @@ def _interact(system: System, *, stays: bool) -> int:
         editor = Editor(shell, situation, current, lambda text: screen.line(text, "yellow"))
         shell.ask_line, shell.history = editor.ask, editor.lines
         screen.line(GREETING, "dim")
+        _say_who_is_stopped(shell)
+        _read_own_settings(shell)
         _begin(shell, situation)
         while shell.status is None:
             try:
@@ -134,7 +169,7 @@ def _interact(system: System, *, stays: bool) -> int:
                 finally:
                     shell.outage.prompting = False
             except KeyboardInterrupt:
-                continue
+                interrupted(shell)
             except EOFError:
                 shell.status = 0
             else:
@@ -147,12 +182,36 @@ def _interact(system: System, *, stays: bool) -> int:
                     editor.forget_typed()
                     if not cut:
                         screen.line(GONE, "dim")
+        shell.status = leave(shell, shell.status)
         for job in shell.jobs:
             if isinstance(job, Pipeline):
                 job.leave()
         if stays:
             _say_who_stays(screen, shell.system)
     return shell.status
+
+
+def _read_own_settings(shell: Session) -> None:
+    """The aliases and functions that a person keeps in `shellrc`, beside the kernel's configuration."""
+    path = runtime.own_settings(RC)
+    if path is not None:
+        shell.script = os.fspath(path)
+        try:
+            with opened(shell.script, "<") as lines:
+                run_lines(shell, lines, leaves=True)
+        except SyscallError as error:
+            shell.screen.error(str(error))
+        shell.script = ""
+
+
+def _say_who_is_stopped(shell: Session) -> None:
+    """What an earlier shell has stopped is no job of this one, and is easily forgotten."""
+    with suppress(SyscallError):
+        stopped = stopped_agents(shell)
+        if stopped:
+            who = f"{', '.join(stopped[:NAMED])}{', ...' if len(stopped) > NAMED else ''}"
+            many = f"{len(stopped)} agents are stopped ({who}): `cont NAME` lets" if len(stopped) > 1 else ""
+            shell.screen.line(f"{many or f'an agent is stopped: `cont {who}` lets'} it go on", "dim")
 
 
 def _begin(shell: Session, situation: Situation) -> None:

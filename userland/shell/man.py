@@ -7,20 +7,22 @@ pager (pager.py). Text is kept as parts until it is shown, because only then the
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from llmasos.syscalls import manual
+from llmasos.syscalls import manual, trace_events
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import BY_NAME, COMMON, Entry
 from llmasos.userland.programs.screen import Screen
-from llmasos.userland.shell.grammar import Command
+from llmasos.userland.shell.grammar import Command, Line, UsageError, parse
 from llmasos.userland.shell.pager import paged
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
 
 INDENT = "    "
+_TRACED = ("trace", "strace")  # whose pages list the events
 TERM = 18  # cells of a term that its text stands beside
 
 
@@ -51,6 +53,8 @@ def page(topic: str, *, verb: bool = False) -> list[Part]:
         parts += of_command(COMMANDS[topic], verb=verb)
     if topic.lower() in BY_NAME:
         parts += of_call(BY_NAME[topic.lower()])
+    if topic.lower() in _TRACED:
+        parts += of_events()
     if topic.upper() in Errno.__members__:
         parts += of_error(Errno[topic.upper()])
     if not parts:
@@ -60,6 +64,20 @@ def page(topic: str, *, verb: bool = False) -> list[Part]:
         hint = f"did you mean {' or '.join(near)}?" if near else "`help` lists the commands"
         raise SyscallError(Errno.ENOENT, f"there is no command, system call or error {topic!r}; {hint}")
     return parts
+
+
+def asked(line: Line, *, verb: bool = False) -> list[Part]:
+    """The page of a line of `man`. A number before a name is a section of man(1), which there are none of here."""
+    if line.has("-k"):
+        word = line.text("-k").casefold()
+        found = [Part(about, name) for name, about in topics().items() if word in f"{name} {about}".casefold()]
+        if not found:
+            raise SyscallError(Errno.ENOENT, f"no page has {line.text('-k')!r} in its name or summary; `help` lists all")
+        return found
+    topic = line.text("TOPIC")
+    if line.has("NAME") and not topic.isdigit():
+        raise UsageError(f"man explains one topic, found {topic} and {line.text('NAME')}")
+    return page(line.text("NAME") or topic, verb=verb)
 
 
 def overview(*, verb: bool = False) -> list[Part]:
@@ -93,8 +111,9 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
         Part("USAGE", heading=True),
         Part(before + usage),
     ]
-    if command.details:
-        parts += [Part("DESCRIPTION", heading=True), Part(command.details)]
+    details = (command.of_verb or command.details) if before else command.details
+    if details:
+        parts += [Part("DESCRIPTION", heading=True), Part(details)]
     if command.options or before:
         parts.append(Part("OPTIONS", heading=True))
         parts += [
@@ -110,7 +129,7 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
         )
     if examples := EXAMPLES.get(command.name):
         parts.append(Part("EXAMPLES", heading=True))
-        parts += [Part(meaning, before + line, below=True) for line, meaning in examples]
+        parts += [Part(meaning, before + (_quoted(line) if before else line), below=True) for line, meaning in examples]
     if before:
         parts += [
             Part("EXIT STATUS", heading=True),
@@ -120,6 +139,16 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
             ),
         ]
     return parts
+
+
+def _quoted(line: str) -> str:
+    """An example of the shell as the operating system's shell takes it: its text in quotes."""
+    read = parse(line, COMMANDS)
+    text = read.text("TEXT") if read is not None else ""
+    if not text or shlex.quote(text) == text:
+        return line
+    quoted = f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
+    return line.removesuffix(text) + quoted
 
 
 def of_call(entry: Entry) -> list[Part]:
@@ -140,6 +169,15 @@ def of_call(entry: Entry) -> list[Part]:
         parts += [Part(limits, name) for name, limits in bounded]
     parts.append(Part("ERRORS", heading=True))
     parts += [Part(errno.advice, errno.name) for errno in sorted({*entry.errors, *COMMON}, key=lambda errno: errno.name)]
+    return parts
+
+
+def of_events() -> list[Part]:
+    """What the trace tells."""
+    parts = [Part("EVENTS", heading=True)]
+    for name, event in trace_events.EVENTS.items():
+        said = trace_events.fields(name)
+        parts.append(Part(event.about + (f" ({said})" if said else ""), name, below=True))
     return parts
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmasos.syscalls import runtime
-from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError, nearest
+from llmasos.syscalls.errno import SyscallError
+from llmasos.userland.shell.grammar import MANY, Command, Kind, Line, Option, Param, UsageError, meant, nearest
 from llmasos.userland.shell.words import COMMANDS, SHELL_ONLY
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shells report it
 BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
-FOLLOWS = ("-f",)  # options with which a command goes on, and so over the death of a kernel
+MAKES = ("spawn", "restore", "fork")  # verbs that leave agents behind
 _RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*(=\S*)?")  # a word that is meant as an option, and not as text
 _PRIVATE = "--private"  # of a shell only
@@ -63,7 +64,7 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
     try:
         line = read(command, words)
     except UsageError as error:
-        return _misused(f"llmasos: {error}\nusage: llmasos {command.usage}")
+        return _misused(f"llmasos: {error}\nusage: llmasos {command.usage.removesuffix(' [&]')}")
     where = runtime.locate(line.values.pop(_RUNTIME.flag, place))
     try:
         alone = _ALONE.get(name)
@@ -102,14 +103,14 @@ def _on_the_kernel(where: Path, line: Line) -> int:
         from llmasos.userland.programs.boot import boot_if_none, booted_words
 
         booted = [booted_words] if boot_if_none(where) else []
-    stays = name in ("strace", "trace", "chat", "say") or any(line.has(option) for option in FOLLOWS)
-    with connect(where, name=name, reconnect=RECONNECT_SECONDS if stays else 0.0) as kernel:
+    with connect(where, name=name, reconnect=RECONNECT_SECONDS) as kernel:
         for words in booted:
             for text in words(kernel.boot):
                 screen.note(text)
         shell = Session(cast("System", _LateSystem(kernel)), screen, _ask, interactive=False)
         # An answer is bare text then; of an agent that is only started, its line with the pid is the answer.
         shell.piped = not screen.terminal and not (name == "spawn" and not line.has("TEXT"))
+        shell.verb = True
         if any(option.flag == "--detach" for option in line.command.options):
             line.values["--detach"] = ""
         _lasting_groups(kernel, line)
@@ -119,6 +120,9 @@ def _on_the_kernel(where: Path, line: Line) -> int:
             if shell.screen.terminal:
                 shell.screen.line()
             return INTERRUPTED
+        finally:
+            if name in MAKES:
+                _leave_the_session(kernel)
         return status or (FAILED if shell.failures else shell.status or DONE)
 
 
@@ -134,6 +138,18 @@ def _lasting_groups(kernel: Client, line: Line) -> None:
         path = line.text(name)
         if kind is Kind.GROUP and path and not path.startswith("/"):
             line.values[name] = f"{kernel(Getinfo()).group.rpartition('/')[0]}/{path}"
+
+
+def _leave_the_session(kernel: Client) -> None:
+    """What the verb has started lives on in the user's group, /users/NAME: the verb's own then ends with it."""
+    from llmasos.syscalls.table import Getinfo, GroupMove, GroupStat
+
+    with suppress(SyscallError):  # the kernel has gone, or an agent: it stays where it is
+        mine = kernel(Getinfo()).group
+        (group,) = kernel(GroupStat(mine))
+        for pid in group.processes:
+            if pid != kernel.pid:
+                kernel(GroupMove(pid, mine.rpartition("/")[0]))
 
 
 class _LateSystem:
@@ -222,7 +238,7 @@ def _man(where: Path, line: Line) -> int:
     from llmasos.userland.programs.screen import Screen
     from llmasos.userland.shell import man
 
-    man.show(Screen(), man.page(line.text("TOPIC") or line.text("COMMAND"), verb=True))
+    man.show(Screen(), man.page(line.text("COMMAND"), verb=True) if line.has("COMMAND") else man.asked(line, verb=True))
     return DONE
 
 
@@ -258,7 +274,10 @@ def read(command: Command, words: Sequence[str]) -> Line:
     while left:
         word = left.pop(0)
         option = None if plain else options.get(word.partition("=")[0])
-        if word == "--" and not plain:
+        if command.passes and line.words:
+            line.words += [word, *left]
+            left = []
+        elif word == "--" and not plain:
             plain = True
         elif option is not None:
             _take(option, word, left, line)
@@ -267,13 +286,16 @@ def read(command: Command, words: Sequence[str]) -> Line:
         elif places and places[0].kind is Kind.TEXT:
             if not plain and _FLAG.fullmatch(word):
                 known = ", ".join(options)
-                raise UsageError(f"there is no option {word}; there are: {known}. Text that begins so stands behind `--`")
+                guess = meant(word, options)
+                raise UsageError(
+                    f"there is no option {word}; {guess}there are: {known}. Text that begins so stands behind `--`"
+                )
             text.append(word)
         elif places and places[0].kind is Kind.WORDS and (plain or not command.options):
             line.words += [word, *left]
             left = []
         elif not plain and _dashed(word):
-            raise UsageError(f"there is no option {word}; there are: {', '.join(options)}")
+            raise UsageError(f"there is no option {word}; {meant(word, options)}there are: {', '.join(options)}")
         elif not places:
             raise UsageError(f"nothing was expected at {word!r}")
         elif places[0].kind in MANY:
@@ -283,16 +305,28 @@ def read(command: Command, words: Sequence[str]) -> Line:
     if text:
         line.values[places.pop(0).name] = " ".join(text)
     elif places and places[0].kind is Kind.TEXT and places[0].required and not sys.stdin.isatty():
-        line.values[places.pop(0).name] = sys.stdin.read().rstrip("\n")
+        line.values[places.pop(0).name] = _input().rstrip("\n")
     for name, kind in _kinds(command).items():
         if kind is Kind.INTEGER:
             line.integer(name, 0)
         elif kind is Kind.DECIMAL and not _number(line.text(name, "0")):
             raise UsageError(f"{command.name}: {name} wants a number, found {line.text(name)!r}")
     missing = [param.name for param in places if param.required and not (param.kind in MANY and line.words)]
-    if missing:
+    if missing and not any(option.alone and line.has(option.flag) for option in command.options):
         raise UsageError(f"{' and '.join(missing)} is wanted")
     return line
+
+
+def _input() -> str:
+    """Standard input as text. Raises EINVAL if it is none."""
+    found = sys.stdin.buffer.read()
+    try:
+        return found.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is no UTF-8: byte {error.start} is 0x{found[error.start]:02X}; `iconv -f LATIN1 -t UTF-8` "
+            "makes UTF-8 of another encoding"
+        ) from None
 
 
 def _kinds(command: Command) -> dict[str, Kind]:

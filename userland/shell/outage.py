@@ -84,6 +84,7 @@ class Outage:
             return  # it has died again, and another line reports that
         count = f"{len(agents)} process{'' if len(agents) == 1 else 'es'}"
         self.aside(f"[the kernel is back after {took}: {count}]")
+        self.changed()
 
     def _watch(self) -> None:
         """Sleeps until the kernel's OS process ends. The call after that is answered by the next kernel, or fails once

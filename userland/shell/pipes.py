@@ -12,6 +12,7 @@ import os
 import stat
 from contextlib import suppress
 from typing import TextIO
+from weakref import WeakSet
 
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -54,8 +55,18 @@ def close(*ends: TextIO | None) -> None:
                 end.close()
 
 
+_by_lines: WeakSet[TextIO] = WeakSet()
+
+
+def by_lines(end: TextIO) -> None:
+    """`read` takes this file line by line: from here on it is no text for other commands."""
+    _by_lines.add(end)
+
+
 def read_all(end: TextIO, what: str) -> str:
-    """All text up to the end of a file. Raises E2BIG above MAX_TEXT."""
+    """All text up to the end of a file; none of one that is read by lines. Raises E2BIG above MAX_TEXT."""
+    if end in _by_lines:
+        return ""
     said = end.read(MAX_TEXT + 1)
     if len(said) > MAX_TEXT:
         raise SyscallError(Errno.E2BIG, f"{what} is longer than {MAX_TEXT >> 20} MiB; pass a part of it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -42,7 +44,7 @@ def tell(
                 heard.listening = begin(shell, agent, text, max_tokens)
             except SyscallError:
                 if fresh:
-                    agent.end()
+                    _end(agent)
                 raise
             if background:
                 shell.in_background(pid, name, heard.listening)
@@ -50,7 +52,8 @@ def tell(
                 return
             if fresh and not shell.piped:
                 patience.head(f"[{pid}] ", "dim")
-            hear(shell, agent, heard, patience, thoughts=thoughts and shell.remembered(pid).thoughts)
+            with _ended_if_mute(shell, agent, fresh=fresh):
+                hear(shell, agent, heard, patience, thoughts=thoughts and shell.remembered(pid).thoughts)
     except KeyboardInterrupt:
         interrupted(shell, pid)
         return
@@ -72,10 +75,11 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
         listening = begin(shell, agent, text, max_tokens)
     except SyscallError:
         if fresh:
-            agent.end()
+            _end(agent)
         raise
     try:
-        said = list(stream(agent.system.kernel, follow(agent.language, pid, listening)))
+        with _ended_if_mute(shell, agent, fresh=fresh):
+            said = list(stream(agent.system.kernel, follow(agent.language, pid, listening)))
     except KeyboardInterrupt:
         until_idle(shell, pid)
         raise
@@ -88,13 +92,32 @@ def answered(shell: Session, agent: Process, line: Line, text: str, *, fresh: bo
     }
 
 
+@contextmanager
+def _ended_if_mute(shell: Session, agent: Process, *, fresh: bool) -> Iterator[None]:
+    """End a fresh process whose answer has failed before its first token: nobody asked for one that is mute."""
+    try:
+        yield
+    except SyscallError:
+        with suppress(SyscallError):
+            if fresh and not shell.info(agent.pid).usage.decoded:
+                _end(agent)
+        raise
+
+
+def _end(agent: Process) -> None:
+    """End an agent that could not begin; the error that tells why is the one to be heard."""
+    with suppress(SyscallError):
+        agent.end()
+
+
 def _check_idle(info: ProcessInfo, *, background: bool) -> None:
     pid, name = info.pid, info.name
+    if info.state is State.STOPPED and (info.decoding or not background):
+        midst = " in the midst of an answer" if info.decoding else ""
+        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped{midst}; `cont {pid}` lets it answer")
     if info.decoding:
         how = f"`wait {pid}`, or `kill -INT {pid}` interrupts it"
         raise SyscallError(Errno.EBUSY, f"process {pid} ({name}) is still answering; {how}")
-    if info.state is State.STOPPED and not background:
-        raise SyscallError(Errno.EAGAIN, f"process {pid} ({name}) is stopped; `cont {pid}` lets it answer")
 
 
 def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:

@@ -8,6 +8,7 @@ syntax.py's grammar is about what stands between them.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,23 +22,43 @@ class Incomplete(UsageError):
 
 
 KEYWORDS = {
-    word: word.upper() for word in ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "time")
+    word: word.upper()
+    for word in ("if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "case", "esac", "time")
 } | {"{": "LBRACE", "}": "RBRACE"}
-_OPERATORS = {"&&": "AND", "||": "OR", ";": "SEP", "&": "AMP", "|": "PIPE", "(": "LPAR", ")": "RPAR"}
+_OPERATORS = {"&&": "AND", "||": "OR", ";;": "DSEMI", ";": "SEP", "&": "AMP", "|": "PIPE", "(": "LPAR", ")": "RPAR"}
 _BEFORE_A_COMMAND = {  # behind these an end of line means nothing
     "SEP", "NEWLINE", "AMP", "AND", "OR", "PIPE", "BANG", "TIME", "LBRACE", "LPAR", "FUNCTION",
-    "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO",
+    "IF", "THEN", "ELIF", "ELSE", "WHILE", "UNTIL", "DO", "CASE", "PATTERN", "DSEMI",
 }  # fmt: skip
-_CLOSING = {"FI", "DONE", "RBRACE", "RPAR", "REDIRECT"}  # behind these a redirection is one of a compound command
-_REDIRECT = re.compile(r"2>&1|1?>&2|&>>?|2>>|2>|<<<|<<|1?>>|<|1?>")
+_CLOSING = {"FI", "DONE", "ESAC", "RBRACE", "RPAR", "REDIRECT"}  # behind these a redirection is one of a compound command
+_REDIRECT = re.compile(r"2>&1|1?>&2|&>>?|2>>|2>\|?|<<<|<<-?|1?>>|<|1?>\|?")
+_OTHER_DESCRIPTOR = re.compile(r"[0-9]+[<>]")
+_ESAC = re.compile(r"esac(?=[\s;&|<>()]|$)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\([ \t]*\)")
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
+ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[?$!#@*]")
-_BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?$!#@*])(:-|:\+|-|\+)?")
+_BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?$!#@*])(:[-+=?]|[-+=?]|##?|%%?)?")
+_LENGTH = re.compile(r"\$\{#([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*])\}")
+_ESCAPED = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{1,4}|U[0-9A-Fa-f]{1,8}|0?[0-7]{1,3}|.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "v": "\v"}
 _BLANKS = " \t"
 _ENDS = " \t\n;&|<>()"  # of a word that is not quoted
 LONE = "|<>"  # behind `spawn NAME`, one of these by itself begins no text
+
+
+def unescaped(text: str) -> str:
+    """Text with its escapes as `$'...'` and `echo -e` have them: `\\t`, `\\x41`, `\\u00e9`, `\\101`."""
+
+    def character(found: re.Match[str]) -> str:
+        said = found[1]
+        if said[0] in "xuU" and len(said) > 1:
+            return chr(int(said[1:], 16)) if int(said[1:], 16) <= sys.maxunicode else "\ufffd"
+        if said[0] in "01234567":
+            return chr(int(said, 8))
+        return _ESCAPES.get(said, said if said in "\\'\"?" else found[0])
+
+    return _ESCAPED.sub(character, text)
 
 
 @dataclass
@@ -63,11 +84,14 @@ class Scanner:
         *,
         closing: bool = False,
         whole_text: bool = False,
+        first_line: int = 1,
     ) -> None:
         self.source, self.at = source, start
+        self._first_line = first_line
         self._forms, self._aliases, self._build = forms, aliases, build
         self._closing, self._whole_text = closing, whole_text
         self._depth = 0  # of parentheses within a `$(`
+        self._cases = 0  # `case` that have not met their `esac`
         self._heredocs: list[tuple[Redirect, str, bool]] = []  # that begin at the next end of line
         self.symbols: list[Symbol] = []
         self.command = self.at  # where the last simple command begins, for completion
@@ -100,7 +124,19 @@ class Scanner:
             self.at = found.end()
             self._add("REDIRECT", self._redirect(found[0]), start)
             return True
-        for operator in ("&&", "||", ";", "&", "|", "(", ")"):
+        if (before == "CASE" or (before == "DSEMI" and self._cases)) and not _ESAC.match(self.source, self.at):
+            self._add("PATTERN", self._patterns(), start)
+            return True
+        if self.source.startswith("|&", self.at):  # errors go through the pipe too
+            self.at += 2
+            both = Redirect("2>&1", Word())
+            if self.symbols and isinstance(self.symbols[-1].value, Simple):
+                self.symbols[-1].value.redirects.append(both)
+            else:
+                self._add("REDIRECT", both, start)
+            self._add("PIPE", "|", start)
+            return True
+        for operator in _OPERATORS:
             if self.source.startswith(operator, self.at) and not _REDIRECT.match(self.source, self.at):
                 if operator == ")" and self._closing and self._depth == 0:
                     return False
@@ -121,7 +157,11 @@ class Scanner:
             self.at = word.end()
             if word[0] == "for":
                 self._add("FOR", self._for(), start)
+            elif word[0] == "case":
+                self._add("CASE", self._case(), start)
+                self._cases += 1
             else:
+                self._cases -= word[0] == "esac"
                 self._add(KEYWORDS[word[0]], word[0], start)
             return True
         self._add("SIMPLE", self._simple(), start)
@@ -151,9 +191,52 @@ class Scanner:
                 raise UsageError(f"`;` or the end of the line ends the words of for, found {self._near()!r}")
             words.append(self.word())
 
+    def _case(self) -> Word:
+        """The head of `case WORD in`."""
+        self._skip_blanks()
+        if self.at < len(self.source) and self.source[self.at] in _ENDS:
+            raise UsageError(f"case needs a word, found {self._near()!r}: `case $x in a) ...;; esac`")
+        word = self.word()
+        self._skip_lines()
+        if self.at >= len(self.source):
+            raise Incomplete("case needs `in`: `case $x in a) ...;; esac`")
+        found = re.compile(r"in(?=\s|$)").match(self.source, self.at)
+        if found is None:
+            raise UsageError(f"case needs `in` behind its word, found {self._near()!r}: `case $x in a) ...;; esac`")
+        self.at = found.end()
+        return word
+
+    def _patterns(self) -> list[Word]:
+        """`a | b)`, `(a)`."""
+        if self.source[self.at] == "(":
+            self.at += 1
+        patterns: list[Word] = []
+        while True:
+            self._skip_blanks()
+            if self.at >= len(self.source):
+                raise Incomplete("a pattern of case ends with `)`")
+            if self.source[self.at] in _ENDS:
+                raise UsageError(f"a pattern of case is wanted, found {self._near()!r}: `case $x in a) ...;; esac`")
+            patterns.append(self.word())
+            self._skip_blanks()
+            if self.at >= len(self.source):
+                raise Incomplete("a pattern of case ends with `)`")
+            self.at += 1
+            if self.source[self.at - 1] == ")":
+                return patterns
+            if self.source[self.at - 1] != "|":
+                self.at -= 1
+                raise UsageError(f"a pattern of case ends with `)`, found {self._near()!r}")
+
+    def _skip_lines(self) -> None:
+        self._skip_blanks()
+        while self.source.startswith("\n", self.at):
+            self.at += 1
+            self._skip_blanks()
+
     def _simple(self) -> Simple:
         self.command = self.at
-        simple = Simple()
+        simple = Simple(line=self._first_line + self.source.count("\n", 0, self.at))
         if self.source[self.at] == "!":
             self.at += 1
             simple.host = True
@@ -169,7 +252,9 @@ class Scanner:
                 continue
             if self.source[self.at] in _ENDS:
                 break
-            assigned = _ASSIGNMENT.match(self.source, self.at) if not simple.words and not simple.host else None
+            if other := _OTHER_DESCRIPTOR.match(self.source, self.at):
+                raise UsageError(f"{other[0]!r}: there are no descriptors but 0, 1 and 2 here, as in `2> errors`")
+            assigned = ASSIGNMENT.match(self.source, self.at) if not simple.words and not simple.host else None
             if assigned:
                 self.at = assigned.end()
                 empty = self.at >= len(self.source) or self.source[self.at] in _ENDS
@@ -368,15 +453,28 @@ class Scanner:
         if self.source.startswith("$((", start):
             return self._sum(quoted=quoted)
         if self.source.startswith("$(", start):
-            inner = Scanner(self.source, self._forms, self._aliases, self._build, start + 2, closing=True)
+            inner = Scanner(
+                self.source,
+                self._forms,
+                self._aliases,
+                self._build,
+                start + 2,
+                closing=True,
+                first_line=self._first_line,
+            )
             symbols = inner.read()
             self.source = inner.source  # aliases may have been replaced in it
             if not self.source.startswith(")", inner.at):
                 raise Incomplete("the parenthesis of $( is not closed")
             self.at = inner.at + 1
             return Substitution(self._build(symbols), quoted)
+        if found := _LENGTH.match(self.source, start):
+            self.at = found.end()
+            return Variable(found[1], quoted, "length")
         if self.source.startswith("${", start):
             return self._braced(quoted=quoted)
+        if not quoted and self.source.startswith("$'", start):
+            return self._escapes()
         found = _PARAMETER.match(self.source, start + 1)
         if found is None:
             return None
@@ -389,14 +487,62 @@ class Scanner:
         if found is None:
             raise UsageError(f"${{NAME}} or ${{NAME:-WORD}} is wanted, found {self.source[start : start + 20]!r}")
         self.at = found.end()
-        end = self.source.find("}", self.at)
-        if end < 0:
-            raise Incomplete("the brace of ${ is not closed")
+        end = self._closing_brace(self.at)
         if not found[2] and end != self.at:
             raise UsageError(f"${{NAME}} or ${{NAME:-WORD}} is wanted, found {self.source[start : end + 1]!r}")
-        word = self._inside(self.source[self.at : end]) if found[2] else None
+        within, operator = self.source[self.at : end], found[2] or ""
+        word = None
+        if operator[:1] in ("#", "%"):
+            word = self._pattern(within)
+        elif operator:
+            word = self._operand(within, quoted=quoted)
         self.at = end + 1
-        return Variable(found[1], quoted, found[2] or "", word)
+        return Variable(found[1], quoted, operator, word)
+
+    def _closing_brace(self, at: int) -> int:
+        depth = 0
+        while at < len(self.source):
+            if self.source[at] == "\\":
+                at += 1
+            elif self.source.startswith("${", at):
+                depth += 1
+            elif self.source[at] == "}":
+                if depth == 0:
+                    return at
+                depth -= 1
+            at += 1
+        raise Incomplete("the brace of ${ is not closed")
+
+    def _operand(self, text: str, *, quoted: bool) -> Word:
+        """The word of `${x:-word}`: in double quotes it is quoted too, and then ' is a character."""
+        scanner = Scanner(text, self._forms, self._aliases, self._build, first_line=self._first_line)
+        parts: list[Part] = []
+        while scanner.at < len(scanner.source):
+            character = scanner.source[scanner.at]
+            if character == '"' or (character == "'" and not quoted):
+                parts += scanner._quoted()
+            elif character == "$" and (part := scanner._dollar(quoted=quoted)) is not None:
+                parts.append(part)
+            else:
+                scanner.at += 1 + (character == "\\" and scanner.at + 1 < len(scanner.source))
+                parts.append(Literal(scanner.source[scanner.at - 1], quoted=True))
+        return Word(tuple(parts), text)
+
+    def _pattern(self, text: str) -> Word:
+        """The pattern of `${x%...}`: a word, in which what is quoted is no pattern."""
+        scanner = Scanner(text, self._forms, self._aliases, self._build)
+        word = scanner.word() if text else Word()
+        if scanner.at < len(text):
+            raise UsageError(f"a pattern with {text[scanner.at]!r} in it is quoted, as in `${{x%' ' *}}`")
+        return word
+
+    def _escapes(self) -> Literal:
+        """`$'...'`."""
+        found = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL).match(self.source, self.at)
+        if found is None:
+            raise Incomplete("the quote $' is not closed")
+        self.at = found.end()
+        return Literal(unescaped(found[1]), quoted=True)
 
     def _sum(self, *, quoted: bool) -> Sum:
         start, depth = self.at, 0
@@ -413,7 +559,7 @@ class Scanner:
         return Sum(self._inside(inside), quoted)
 
     def _redirect(self, operator: str) -> Redirect:
-        operator = operator.removeprefix("1")
+        operator = operator.removeprefix("1").replace(">|", ">")
         if operator in ("2>&1", ">&2"):
             return Redirect(operator, Word())
         self._skip_blanks()
@@ -421,7 +567,7 @@ class Scanner:
             wanted = "a text" if operator == "<<<" else "a file"
             raise UsageError(f"{operator} needs {wanted} behind it, found {self._near()!r}")
         redirect = Redirect(operator, self.word())
-        if operator == "<<":
+        if operator in ("<<", "<<-"):
             end = "".join(part.text for part in redirect.target.parts if isinstance(part, Literal))
             quoted = any(isinstance(part, Literal) and part.quoted for part in redirect.target.parts)
             self._heredocs.append((redirect, end, quoted))
@@ -431,10 +577,13 @@ class Scanner:
         """The texts of `<< END`, which begin at the cursor: lines up to one that says END."""
         while self._heredocs:
             redirect, end, quoted = self._heredocs[0]
-            found = re.compile(rf"^{re.escape(end)}$", re.MULTILINE).search(self.source, self.at)
+            tabs = r"\t*" if redirect.operator == "<<-" else ""
+            found = re.compile(rf"^{tabs}{re.escape(end)}$", re.MULTILINE).search(self.source, self.at)
             if found is None:
                 raise Incomplete(f"the text that ends with a line {end!r} is not closed")
             text = self.source[self.at : found.start()]
+            text = re.sub(r"^\t+", "", text, flags=re.MULTILINE) if tabs else text
+            redirect.operator = "<<"
             redirect.target = Word((Literal(text, quoted=True),)) if quoted else self._inside(text)
             self.at = min(found.end() + 1, len(self.source))
             self._heredocs.pop(0)

@@ -16,23 +16,26 @@ from llmasos.userland.shell.session import Session
 from llmasos.userland.shell.words import COMMANDS
 
 
-def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False) -> int:
+def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False, tested: bool = False) -> int:
     """Run the commands of a text, each as soon as its lines are whole; returns the status of the last. `leaves`: `return`
-    in it leaves it."""
-    status, begun = 0, ""
-    for line in lines:
+    in it leaves it. `tested`: its status is looked at."""
+    status, begun, first = 0, "", 1
+    for number, line in enumerate(lines, 1):
+        first = number if not begun else first
         begun += line if line.endswith("\n") else line + "\n"
         if not whole(shell, begun):
             continue
         text, begun = begun.rstrip("\n"), ""
+        shell.line = first
         try:
-            status = execute(shell, text, returns=leaves)
+            status = execute(shell, text, returns=leaves, tested=tested)
         except Left as left:
             return left.amount
         if shell.status is not None:
             return shell.status
     if begun.strip():
-        status = execute(shell, begun.rstrip("\n"), returns=leaves)  # says what is missing
+        shell.line = first
+        status = execute(shell, begun.rstrip("\n"), returns=leaves, tested=tested)  # says what is missing
     return status if shell.status is None else shell.status
 
 

@@ -12,6 +12,7 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -77,8 +78,12 @@ class Session:
         self.history: Callable[[], list[str]] = list  # the lines of this session and earlier ones, the oldest first
         self.input: TextIO | None = None
         self.piped = False
+        self.verb = False  # it is a verb of the command line
         self.job: Pipeline | None = None  # that this command is a member of
         self.main = True  # no subshell
+        self.script = ""  # the file that is run, if one is, and the line in it
+        self.line = 1
+        self.tested = False  # the status of the command that runs is looked at, so that a failure in it is none
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
         self._remembered: dict[int, Remembered] = {}
 
@@ -134,6 +139,11 @@ class Session:
         """Print elsewhere from here on: a view's."""
         self.screen = Screen(out or self.screen.out, err or self.screen.err)
         self.piped = self.piped or out is not None
+
+    def complain(self, error: SyscallError) -> None:
+        """Print an error of a command that goes on."""
+        before = "llmasos: " if self.verb else f"{self.script}: line {self.line}: " if self.script else ""
+        self.screen.error(f"{before}{error}")
 
     def remark(self, text: str) -> None:
         """Print a dim line that is no part of what a command says: where that goes to another command, on stderr."""
@@ -240,7 +250,8 @@ class Session:
         if info.decoding or job.stopped:
             return ""
         how = "done" if info.finish in (Finish.STOP, Finish.NONE) else f"ended ({info.finish})"
-        return f"{head}: {how}, {info.length} tokens; `cat {job.pid}` shows it"
+        why = f", {printable(info.reason, one_line=True)};" if info.reason else ","
+        return f"{head}: {how}{why} {info.length} tokens; `cat {job.pid}` shows it"
 
     def alive(self) -> bool:
         """Whether the kernel answers."""
@@ -249,6 +260,46 @@ class Session:
         except SyscallError:
             return False
         return True
+
+
+def stopped_agents(shell: Session) -> list[str]:
+    """The agents that are stopped, by name, or by pid where several have one."""
+    rows = ps.processes(shell.kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
+    names = [row.name for row in rows]
+    stopped = [row for row in rows if row.state is State.STOPPED]
+    return [
+        printable(row.name, one_line=True) if row.name and names.count(row.name) == 1 else str(row.pid) for row in stopped
+    ]
+
+
+def matching(shell: Session, pattern: str, *, exited: bool = False) -> list[int]:
+    """The pids of the agents whose names match a pattern."""
+    rows = ps.processes(shell.kernel, lambda row: row.kind is Kind.LLM and fnmatchcase(row.name, pattern))
+    return [row.pid for row in rows if exited or row.state is not State.ZOMBIE]
+
+
+def _named(shell: Session, word: str, *, exited: bool) -> list[str]:
+    """A word of a verb: the pids of what it matches, if it is a pattern that matches something."""
+    found = matching(shell, word, exited=exited) if set(word) & set("*?[") else []
+    return [str(pid) for pid in found] or [word]
+
+
+def each(shell: Session, line: Line, act: Callable[[str], int | None]) -> int:
+    """Carry out an action for each word, as kill(1) does: an error is printed, and the others have their turn. Returns 1
+    if there was one, else the last status. Raises the error of a single word, and EPIPE: the kernel has gone."""
+    status, failed = 0, False
+    words = list(line.words)
+    if shell.verb:  # in a shell the patterns have been replaced already
+        words = [one for word in words for one in _named(shell, word, exited=line.command.name == "wait")]
+    for word in words:
+        try:
+            status = act(word) or 0
+        except SyscallError as error:
+            if len(words) == 1 or error.errno is Errno.EPIPE:
+                raise
+            shell.complain(error)
+            failed = True
+    return 1 if failed else status
 
 
 def _drives(row: ProcessInfo, device: str) -> bool:

@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.records import Kind, State
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import Models, StatsCall
 from llmasos.userland.programs import ps, system
 from llmasos.userland.programs.figures import number
+from llmasos.userland.programs.table import cells, cut
 
 if TYPE_CHECKING:
     from llmasos.userland.shell.session import Session
 
 REFRESH_SECONDS = 1.0
+BETWEEN = "  |  "
 
 
 class Situation:
@@ -66,7 +68,8 @@ class Situation:
                 self.shown()
 
     def _now(self) -> tuple[str, bool]:
-        """`3 agents: 2 decoding, 1 stopped | tiny 12/2048 pages | 812 tokens decoded`, and whether anybody decodes."""
+        """`3 agents: 2 decoding, 1 stopped | tiny 12/2048 pages | 812 tokens decoded`, and whether it is to change by
+        itself."""
         shell = self._shell
         if shell.outage.gone:
             return "the kernel has gone; a command looks anew, `exit` leaves", False
@@ -77,7 +80,8 @@ class Situation:
             models = [model for model in shell.glance(Models()) if model.frames]
             counters = shell.glance(StatsCall())
         except SyscallError as error:
-            return str(error), False
+            silent = error.errno is Errno.ETIME
+            return "the kernel does not answer" if silent else str(error), True  # it may answer soon
         working = sum(row.decoding and row.state is not State.STOPPED for row in agents)
         stopped = sum(row.state is State.STOPPED for row in agents)
         parts = [f"{len(agents)} agent{'' if len(agents) == 1 else 's'}: {working} decoding, {stopped} stopped"]
@@ -86,4 +90,18 @@ class Situation:
             for model, name in zip(models, system.apart(models), strict=True)
         ]
         parts.append(f"{number(counters.tokens_decoded)} tokens decoded")
-        return "  |  ".join(parts), working > 0
+        # A kernel that has just come back loads models, and says more once they are there.
+        return BETWEEN.join(parts), working > 0 or any(row.wait in (WaitFor.WEIGHTS, WaitFor.DEVICE) for row in agents)
+
+
+def fitted(text: str, width: int) -> str:
+    """The line in `width` cells: its first parts, whole, and `…` for those that are left out."""
+    if cells(text) <= width:
+        return text
+    parts = text.split(BETWEEN)[:-1]
+    while parts:
+        line = BETWEEN.join(parts) + " …"
+        if cells(line) <= width:
+            return line
+        parts.pop()
+    return cut(text, width)

@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmasos.userland.shell.grammar import Command, UsageError
 from llmasos.userland.shell.scanner import Incomplete, Scanner, Symbol
-from llmasos.userland.shell.tree import AndOr, For, Function, Group, If, Node, Pipeline, Redirect, Script, Simple, While
+from llmasos.userland.shell.tree import (
+    AndOr,
+    Case,
+    For,
+    Function,
+    Group,
+    If,
+    Node,
+    Pipeline,
+    Redirect,
+    Script,
+    Simple,
+    While,
+    Word,
+)
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -37,16 +51,20 @@ redirects: REDIRECT | redirects REDIRECT
          | WHILE list DO list DONE -> while_
          | UNTIL list DO list DONE -> until
          | FOR separator DO list DONE -> for_
+         | CASE clauses ESAC -> case
          | LBRACE list RBRACE -> group
          | LPAR list RPAR -> apart
 otherwise: ELSE list | ELIF list THEN list | ELIF list THEN list otherwise
+clauses: | ended | ended clause | clause
+ended: clause DSEMI | ended clause DSEMI
+clause: PATTERN | PATTERN list
 %declare SEP NEWLINE AMP AND OR PIPE BANG TIME SIMPLE FUNCTION REDIRECT
-%declare IF THEN ELIF ELSE FI WHILE UNTIL DO DONE FOR LBRACE RBRACE LPAR RPAR
+%declare CASE PATTERN DSEMI ESAC IF THEN ELIF ELSE FI WHILE UNTIL DO DONE FOR LBRACE RBRACE LPAR RPAR
 """
 _SPELLED = {
     "SEP": ";", "NEWLINE": "the end of the line", "AMP": "&", "AND": "&&", "OR": "||", "PIPE": "|", "BANG": "!",
     "LBRACE": "{", "RBRACE": "}", "LPAR": "(", "RPAR": ")", "SIMPLE": "a command", "FUNCTION": "a function",
-    "REDIRECT": "a redirection",
+    "REDIRECT": "a redirection", "PATTERN": "a pattern", "DSEMI": ";;",
 }  # fmt: skip
 
 
@@ -185,6 +203,21 @@ class _Maker:
         name, words = children[0].value.value
         return For(name, words, self.make(children[3]))
 
+    def _case(self, children: list[Any]) -> Case:
+        return Case(children[0].value.value, self.make(children[1]))
+
+    def _clauses(self, children: list[Any]) -> list[tuple[list[Word], Script]]:
+        made: list[tuple[list[Word], Script]] = []
+        for child in children:
+            made += self.make(child) if child.data == "ended" else [self.make(child)]
+        return made
+
+    def _ended(self, children: list[Any]) -> list[tuple[list[Word], Script]]:
+        return self._clauses([child for child in children if hasattr(child, "data")])
+
+    def _clause(self, children: list[Any]) -> tuple[list[Word], Script]:
+        return children[0].value.value, self.make(children[1]) if len(children) > 1 else Script()
+
     def _group(self, children: list[Any]) -> Group:
         return Group(self.make(children[1]))
 
@@ -201,11 +234,13 @@ def read(
     aliases: Mapping[str, str] | None = None,
     *,
     whole_text: bool = False,
+    first_line: int = 1,
 ) -> Script:
     """Read a script. `forms` are the commands by name, some of which take free text; with `whole_text` (of a pasted text)
-    that goes on to the end, over lines. Raises Incomplete, UsageError."""
+    that goes on to the end, over lines; `first_line` is the number of the first. Raises Incomplete, UsageError."""
     try:
-        return _tree(Scanner(source, forms, aliases or {}, _tree, whole_text=whole_text).read())
+        scanner = Scanner(source, forms, aliases or {}, _tree, whole_text=whole_text, first_line=first_line)
+        return _tree(scanner.read())
     except RecursionError:
         raise UsageError("the line has too much within itself") from None
 

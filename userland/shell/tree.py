@@ -19,7 +19,9 @@ class Variable:
 
     name: str
     quoted: bool = False
-    operator: str = ""  # `:-` and `-`: `word` stands for one that is empty, or not set; `+`, `:+`: the other way round
+    # `:-` and `-`: `word` stands for one that is empty, or not set; `+`, `:+`: the other way round; `=`, `?`: it becomes
+    # the value, or is the error; `#`, `%`: a pattern that is cut off; `length`.
+    operator: str = ""
     word: Word | None = None
 
 
@@ -78,6 +80,7 @@ class Simple:
     redirects: list[Redirect] = field(default_factory=list)
     host: bool = False
     source: str = ""
+    line: int = 0  # of its script
 
 
 @dataclass
@@ -104,6 +107,15 @@ class For:
 
 
 @dataclass
+class Case:
+    """Each clause: its patterns, and what is done if `word` matches one of them."""
+
+    word: Word
+    clauses: list[tuple[list[Word], Script]] = field(default_factory=list)
+    redirects: list[Redirect] = field(default_factory=list)
+
+
+@dataclass
 class Group:
     """`{ ...; }`, or in parentheses with variables of its own."""
 
@@ -118,7 +130,7 @@ class Function:
     body: Node
 
 
-Node = Simple | If | While | For | Group | Function
+Node = Simple | If | While | For | Case | Group | Function
 
 
 @dataclass

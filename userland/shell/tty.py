@@ -39,6 +39,8 @@ class Terminal:
 
     def __enter__(self) -> Terminal:
         self._before = {number: signal.signal(number, self._ends) for number in (signal.SIGTERM, signal.SIGHUP)}
+        # Ctrl-\ is not meant for the shell. A handler, not SIG_IGN, which programs that are started here would inherit.
+        self._before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, lambda number, frame: None)
         self.quiet()
         return self
 

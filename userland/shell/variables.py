@@ -10,27 +10,30 @@ from dataclasses import dataclass, field, replace
 
 from llmasos.userland.shell.tree import Node
 
-SWITCHES = {"e": "errexit", "x": "xtrace"}
+SWITCHES = {"e": "errexit", "u": "nounset", "x": "xtrace"}
 """The switches that `set` takes by a letter; `pipefail` has a name only."""
 NAMES = (*SWITCHES.values(), "pipefail")
 
 
 @dataclass
 class Variables:
-    """`status` is `$?`, `last` is `$!` (a pid, or the number of a job)."""
+    """`status` is `$?`, `last` is `$!` (a pid, or the number of a job). `scopes`: for each function that runs, what its
+    `local` variables were before. `traps`: what `trap` runs, by EXIT and INT; empty: INT is ignored."""
 
     values: dict[str, str] = field(default_factory=dict)
     exported: set[str] = field(default_factory=set)
     arguments: list[str] = field(default_factory=list)
     name: str = "llmasos"  # $0
     functions: dict[str, Node] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=lambda: {"quit": "exit", "?": "help", ".": "source"})
+    aliases: dict[str, str] = field(default_factory=lambda: {"quit": "exit", "?": "help", ".": "source", ":": "true"})
     switches: set[str] = field(default_factory=set)
+    scopes: list[dict[str, str | None]] = field(default_factory=list)
+    traps: dict[str, str] = field(default_factory=dict)
     status: int = 0
     last: str = ""
 
     def copy(self) -> Variables:
-        """A subshell's."""
+        """A subshell's. What `trap` runs stays the shell's; what it ignores is ignored here too."""
         return replace(
             self,
             values=dict(self.values),
@@ -39,6 +42,8 @@ class Variables:
             functions=dict(self.functions),
             aliases=dict(self.aliases),
             switches=set(self.switches),
+            scopes=[dict(scope) for scope in self.scopes],
+            traps={name: text for name, text in self.traps.items() if not text},
         )
 
     def get(self, name: str) -> str | None:
@@ -50,6 +55,8 @@ class Variables:
                 return str(os.getpid())
             case "!":
                 return self.last
+            case "PPID":
+                return str(os.getppid())
             case "#":
                 return str(len(self.arguments))
             case "@" | "*":
@@ -59,6 +66,18 @@ class Variables:
                 return self.name
             return self.arguments[int(name) - 1] if int(name) <= len(self.arguments) else None
         return self.values.get(name, os.environ.get(name))
+
+    def keep(self, name: str) -> None:
+        """`local`: the function that runs gives the variable its present value back when it ends."""
+        self.scopes[-1].setdefault(name, self.values.get(name))
+
+    def put_back(self, before: dict[str, str | None]) -> None:
+        """Set variables as they were; None: not at all."""
+        for name, value in before.items():
+            if value is None:
+                self.values.pop(name, None)
+            else:
+                self.values[name] = value
 
     def environment(self) -> dict[str, str]:
         """What a program of the host gets: the environment with what was exported."""

@@ -13,6 +13,7 @@ from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
 _AGENT = Param("PID", Kind.AGENT)
+_PIDS = Param("PID", Kind.PIDS)
 _JOB = Param("JOB", Kind.JOB, required=False)
 _TEXT = Param("TEXT", Kind.TEXT)
 
@@ -90,10 +91,15 @@ _ALL = (
                 Option("--detach", None, "let it outlive this script (at a terminal it does)"),
                 _JSON,
             ), background=True,
+            of_verb="TEXT may be in one word or several, with options before and behind it. What the verb starts lives "
+                    "on. Ctrl-C interrupts the answer.",
             details="Options come before TEXT, which is the rest of the line, `#` included, or is in quotes. What comes "
                     "in by a pipe is said behind it. With & the answer is not printed; see it with `cat`."),
     Command("say", "tell a process something and print its answer while it comes", (_AGENT, _TEXT),
             (Option("--max", Kind.INTEGER, "tokens of this answer at most"), _NO_THOUGHTS, _JSON), background=True,
+            of_verb="TEXT may be in one word or several, and is read from standard input if there is none. Ctrl-C "
+                    "interrupts the answer. Where the verb is stopped, or ended by another signal, the agent goes on, "
+                    "and `llmasos cat -f PID` shows what it says.",
             details="TEXT is the rest of the line, `#` included, or is in quotes; what comes in by a pipe is said behind "
                     "it. Ctrl-C interrupts the answer (SIGINT to the process), not the shell; Ctrl-Z stops it, and `fg` "
                     "goes on with it. With & the process answers in the background."),
@@ -106,18 +112,28 @@ _ALL = (
         _JSON,
     ), details="A PID with a slash in it is the path of a file (`cat ./a.txt ./b.txt`), and `-`, or none at all, what "
                "comes in by a pipe or from a file."),
-    Command("read", "print the token ids of a process's log", (
-        _AGENT, Param("FROM", Kind.INTEGER, required=False), Param("N", Kind.INTEGER, required=False)), (_JSON,),
-        details="From position FROM (default 0), N of them (default all)."),
-    Command("wait", "wait until a process has nothing to do, or has exited",
-            (Param("PID", Kind.PID, required=False),), (_JSON,),
-            details="Returns at once if the process is idle. An exited child is reaped, and its status printed. Without "
-                    "PID: until all jobs have ended; with %N: until that job has."),
+    Command("read", "print the token ids of a process's log, or read a line into variables", (
+        Param("PID", Kind.AGENT, required=False), Param("FROM", Kind.WORDS, required=False)), (
+        Option("-r", None, "read a line, in which a backslash is a character"),
+        Option("-p", Kind.NAME, "read a line from the person, after this prompt"),
+        _JSON,
+    ), details="`read PID FROM N` prints N of them (default all) from position FROM (default 0). With an input (a pipe, "
+               "`< ./f`), and with -r or -p, `read NAME...` reads a line of it into variables, as any shell does: `while "
+               "read -r name rest; do ...; done < ./f`. The status is 1 where there are no more lines. What is read by "
+               "lines is no text for `say` and `spawn`."),
+    Command("wait", "wait until processes have nothing to do, or have exited",
+            (Param("PID", Kind.PIDS, required=False),), (_JSON,),
+            details="One after the other; returns at once if a process is idle. An exited child is reaped, and its "
+                    "status printed. Without PID: until all jobs have ended; with %N: until that job has."),
     # --- control ---
-    Command("stop", "stop a process (SIGSTOP)", (_PID,), details="Its context stays; `cont` lets it go on."),
-    Command("cont", "let a stopped process go on (SIGCONT)", (_PID,)),
-    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PID),
-            details="SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
+    Command("stop", "stop processes (SIGSTOP)", (_PIDS,), details="Their contexts stay; `cont` lets them go on."),
+    Command("cont", "let stopped processes go on (SIGCONT)", (_PIDS,)),
+    Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PIDS), (
+        Option("-s", Kind.SIGNAL, "the signal, as `-SIGNAL` has it"),
+        Option("-l", None, "list the signals", alone=True),
+    ),
+            details="To each PID, %N or name; the status is 1 if one of several could not be sent. "
+                    "SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
             details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
@@ -198,19 +214,20 @@ _ALL = (
     # --- the shell ---
     Command("run", "run a Python program", (Param("FILE", Kind.FILE), Param("ARGS", Kind.WORDS, required=False)),
             details="In a process of its own, attached to this kernel by LLMASOS_RUNTIME."),
-    Command("jobs", "list what is in the background, or stopped",
+    Command("jobs", "list what is in the background, or stopped", options=_LISTING,
             details="A line each: an agent that answers, or a pipeline that this shell carries. %1 names one, as in "
                     "`fg %1`."),
     Command("fg", "go on with a job in the foreground", (_JOB,),
             details="JOB is %N, a PID or a name (default: the newest). Of an answer the rest is printed while it comes."),
     Command("bg", "let a stopped job go on in the background", (_JOB,),
             details="JOB is %N, a PID or a name (default: the newest)."),
-    Command("disown", "let an agent outlive this shell", (Param("PID", Kind.AGENT, required=False),),
+    Command("disown", "let agents outlive this shell", (Param("PID", Kind.PIDS, required=False),),
             details="For scripts, whose agents end with them. A pipeline cannot be disowned: this shell carries it."),
     Command("watch", "run a command again and again", (Param("COMMAND", Kind.WORDS),), (
         Option("-n", Kind.DECIMAL, "seconds between two runs (default 2)"),
         Option("--count", Kind.INTEGER, "end after so many runs"),
-    ), details="With a pipe in it, in quotes: `watch 'ps | grep alice'`. Ctrl-C ends."),
+    ), passes=True, details="Options stand before COMMAND. With a pipe in it, in quotes: `watch 'ps | grep alice'`. "
+                             "Ctrl-C ends."),
     Command("history", "list the lines of this session and earlier ones", (Param("N", Kind.INTEGER, required=False),),
             details="The last N (default 50). Ctrl-R searches them."),
     Command("source", "run the commands of a file in this shell",
@@ -222,27 +239,48 @@ _ALL = (
     Command("unalias", "take an alias back", (Param("NAME", Kind.WORDS),)),
     Command("set", "set a switch, or the arguments; alone, list the variables",
             (Param("SWITCH", Kind.WORDS, required=False),),
-            details="-e: a command that fails ends the shell; -x: commands are shown before they run; -o pipefail: a "
-                    "pipeline has the status of the last member that failed; + takes one back. `set -- A B` sets $1, "
-                    "$2."),
+            details="-e: a command that fails ends the shell; -u: so does a variable that is not set; -x: commands are "
+                    "shown before they run; -o pipefail: a pipeline has the status of the last member that failed; + "
+                    "takes one back. `set -- A B` sets $1, $2."),
     Command("unset", "forget variables and functions", (Param("NAME", Kind.WORDS),)),
     Command("export", "give variables to the programs that are started here", (Param("NAME=VALUE", Kind.WORDS),)),
     Command("shift", "drop the first N arguments (default 1)", (Param("N", Kind.INTEGER, required=False),)),
+    Command("cd", "go to another directory", (Param("DIRECTORY", Kind.FILE, required=False),),
+            details="Without one home; `cd -` goes back. A subshell, `(cd ./x; ...)`, goes alone."),
+    Command("pwd", "print the working directory", options=(
+        Option("-P", None, "its real path, without symbolic links"),
+    )),
+    Command("local", "variables of a function's own", (Param("NAME=VALUE", Kind.WORDS),),
+            details="They are as they were when the function ends."),
+    Command("eval", "run words as a line of the shell", (Param("WORD", Kind.WORDS, required=False),)),
+    Command("trap", "run commands at the end of the shell, or at Ctrl-C",
+            (Param("COMMANDS", Kind.WORDS, required=False),),
+            details="`trap 'COMMANDS' EXIT INT`; alone, list them. `trap - INT` takes it back, and `trap '' INT` has "
+                    "Ctrl-C ignored. A subshell has its own."),
     Command("echo", "print words", (Param("WORD", Kind.WORDS, required=False),),
-            details="-n: without the end of the line."),
-    Command("true", "succeed"),
-    Command("false", "fail"),
+            details="-n: without the end of the line; -e: `\\t`, `\\n` and their like are characters."),
+    Command("type", "say what words are as commands", (Param("NAME", Kind.WORDS),)),
+    Command("command", "`command -v NAME`: say what a word is as a command", (Param("NAME", Kind.WORDS),)),
+    Command("true", "succeed; `:` is short for it", (Param("WORD", Kind.WORDS, required=False),)),
+    Command("false", "fail", (Param("WORD", Kind.WORDS, required=False),)),
     Command("break", "leave N loops (default 1)", (Param("N", Kind.INTEGER, required=False),)),
     Command("continue", "go on with the next turn of a loop", (Param("N", Kind.INTEGER, required=False),)),
     Command("return", "leave a function, or a file that is read", (Param("STATUS", Kind.INTEGER, required=False),)),
     Command("clear", "clear the screen"),
     Command("help", "list the commands, or explain one", (Param("COMMAND", Kind.TOPIC, required=False),)),
-    Command("man", "the manual: of a command, a system call, or an error", (Param("TOPIC", Kind.TOPIC, required=False),),
-            details="As in `man fork`, `man EBUSY`. Where a command and a system call have one name, both are shown."),
+    Command("man", "the manual: of a command, a system call, or an error",
+            (Param("TOPIC", Kind.TOPIC, required=False), Param("NAME", Kind.TOPIC, required=False)), (
+        Option("-k", Kind.NAME, "list the pages that this word is in, as apropos(1) does"),
+    ),
+            details="As in `man fork`, `man EBUSY`; `man 2 fork` is the same. "
+                    "Where a command and a system call have one name, both are shown."),
     Command("exit", "leave the shell", (Param("STATUS", Kind.INTEGER, required=False),),
             details="Agents live on, and the kernel too. Ctrl-D and `quit` do the same. What a script has spawned ends "
                     "with it, unless that was with --detach, or it was disowned."),
-    Command("halt", "shut the whole system down, and end all agents"),
+    Command("halt", "shut the whole system down, and end all agents", options=(
+        Option("--keep", None, "leave them to the next kernel"),
+        Option("--yes", None, "without asking"),
+    ), details="At a terminal it asks, if agents live."),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
@@ -276,7 +314,25 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
         "Language",
-        ("set", "unset", "export", "shift", "echo", "true", "false", "break", "continue", "return"),
+        (
+            "cd",
+            "pwd",
+            "set",
+            "unset",
+            "export",
+            "local",
+            "shift",
+            "eval",
+            "trap",
+            "type",
+            "command",
+            "echo",
+            "true",
+            "false",
+            "break",
+            "continue",
+            "return",
+        ),
     ),
 )
 
@@ -284,6 +340,17 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 SHELL_ONLY = frozenset(
     {"jobs", "fg", "bg", "history", "source", "alias", "unalias", "clear", "exit", "halt", *GROUPS[-1][1]}
 )
+
+# The verbs that are no commands of the shell, with their summaries and words.
+OWN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "boot": ("boot a kernel", ("--detach", "--device", "--config", "--policy", "--model", "--journal", "--no-journal")),
+    "shell": ("open a shell", ("--private",)),
+    "status": ("what kernel runs where", ("--json",)),
+    "halt": ("shut the running kernel down", ("--keep",)),
+    "demo": ("a guided tour", ("--here", "--fast")),
+    "doctor": ("what this machine can and cannot do", ("--json",)),
+    "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
+}
 
 # Lines that people may type, with what they do; of commands whose form does not say it all.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -301,11 +368,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("spawn alice", "an agent on the kernel's own model"),
         ("spawn bob --model org/name --temperature 0.7 Write a haiku.", "one that answers at once"),
     ),
-    "say": (("say alice what's my name?", "the text is the rest of the line; quotes are text"),),
+    "say": (("say alice what's my name?", "a question, with an apostrophe in it"),),
     "cat": (("cat -f alice", "go on with what she says"),),
     "kill": (
         ("kill alice", "end a process"),
         ("kill -INT alice", "interrupt its answer"),
+        ("kill ann ben 7", "several"),
         ("kill -KILL cpu0", "restart a driver"),
     ),
     "fork": (("fork alice 3 --name poet", "three copies: poet-1, poet-2 and poet-3"),),

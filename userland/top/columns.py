@@ -16,7 +16,7 @@ from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, ProcessInfo
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import duration, size
-from llmasos.userland.top.model import Group, Row
+from llmasos.userland.top.model import Group, Row, Sums
 from llmasos.userland.top.spark import spark
 
 Value = float | str
@@ -71,19 +71,21 @@ def _llm(of: Row | Group) -> ProcessInfo | None:
 
 @dataclass(frozen=True)
 class _Number:
-    """A number of LLM processes, and of groups where a sum means something. -1: it has none."""
+    """A number of LLM processes, and of groups and programs where a sum means something. -1: it has none."""
 
     process: Callable[[ProcessInfo], float]
-    group: Callable[[Group], float] | None
+    group: Callable[[Group | Sums], float] | None
 
     def __call__(self, of: Row | Group) -> float:
-        if isinstance(of, Group):
-            return self.group(of) if self.group is not None else -1.0
+        if isinstance(of, Group) or of.agents is not None:
+            together = of if isinstance(of, Group) else of.agents
+            return self.group(together) if self.group is not None and together is not None else -1.0
         return self.process(of.info) if of.info.kind is Kind.LLM else -1.0
 
     def text(self, of: Row | Group, wide: bool) -> str:
         value = self(of)
-        return "" if value < 0 or (value == 0 and isinstance(of, Group)) else short(value)
+        summed = isinstance(of, Group) or of.agents is not None
+        return "" if value < 0 or (value == 0 and summed) else short(value)
 
 
 def _number(
@@ -91,7 +93,7 @@ def _number(
     rank: int,
     about: str,
     process: Callable[[ProcessInfo], float],
-    group: Callable[[Group], float] | None = None,
+    group: Callable[[Group | Sums], float] | None = None,
 ) -> Column:
     number = _Number(process, group)
     return Column(title, rank, max(5, len(title)), number.text, number, about)

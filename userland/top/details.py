@@ -28,6 +28,7 @@ _WAITS = {
     WaitFor.DEVICE: "a driver that is being restarted",
     WaitFor.QUOTA: "its control group: a rate of tokens, or its memory",
     WaitFor.CHILD: "a child to end",
+    WaitFor.RETURN: "its program to come back to this kernel, unless that has ended",
 }
 _STATES = {
     State.READY: "a place in a step of the device",

@@ -17,14 +17,36 @@ WANTED = ("input", "stopped")  # to wait for somebody's input, or for a CONT, is
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """Of LLM processes together."""
+
+    computed: float = 0.0  # tokens a second
+    decoded: float = 0.0
+    length: int = 0
+    pages: int = 0
+    swapped: int = 0
+    tokens_decoded: int = 0
+    device_seconds: float = 0.0
+
+    def __add__(self, row: Row) -> Sums:
+        info = row.info
+        return Sums(
+            self.computed + row.computed, self.decoded + row.decoded, self.length + info.length, self.pages + info.pages,
+            self.swapped + info.swapped, self.tokens_decoded + info.usage.decoded,
+            self.device_seconds + info.usage.device_seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A process. Rates are tokens a second since the sample before."""
+    """A process. Rates are tokens a second since the sample before; a program's are the sums of its agents."""
 
     info: ProcessInfo
     computed: float = 0.0  # run through the model, prompts and recomputing included
     decoded: float = 0.0
     stall: float = 0.0  # share of the time in which it waited for anything but input or a CONT
     past: tuple[float, ...] = ()  # of `computed`, the newest last; empty: it was idle for as long as that
+    agents: Sums | None = None  # of a program that has some
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,8 @@ class History:
         earlier = {row.pid: row for row in before.rows} if before is not None else {}
         rows = {info.pid: self._row(info, earlier.get(info.pid), seconds) for info in sample.rows}
         groups = {info.path: info for info in sample.groups}
+        peak = max((max(row.past) for row in rows.values() if row.past), default=0.0)
+        self._sum_up(rows, known=before is not None)
         summed = self._groups(groups, rows, known=before is not None)
         computed = decoded = 0.0
         if before is not None and seconds > 0:
@@ -89,7 +113,6 @@ class History:
             busy[device.name] = self._keep(f"device {device.name}", max(0.0, min(1.0, share)), before is not None)
         past = self._keep("all", computed, before is not None)
         self._forget(rows, groups)
-        peak = max((max(row.past) for row in rows.values() if row.past), default=0.0)
         group_peak = max((max(group.past) for group in summed.values() if group.past), default=0.0)
         return Picture(sample, seconds, rows, summed, computed, decoded, past, busy, peak, group_peak)
 
@@ -108,28 +131,32 @@ class History:
         past = self._keep(f"pid {info.pid}", computed, True)
         return Row(info, computed, decoded, max(0.0, min(1.0, waited / seconds)), past)
 
-    def _groups(self, groups: dict[str, GroupInfo], rows: dict[int, Row], *, known: bool) -> dict[str, Group]:
-        sums = {path: [0.0, 0.0, 0, 0, 0, 0, 0.0] for path in groups}
+    def _sum_up(self, rows: dict[int, Row], *, known: bool) -> None:
+        """Give programs the sums of their agents."""
+        sums: dict[int, Sums] = {}
         for row in rows.values():
-            if row.info.kind is not Kind.LLM:
-                continue
-            info = row.info
-            counts = (
-                row.computed, row.decoded, info.length, info.pages, info.swapped, info.usage.decoded,
-                info.usage.device_seconds,
-            )  # fmt: skip
-            for path in _upwards(info.group):
-                if (total := sums.get(path)) is not None:
-                    for at, count in enumerate(counts):
-                        total[at] += count
+            owner = rows.get(row.info.ppid)
+            if row.info.kind is Kind.LLM and owner is not None and owner.info.kind is Kind.PROGRAM:
+                sums[owner.info.pid] = sums.get(owner.info.pid, Sums()) + row
+        for pid, total in sums.items():
+            past = self._keep(f"pid {pid}", total.computed, known)
+            rows[pid] = Row(rows[pid].info, total.computed, total.decoded, past=past, agents=total)
+
+    def _groups(self, groups: dict[str, GroupInfo], rows: dict[int, Row], *, known: bool) -> dict[str, Group]:
+        sums = dict.fromkeys(groups, Sums())
+        for row in rows.values():
+            if row.info.kind is Kind.LLM:
+                for path in _upwards(row.info.group):
+                    if path in sums:
+                        sums[path] += row
         made = {}
         for path, group in groups.items():
-            computed, decoded, length, pages, swapped, tokens, device_seconds = sums[path]
+            total = sums[path]
             stall = max((pressure.some[0] for pressure in group.pressure.values() if pressure.some), default=0.0)
-            past = self._keep(f"group {path}", computed, known)
+            past = self._keep(f"group {path}", total.computed, known)
             made[path] = Group(
-                group, computed, decoded, stall, past,
-                int(length), int(pages), int(swapped), int(tokens), device_seconds,
+                group, total.computed, total.decoded, stall, past, total.length, total.pages, total.swapped,
+                total.tokens_decoded, total.device_seconds,
             )  # fmt: skip
         return made
 

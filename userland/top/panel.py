@@ -105,11 +105,11 @@ def _below(picture: Picture, width: int, palette: Palette) -> list[tuple[int, li
 
 def _names(picture: Picture) -> list[str]:
     devices = picture.sample.boot.devices
-    own = [device.tiers[0].name for device in devices if device.tiers]
-    return [*(device.name for device in devices), *own, *(_lower(device) for device in devices), "pressure"]
+    tiers = [tier.name for device in devices for tier in device.tiers]
+    return [*(device.name for device in devices), *tiers, "pressure"]
 
 
-def _lower(device: DeviceInfo) -> str:
+def _joint(device: DeviceInfo) -> str:
     return "+".join(tier.name for tier in device.tiers[1:])
 
 
@@ -164,7 +164,7 @@ def _device(picture: Picture, device: DeviceInfo, names: int, width: int, palett
 
 
 def _tiers(picture: Picture, device: DeviceInfo, names: int, width: int, palette: Palette) -> list[list[Part]]:
-    """The device's own memory, and the tiers below it, which the kernel counts together: it fills the fastest first."""
+    """The device's own memory, and the tiers below it, each by itself."""
     if not device.tiers:
         return []
     models = [model for model in picture.sample.models if model.device == device.name]
@@ -181,19 +181,22 @@ def _tiers(picture: Picture, device: DeviceInfo, names: int, width: int, palette
             Part(f"{size(kept)} kept for prefixes" if kept else "", 3, palette.faint),
         ]
     ]
-    if lower:
+    if lower and all(len(m.tier_slots) == len(lower) for m in models if m.slots):
+        for at, tier in enumerate(lower):
+            there = [m for m in models if m.slots]
+            places = sum(m.tier_slots[at] * m.block_bytes for m in there)
+            taken = places - sum(m.tier_slots_free[at] * m.block_bytes for m in there)
+            made.append(_lower(tier.name, taken, places or tier.size, names, width, palette))
+    elif lower:  # an older kernel counts them together
         places = sum(m.slots * m.block_bytes for m in models)
-        taken = sum((m.slots - m.slots_free) * m.block_bytes for m in models)
-        room = sum(tier.size for tier in lower)
-        each = ", ".join(f"{tier.name} {size(tier.size)}" for tier in lower) if len(lower) > 1 else ""
-        made.append(
-            [
-                Part(_bar(f"{_lower(device):<{names}}  KV  ", taken, places or room, width, palette.mark), 0),
-                Part(f"{size(taken)} of {size(places or room)}", 1),
-                Part(each, 2, palette.faint),
-            ]
-        )
+        taken = places - sum(m.slots_free * m.block_bytes for m in models)
+        made.append(_lower(_joint(device), taken, places or sum(tier.size for tier in lower), names, width, palette))
     return made
+
+
+def _lower(name: str, taken: int, of: int, names: int, width: int, palette: Palette) -> list[Part]:
+    bar = _bar(f"{name:<{names}}  KV  ", taken, of, width, palette.mark)
+    return [Part(bar, 0), Part(f"{size(taken)} of {size(of)}", 1)]
 
 
 def _model(model: ModelInfo, names: int, width: int, palette: Palette) -> list[Part]:

@@ -173,7 +173,13 @@ class ProcessTable(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, back)
 
     def _cell(self, line: Line, at: Placed, back: Style) -> Segment:
-        text = cell(at.column, line.of, at.width, self._peaks[isinstance(line.of, Group)], wide=self._wide)
+        text = cell(
+            at.column,
+            line.of,
+            at.width,
+            self._peaks[isinstance(line.of, Group) or line.of.agents is not None],
+            wide=self._wide,
+        )
         text = _cut(text, at.width)
         blank = " " * (at.width - cell_len(text))
         style = back

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.records import Kind, State
+from llmasos.userland.programs.ps import exited
 from llmasos.userland.top import columns
 from llmasos.userland.top.model import Group, Picture, Row
 
@@ -42,7 +43,8 @@ class Arrangement:
     def lines(self, picture: Picture) -> list[Line]:
         """The lines of a picture, top to bottom."""
         if self.flat:
-            rows = self._sorted([row for row in picture.rows.values() if matches(row, self.needle)])
+            shown = [row for row in picture.rows.values() if self._shows(row) and matches(row, self.needle)]
+            rows = self._sorted([_alone(row) for row in shown])
             return [Line(_key(row), row, columns.name(row), "", False, False) for row in rows]
         below = _below(picture)
         found = _found(picture, below, self.needle) if self.needle else None
@@ -51,7 +53,11 @@ class Arrangement:
         ahead: list[tuple[str, str, str]] = []
 
         def kept(key: str) -> list[str]:
-            return [child for child in below.get(key, ()) if found is None or child in found]
+            return [
+                child
+                for child in below.get(key, ())
+                if (found is None or child in found) and self._shows(_of(picture, child))
+            ]
 
         def enter(key: str, guide: str, *, root: bool) -> None:
             ordered = self._sorted([_of(picture, child) for child in kept(key)])
@@ -74,6 +80,10 @@ class Arrangement:
             if inside and not folded:
                 enter(key, further, root=False)
         return made
+
+    def _shows(self, of: Row | Group) -> bool:
+        """Agents that have exited, whose status the kernel keeps for who asks, are shown to who filters for them."""
+        return isinstance(of, Group) or bool(self.needle) or not exited(of.info)
 
     def _sorted(self, rows: list[Row] | list[Row | Group]) -> list[Row | Group]:
         column = columns.BY_TITLE[self.sort]
@@ -120,6 +130,11 @@ def _rank(of: Row | Group) -> tuple[object, ...]:
         return (0, False, False, 0, of.info.path)
     info = of.info
     return (1, info.state not in (State.RUNNING, State.READY), info.kind is not Kind.LLM, info.pid, "")
+
+
+def _alone(row: Row) -> Row:
+    """A program without its agents, which stand in the list themselves."""
+    return row if row.agents is None else Row(row.info)
 
 
 def _key(of: Row | Group) -> str:
