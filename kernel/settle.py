@@ -103,6 +103,7 @@ def take_pages(system: System, victim: LLMProcess) -> None:
     image.cut(victim, 0)
     freed(system)
     victim.quantum_used, victim.turn = 0, system.now
+    victim.taken = True
     victim.preempted = victim.state in (State.READY, State.BLOCKED) and victim.todo > 0
     victim.account.preemptions += 1
     system.counters["preemptions"] += 1

@@ -260,7 +260,7 @@ class ProcessInfo(Record):
     swapped: int = 0  # pages in a lower tier and in no frame
     group: str = ""  # path of its control group
     errno: Errno = Errno.OK  # of the error that ended its last decode (lost when the kernel dies)
-    reason: str = ""  # that error in words; of a full context, what bounds it; of a zombie, why it ended
+    reason: str = ""  # that error; why it is stopped or held up; what bounds a full context; of a zombie, why it ended
     record_bytes: int = 0  # of its records (`records`)
 
 

@@ -59,7 +59,7 @@ def process_info(system: System, process: Process) -> ProcessInfo:
     if isinstance(process, LLMProcess):
         failed = process.finish is Finish.ERROR and not process.is_zombie()
         fields["errno"], reason = process.failure if failed else (Errno.OK, process.exit_reason)
-        fields["reason"] = (process.stop_reason or reason)[:_MOST_REASON]
+        fields["reason"] = (process.stop_reason or process.held_up or reason)[:_MOST_REASON]
         frames, image = process.table.frames, process.image
         if process.finish is Finish.CONTEXT and image is not None and not fields["reason"]:
             why = process.bound_by(image, process.device, process.traits.limits)

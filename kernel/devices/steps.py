@@ -91,7 +91,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     system.emit("sched.done", device=device.name, amount=flight.tokens, detail=f"{message.seconds * 1e3:.3f} ms")
     again = 0
     for process, result in zip(flight.processes, message.results, strict=True):
-        again += _again(process)
+        again += _again(process) if process.taken else 0  # a crash is no thrashing
         _apply(system, device, process, result, duration // max(1, flight.tokens))
     lost = duration * again // max(1, flight.tokens) + nanoseconds(message.phases.get("swap", 0.0))
     _look_for_thrashing(system, device, flight, duration, lost)
@@ -260,7 +260,7 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
         process.quantum_used += process.table.cached - process.high_water
         process.group.charge_tokens(min(tokens, process.table.cached - process.high_water), system.now)
         system.journal.charged(process.group)
-        process.high_water = process.table.cached
+        process.high_water, process.taken = process.table.cached, False
     account.steps += 1
     account.computed += tokens
     account.device_time += share * run

@@ -204,6 +204,7 @@ class Image:
         for process in self.users.values():
             process.table.clear(self.swap)
             process.driver_log = process.quantum_used = 0
+            process.taken = False
         for holder in list(self.holders.values()):
             self.let_go(holder)
         for table in self.imports.values():

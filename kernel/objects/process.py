@@ -217,6 +217,7 @@ class LLMProcess(Process):
     high_water: int = 0  # tokens of the log that have been computed at least once
     quantum_used: int = 0  # of those, since it last got pages after having none
     turn: int = 0  # when its pages were last taken
+    taken: bool = False  # its pages were, since it last had all; not lost with a driver or kernel
     preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
     load: int = 0  # weight with which its group counts it among those that want the device
@@ -377,6 +378,14 @@ class LLMProcess(Process):
         if length > context:
             why = self.bound_by(image, device, limits)
             raise Errno.E2BIG(f"a context of {length} tokens is too long: {context} is {why}")
+
+    @property
+    def held_up(self) -> str:
+        """What it waits for that its state does not tell: the model that it has not got back, or whose limit it is."""
+        if self.stranded:
+            return f"it has not got its model back: {self.stranded}"
+        group = self.throttled_by or self.over_limit if self.wait is WaitFor.QUOTA else None
+        return f"it waits for a limit of group {group.path}" if group is not None else ""
 
     def bound_by(self, image: Image, device: Device, limits: Limits) -> str:
         """What bounds its context."""

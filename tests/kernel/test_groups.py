@@ -18,6 +18,7 @@ from llmasos.syscalls.records import (
     SchedClass,
     Signal,
     State,
+    WaitFor,
 )
 from llmasos.syscalls.table import (
     Attach,
@@ -188,6 +189,8 @@ def test_a_rate_of_tokens_holds_for_all_of_a_group_together() -> None:
     tokens = stat(program, "/a").tokens - before
     assert tokens <= 100 * (sim.now - began) + 100 + 3, "the rate, a burst of a second, and the step that ends it"
     assert tokens >= 100 * (sim.now - began) * 0.95
+    sim.run_until(lambda: row(sim, pids[1]).wait is WaitFor.QUOTA)
+    assert program.call(Getinfo(pids[1])).reason == "it waits for a limit of group /a"
     shares = [row(sim, pid).account.decoded for pid in pids]
     assert max(shares) - min(shares) <= 0.2 * sum(shares)
 

@@ -176,6 +176,7 @@ def test_a_process_whose_model_does_not_fit_any_more_stays_and_goes_on_where_it_
     assert fails(lambda: sim.run_until(lambda: decode_.done) or decode_.value).errno is Errno.EIO
     row = program.call(Getinfo(pid))
     assert (row.state, row.wait, row.decoding) == (ProcessState.BLOCKED, WaitFor.WEIGHTS, True)
+    assert "room for" in row.reason
     error = fails(lambda: program.call(Truncate(pid, 1)))
     assert error.errno is Errno.EBUSY
     assert "room for" in error.reason

@@ -8,7 +8,8 @@ from llmasos.kernel.memory.thrash import MOST, WINDOW, Thrash
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.records import Sampler
-from llmasos.syscalls.table import Decode, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
+from llmasos.syscalls.table import Decode, Dmesg, Getinfo, Kill, Models, Spawn, StatsCall, Truncate
+from tests.kernel.journaled import reboot
 
 
 def test_the_quantum_is_stretched_while_too_much_is_lost_and_comes_back() -> None:
@@ -73,3 +74,18 @@ def test_everybody_still_has_turns_and_the_stretch_goes_when_memory_suffices() -
             break
     else:
         raise AssertionError("the quantum stays stretched")
+
+
+def test_what_is_computed_again_after_a_crash_is_no_thrashing() -> None:
+    sim = simulate(frames=26, step_tokens=16, options={"overhead": "0.1"})  # 300 tokens take two seconds
+    program = sim.program()
+    pid = program.call(Spawn("sim", tokens=list(range(300)), detached=True))
+    for crash in (sim.crash, lambda: reboot(sim, program)):
+        program.call(Decode(pid, 1))
+        crash()
+        before = sim.now
+        program.call(Decode(pid, 1))
+        assert sim.now > before + 1.9, "it was computed again"
+        (model,) = [m for m in program.call(Models()) if m.frames]
+        assert (model.stretch, model.lost) == (1, 0.0)
+        assert not any("thrashes" in line.text for line in program.call(Dmesg()))

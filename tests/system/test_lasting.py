@@ -152,7 +152,9 @@ def test_the_shell_boots_a_kernel_that_stays_and_says_so_and_the_next_one_joins_
     assert "alice" in second.stdout
     assert home.status()["os_pid"] == pid
     assert home.status()["agents"] == 1
+    family = home.processes()
     assert "has halted" in home.type("halt").stdout
+    assert is_gone(family[0]), "halt returns when the kernel's own process has ended"
     assert not list(home.place.iterdir())
     assert not list(home.state.rglob("kernel.journal*"))
     assert home.type("status", status=3).stdout.startswith("no kernel runs in ")

@@ -1,5 +1,5 @@
-"""The commands of the shell's language: cd pwd local trap eval set unset export shift break continue return echo true
-false."""
+"""The commands of the shell's language: cd pwd local trap eval set unset export shift type command break continue return
+echo true false."""
 
 from __future__ import annotations
 

@@ -99,4 +99,5 @@ def waiting(info: ProcessInfo, device_state: str) -> str:
             f"device {info.device} has not answered {since}; if it hangs, the kernel restarts it after hang_seconds "
             f"(60 unless configured) and the answer goes on"
         )
-    return f"process {info.pid} has said nothing {since} ({ps.state(info)})"
+    why = f": {info.reason}" if info.reason else ""
+    return f"process {info.pid} has said nothing {since} ({ps.state(info)}{why})"
