@@ -180,6 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("kind", help=", ".join(KINDS))
     parser.add_argument("--endpoint", required=True, help="where the kernel listens for drivers")
     parser.add_argument("--identity", required=True, help="routing id: NAME.INCARNATION")
+    parser.add_argument("--secret", type=int, default=-1, metavar="FD", help="read there what proves the identity")
     parser.add_argument("--runtime", required=True, type=Path, help="the kernel's runtime directory")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     chosen = parser.parse_args(arguments)
@@ -191,11 +192,15 @@ def main(arguments: list[str] | None = None) -> int:
         if not key or not equals:
             parser.error(f"--option {option!r}: KEY=VALUE was wanted")
         options[key] = value
+    identity = chosen.identity.encode()
+    if chosen.secret >= 0:  # no other process can see it, as it could see words and environment
+        with os.fdopen(chosen.secret, "rb") as told:
+            identity += b"." + told.read()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the kernel's affair: it ends its drivers
     faulthandler.enable()
 
     async def drive() -> int:
-        socket = transport.dealer(chosen.identity.encode(), max_frame=REQUEST_BYTES)
+        socket = transport.dealer(identity, max_frame=REQUEST_BYTES)
         try:
             socket.connect(chosen.endpoint)
         except ValueError as error:

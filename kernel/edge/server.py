@@ -205,7 +205,7 @@ class Server:
             case Reply():
                 self._answer(action)
             case Send():
-                identity = f"{action.device}.{action.incarnation}".encode()
+                identity = self._supervisor.identity(action.device, action.incarnation)
                 self._drivers.send(protocol.encode(action.message), identity)
             case WakeAt():
                 self._wake_at = action.at
@@ -306,10 +306,10 @@ class Server:
     # --- drivers ----------------------------------------------------------------------------------------------------
 
     def _from_driver(self, message: Message) -> None:
-        name, _, number = message.peer.decode(errors="replace").rpartition(".")
-        incarnation = int(number) if number.isdecimal() else 0
-        if not self._supervisor.alive(name, incarnation):
-            return  # a late message of a driver whose end was reported already
+        named = self._supervisor.named(message.peer, message.fd)
+        if named is None:
+            return  # a late message of a driver whose end was reported already, or a stranger's
+        name, incarnation = named
         try:
             event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -339,7 +339,7 @@ class Server:
             self._ready()
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
-        return self._drivers.send(protocol.encode(protocol.Quit()), f"{device}.{incarnation}".encode())
+        return self._drivers.send(protocol.encode(protocol.Quit()), self._supervisor.identity(device, incarnation))
 
     # --- files that somebody may remove ---------------------------------------------------------------------------------
 

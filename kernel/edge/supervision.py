@@ -3,13 +3,16 @@
 kernel/devices/reincarnation.py, after MINIX 3's reincarnation server, decides; this file carries that out. A driver is
 `python -m llmasos.drivers.host`, in a session of its own, so that a Ctrl-C meant for the kernel does not reach it. It
 holds the reading end of a pipe into which nothing is ever written: when the kernel has gone, however it ended, the driver
-reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) The lines that a driver
-prints go to the kernel log.
+reads end-of-file and leaves. (Linux's PDEATHSIG would go off when the starting *thread* ends.) By another pipe it gets a
+secret, which is a part of its routing id: who connects to the drivers' socket under a driver's name is the child that was
+started, and nobody else. The lines that a driver prints go to the kernel log.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import Callable
@@ -20,7 +23,7 @@ import trio
 
 from llmasos.drivers.protocol import EX_UNUSABLE
 from llmasos.kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
-from llmasos.syscalls import runtime
+from llmasos.syscalls import runtime, zeromq
 
 QUIT_SECONDS = 3.0  # the time that a driver has to end in good order,
 TERM_SECONDS = 2.0  # and then to follow SIGTERM
@@ -46,6 +49,8 @@ class _Child:
 
     def __init__(self) -> None:
         self.process: trio.Process | None = None
+        self.secret = secrets.token_hex(16)
+        self.fd = 0  # of its connection
         self.killed = ""  # why the kernel killed it
         self.last_line = ""
         self.gone = trio.Event()
@@ -85,8 +90,24 @@ class Supervisor:
             child.killed = child.killed or reason
             child.kill()
 
-    def alive(self, device: str, incarnation: int) -> bool:
-        return (device, incarnation) in self._children
+    def identity(self, device: str, incarnation: int) -> bytes:
+        """The routing id of a driver; of one that has ended, none's."""
+        child = self._children.get((device, incarnation))
+        return f"{device}.{incarnation}.{child.secret if child is not None else ''}".encode()
+
+    def named(self, identity: bytes, fd: int) -> tuple[str, int] | None:
+        """The device and incarnation with this routing id, whose message came by descriptor `fd`. None: it has ended, or
+        another process says so."""
+        device, number, secret, *_ = [*identity.decode(errors="replace").rsplit(".", 2), "", ""]
+        child = self._children.get((device, int(number) if number.isdecimal() else 0))
+        if child is None or not hmac.compare_digest(secret.encode(), child.secret.encode()):
+            return None
+        if fd != child.fd:
+            os_pid = zeromq.peer_pid(fd)
+            if child.process is None or os_pid not in (0, child.process.pid):
+                return None
+            child.fd = fd
+        return device, int(number)
 
     def os_pids(self) -> list[int]:
         return [child.process.pid for child in self._children.values() if child.process is not None]
@@ -135,9 +156,13 @@ class Supervisor:
 
     async def _run(self, device: str, incarnation: int, child: _Child) -> str:
         words = command(self._configs[device], incarnation, self._directory)
+        told, secret = os.pipe()
+        os.write(secret, child.secret.encode())
+        os.close(secret)
         try:
             child.process = process = await trio.lowlevel.open_process(
-                words,
+                [*words, "--secret", str(told)],
+                pass_fds=[told],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -146,6 +171,8 @@ class Supervisor:
             )
         except OSError as error:
             return f"it could not be started: {error}"
+        finally:
+            os.close(told)
         if child.killed:
             child.kill()
         async with trio.open_nursery() as nursery:

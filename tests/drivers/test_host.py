@@ -21,6 +21,7 @@ from llmasos.drivers import host, orphaned, places
 from llmasos.drivers.answers import encoded
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.protocol import (
+    EX_UNUSABLE,
     Copy,
     Done,
     Drop,
@@ -381,7 +382,7 @@ def test_a_wrong_option_ends_the_driver_with_a_line_that_names_it(
     tmp_path: Path, kind: str, option: str, words: str
 ) -> None:
     with driver(kind, tmp_path / "r", option, hello=False) as process:
-        assert process.wait() == 1
+        assert process.wait() == EX_UNUSABLE
         last = process.output().strip().splitlines()[-1]
         assert words in last
 

@@ -22,6 +22,7 @@ from llmasos.syscalls.records import Kind, Signal
 from llmasos.syscalls.table import (
     Attach,
     BootInfoCall,
+    Decode,
     Dmesg,
     Estimate,
     Getinfo,
@@ -343,16 +344,25 @@ def test_the_kernel_kills_a_driver_on_request_and_restarts_it() -> None:
         eventually(lambda: program(BootInfoCall()).devices[0].incarnation == 2, "its successor is started")
 
 
-def test_a_stranger_on_the_drivers_socket_is_ignored(kernel: Booted) -> None:
+@pytest.mark.parametrize("name", [b"nobody.1", b"sim0.1", b"sim0.2", b"sim0.1.", b"sim0.1." + b"0" * 32, b"\xff.1.\xff"])
+def test_a_stranger_on_the_drivers_socket_is_ignored(kernel: Booted, name: bytes) -> None:
+    """Also one that says it is the driver which runs, or the next one."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.ROUTING_ID, b"nobody.1")
+    socket.setsockopt(zmq.ROUTING_ID, name)
     socket.connect(runtime.endpoint(kernel.place, runtime.DRIVERS))
     for _ in range(100):
         socket.send(b"\xc1")
     socket.send_multipart([b"", b""])
     alive(kernel)
+    with kernel.connect() as program:
+        if name == b"sim0.2":
+            sim0 = next(row for row in program(Ps()) if row.name == "driver:sim0")
+            program(Kill(sim0.pid, Signal.KILL))
+        pid = program(Spawn("sim:1b", [1, 2, 3]), timeout=PATIENCE)
+        assert len(program(Decode(pid, 5), timeout=PATIENCE).tokens) == 5, "the driver that was started does it"
+    assert not socket.poll(200), "it is told nothing"
     socket.close()
     context.term()
 
