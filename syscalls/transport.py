@@ -19,7 +19,8 @@ each park, and so a few microseconds of every message.)
 What does not fit. A message for a peer whose pipe is full waits here, in a queue of that peer, so that one slow reader
 holds up no other; a peer that lets too much pile up is treated as unreachable. ZeroMQ says that *some* peer has room
 again, not which, and two full checks can each swallow what the other looks for; so while queues are not empty they are
-also tried by time, a backstop that costs nothing while every peer is fast.
+also tried by time, a backstop that costs nothing while every peer is fast. ZeroMQ's own pipes are bounded in messages,
+not in bytes; so long frames are followed (pyzmq tells when ZeroMQ has let go of one), and few are given to it at a time.
 
 Messages move only in plain functions, where trio cannot cancel: what `run` has read is delivered, whatever happens to
 tasks.
@@ -41,7 +42,10 @@ from llmasos.syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_mes
 
 BATCH = 64  # messages to take before other tasks have their turn
 RETRY_SECONDS = 0.02  # longest wait before a full pipe is tried again
-MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait here for one peer before it is given up
+MAX_BACKLOG = limits.MAX_REPLY_BYTES  # bytes that may wait here for one peer before it is given up,
+MAX_BACKLOGS = 8 * limits.MAX_REPLY_BYTES  # and for all peers together
+LONG = zmq.COPY_THRESHOLD  # bytes of a frame that is followed: pyzmq copies shorter ones
+MAX_FLYING = 8 << 20  # bytes of long frames that ZeroMQ may hold for one peer when it is given another
 MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; shorter ones can be answered
 _SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -67,6 +71,7 @@ class Socket:
         self._fd = descriptor(raw)
         self._routed = raw.getsockopt(zmq.TYPE) == zmq.ROUTER
         self._backlog: dict[bytes, _Queue] = {}
+        self._flying: dict[bytes, _Flying] = {}  # long frames that ZeroMQ holds
         self._deliver: Callable[[Message], None] = _nobody
         self._token: trio.lowlevel.TrioToken | None = None  # set while the owner is parked
         self._retrying = False
@@ -110,7 +115,7 @@ class Socket:
             return False
         waiting = self._backlog.get(to)
         if waiting is not None:
-            if waiting.size + len(body) <= MAX_BACKLOG:
+            if not self.overflows(to, len(body)):
                 waiting.append(body)
                 return True
             self.dropped += 1
@@ -133,6 +138,13 @@ class Socket:
             self._rouse(self._token)
         return reachable
 
+    def overflows(self, to: bytes, length: int) -> bool:
+        """Whether a peer reads too slowly to be sent so many bytes more."""
+        waiting = self._backlog.get(to)
+        if waiting is None:
+            return False
+        return waiting.size + length > MAX_BACKLOG or self.backlog_bytes + length > MAX_BACKLOGS
+
     def drain(self) -> None:
         """Deliver all that has arrived, at once. For the end of a connection, when no task may be left to wait for it."""
         while self._receive():
@@ -143,9 +155,15 @@ class Socket:
         """Messages that wait for room in a peer's pipe."""
         return sum(map(len, self._backlog.values()))
 
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of them."""
+        return sum(queue.size for queue in self._backlog.values())
+
     def forget(self, peer: bytes) -> None:
         """Drop what still waits for a peer that has gone."""
         self.dropped += len(self._backlog.pop(peer, ()))
+        self._flying.pop(peer, None)
 
     def monitor(self) -> Monitor:
         """Watch this socket's connections. Call it before bind or connect; it ends with the socket."""
@@ -172,6 +190,7 @@ class Socket:
         self._closed = True
         self.dropped += self.backlog
         self._backlog.clear()
+        self._flying.clear()
         self._unpark()
         if self._monitor is not None:
             self._raw.disable_monitor()
@@ -235,9 +254,18 @@ class Socket:
         return Message(peer, body.bytes, fd, parts)
 
     def _write(self, body: bytes, to: bytes) -> None:
+        """Raises zmq.Again: there is no room now; zmq.ZMQError: the peer is not there."""
+        if len(body) < LONG:
+            if self._routed:
+                self._raw.send(to, _SNDMORE)
+            self._raw.send(body, NOBLOCK)
+            return
+        flying = self._flying.setdefault(to, _Flying())
+        if flying.weight() > MAX_FLYING:
+            raise zmq.Again
         if self._routed:
             self._raw.send(to, _SNDMORE)
-        self._raw.send(body, NOBLOCK)
+        flying.append((self._raw.send(body, NOBLOCK, copy=False, track=True), len(body)))
 
     def _flush(self) -> None:
         for peer, waiting in list(self._backlog.items()):
@@ -273,6 +301,16 @@ class _Queue(deque[bytes]):
         frame = super().popleft()
         self.size -= len(frame)
         return frame
+
+
+class _Flying(deque[tuple[zmq.MessageTracker, int]]):
+    """Long frames that ZeroMQ has been given, with their bytes."""
+
+    def weight(self) -> int:
+        """Bytes that it still holds."""
+        while self and self[0][0].done:
+            self.popleft()
+        return sum(size for _, size in self)
 
 
 class Monitor(zeromq.Monitor):

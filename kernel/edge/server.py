@@ -280,8 +280,13 @@ class Server:
     def _reply(self, peer: Peer | None, frame: bytes) -> None:
         if peer is None:
             self.lost_replies += 1
-        elif not self._programs.send(frame, peer.routing_id):
+            return
+        overflows = self._programs.overflows(peer.routing_id, len(frame))
+        if not self._programs.send(frame, peer.routing_id):
             self.lost_replies += 1
+            if overflows:
+                text = f"OS process {peer.os_pid} does not read its answers, and is cut off; its calls are lost"
+                self._handle(Noted("warning", text))
             # It has gone, or does not read its answers: either way this is its end, and the monitor will report it.
             zeromq.cut(peer.fd, peer.inode)
 
@@ -429,7 +434,8 @@ class Server:
             for pid in processes.keys() - wanted:
                 del processes[pid]
             connections = Budget("connections", len(self._door), self._door.most, self._door.refused)
-            self._handle(OsFigures(figures, [connections]))
+            waiting = Budget("bytes of answers that wait", self._programs.backlog_bytes, transport.MAX_BACKLOGS)
+            self._handle(OsFigures(figures, [connections, waiting]))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot

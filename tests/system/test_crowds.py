@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import anyio
+import psutil
 import pytest
 import trio
 
@@ -22,7 +23,8 @@ from llmasos.kernel.edge.door import NEWCOMERS
 from llmasos.syscalls import blocking, client, runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
-from llmasos.syscalls.table import Null, StatsCall
+from llmasos.syscalls.table import Dmesg, Fork, Null, Ps, Spawn, StatsCall
+from llmasos.syscalls.transport import MAX_BACKLOG, MAX_FLYING
 from tests.booted import PATIENCE, Booted, booted, eventually
 from tests.userland.command_line import llmasos
 
@@ -377,3 +379,37 @@ def test_a_closed_door_says_why_and_opens_again(tmp_path: Path) -> None:
 
     if sys.platform == "linux":
         trio.run(main)
+
+
+DEAF = """
+    import os, sys, zmq
+    from llmasos.syscalls import runtime, wire
+    from llmasos.syscalls.table import Attach, Ps
+    raw = zmq.Context().socket(zmq.DEALER)
+    raw.setsockopt(zmq.RCVHWM, 1)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    raw.connect("ipc://" + sys.argv[1] + "/kernel.sock")
+    raw.send(wire.encode_request(1, Attach("deaf")))
+    for number in range(2, 2502):
+        raw.send(wire.encode_request(number, Ps()))
+    print("asked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_program_that_does_not_read_its_answers_is_cut_off_and_costs_little(kernel: Booted) -> None:
+    with kernel.connect() as program:
+        first = program(Spawn("sim:1b", [1]), timeout=PATIENCE)
+        for _ in range(4):
+            program(Fork(first, 200))
+        answer = len(wire.encode_reply(1, Errno.OK, program(Ps())))
+        assert 2500 * answer > 3 * MAX_BACKLOG, "all of them would be much"
+        process = psutil.Process(kernel.pid)
+        before = process.memory_info().rss
+        with crowds(kernel, (DEAF,)) as (deaf,):
+            deaf.go()
+            told = "does not read its answers, and is cut off"
+            eventually(lambda: any(told in line.text for line in program(Dmesg())), "it is cut off")
+            program(Null())  # who reads notices nothing
+        assert process.memory_info().rss - before < 1.5 * (MAX_BACKLOG + MAX_FLYING)
