@@ -168,7 +168,7 @@ def test_a_driver_killed_while_it_writes_or_reads_loses_nothing(
     cpu_system(Decode(process.pid, 9))
     image = tmp_path / "image"
     process.checkpoint(image)
-    before, cached = process.tokens(), process.info().cached
+    before = process.tokens()
 
     def outcome(call: Call[Any]) -> CheckpointInfo | int | Errno:
         try:
@@ -193,8 +193,6 @@ def test_a_driver_killed_while_it_writes_or_reads_loses_nothing(
             ),
             "the driver is started again",
         )
-        # Killed in the step that makes its KV again, it would be a suspect, and three such deaths are the end of one.
-        eventually(lambda: process.info().cached >= cached, "its KV has been computed again")
         restored = cpu_system.restore(image)
         assert restored.tokens() == before
         restored.end()
