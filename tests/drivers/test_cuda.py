@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmasos.drivers.cuda import open_device
-from llmasos.drivers.protocol import Load
+from llmasos.drivers.protocol import EX_UNUSABLE, Load
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests import models_zoo
 from tests.drivers.feeder import IMAGE, Feeder
@@ -26,7 +26,7 @@ def test_without_a_gpu_the_driver_says_so_and_ends(tmp_path: Path) -> None:
         open_device({})
     assert refused.value.errno == Errno.ENODEV
     with driver("cuda", tmp_path / "r", hello=False) as process:
-        assert process.wait() == 1
+        assert process.wait() == EX_UNUSABLE
         assert refused.value.reason in process.output()
 
 

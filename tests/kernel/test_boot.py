@@ -87,7 +87,7 @@ def test_the_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make links for others")
-@pytest.mark.parametrize("below", ["", "further/down"])
+@pytest.mark.parametrize("below", ["", "d"])
 def test_a_link_that_another_user_has_made_is_not_followed(tmp_path: Path, below: str) -> None:
     mine, link = tmp_path / "mine", tmp_path / "llmasos-0"
     (mine / below).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -75,17 +75,17 @@ def test_a_claim_that_does_not_hold_ends_the_tour_with_status_1(
     assert said.err == "llmasos demo: this does not hold here: the sea is dry: it is wet\n"
 
 
-def test_a_model_that_is_not_there_ends_the_tour_with_a_reason(
+def test_a_model_that_cannot_be_had_ends_the_tour_with_a_reason(
     simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "llmasos.toml"
-    config.write_text('default_model = "tiny"\n')  # which this device does not simulate
+    config.write_text('default_model = "sim:nonsense"\n')
     with (
         tempfile.TemporaryDirectory(prefix="llmasos-") as place,
         private_kernel(Path(place), ["--config", str(config), "--device", "sim:time_scale=0"]),
     ):
         assert tour.main(Path(place), fast=True) == 1
-    assert capsys.readouterr().err.startswith("llmasos demo: the tour ended early: ENOENT: ")
+    assert capsys.readouterr().err.startswith("llmasos demo: the tour ended early: EINVAL: model 'sim:nonsense'")
 
 
 def test_without_a_kernel_a_tour_of_the_running_one_is_refused(

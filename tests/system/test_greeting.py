@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from llmasos.syscalls.table import Feed
-from tests.system.test_lasting import Home, born
+from tests.system.home import Home, born
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    try:
-        yield home
-    finally:
-        home.end()
 
 
 def test_who_comes_back_is_told_who_is_there_and_what_could_not_be_read(home: Home) -> None:

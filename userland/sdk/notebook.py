@@ -14,6 +14,7 @@ import msgspec
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
+from llmasos.syscalls.records import ProcessInfo
 from llmasos.syscalls.table import Getinfo
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -61,16 +62,20 @@ class Table(list[R], Generic[R]):
         return shown + (f"<i>and {left} more</i>" if left > 0 else "")
 
 
-def row_now(kernel: Any, pid: int) -> list[tuple[str, object]]:
-    """What a process does at this moment: names and values. Nothing of a program under an event loop, which would have to
-    wait for it."""
+def row_now(kernel: Any, pid: int, found: ProcessInfo | None) -> list[tuple[str, object]]:
+    """What a process does at this moment: names and values. A program under an event loop would have to wait for it; of
+    that, what it has `found` last."""
     if not isinstance(kernel, blocking.Client):
-        return []
+        return _doing(found, f"{found.state} when last asked") if found is not None else []
     try:
         row = kernel(Getinfo(pid), timeout=LOOK_SECONDS)
     except SyscallError as error:
         return [("state", "has ended" if error.errno is Errno.ESRCH else f"unknown ({error.reason})")]
-    return [("name", row.name), ("state", row.state), ("tokens", f"{row.length} of {row.context}")]
+    return _doing(row, row.state)
+
+
+def _doing(row: ProcessInfo, state: str) -> list[tuple[str, object]]:
+    return [("name", row.name), ("state", state), ("tokens", f"{row.length} of {row.context}")]
 
 
 def bundle(plain: str, pairs: Sequence[tuple[str, object]]) -> dict[str, str]:

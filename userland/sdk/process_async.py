@@ -74,9 +74,9 @@ class Process(Talk):
         return f"<Process {self.pid} on {self.model.name}>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """The process in a notebook, as it is now."""
+        """The process in a notebook, as it is now; under an event loop, as `info` has found it last."""
         pairs: list[tuple[str, object]] = [("pid", self.pid), ("model", self.model.name), ("device", self.model.device)]
-        pairs += notebook.row_now(self.system.kernel, self.pid)
+        pairs += notebook.row_now(self.system.kernel, self.pid, self._found)
         if self.hint:
             pairs.append(("hint", self.hint))
         return notebook.bundle(repr(self), pairs)
@@ -89,7 +89,8 @@ class Process(Talk):
             row = await agent.info()
             print(row.state, row.length, row.usage.decoded)
         """
-        return await self.system(Getinfo(self.pid), timeout=timeout)
+        self._found = await self.system(Getinfo(self.pid), timeout=timeout)
+        return self._found
 
     @public
     async def fork(

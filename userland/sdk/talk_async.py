@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmasos.syscalls.records import ModelInfo, Sampler
+from llmasos.syscalls.records import ModelInfo, ProcessInfo, Sampler
 from llmasos.syscalls.table import Feed
 from llmasos.userland.sdk import (
     actions,
@@ -62,6 +62,7 @@ class Talk:
         self.pid = pid
         self.model = model
         self.hint = ""
+        self._found: ProcessInfo | None = None  # its row when `info` looked last
         self._instructions = instructions
         self._setup = setup or Setup()  # holds where a call does not say
 
