@@ -16,6 +16,7 @@ from llmasos.syscalls.policy_file import shown_policy
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import DeviceInfo, Kind, ModelInfo, State
 from llmasos.userland.programs.figures import bar, duration, size
+from llmasos.userland.programs.ps import exited
 from llmasos.userland.top.columns import WIDE, speed
 from llmasos.userland.top.model import Picture
 from llmasos.userland.top.spark import spark
@@ -125,7 +126,7 @@ def _joint(device: DeviceInfo) -> str:
 
 def _system(picture: Picture, width: int, hidden: int, palette: Palette) -> list[Part]:
     sample = picture.sample
-    agents = [row.info for row in picture.rows.values() if row.info.kind is Kind.LLM]
+    agents = [row.info for row in picture.rows.values() if row.info.kind is Kind.LLM and not exited(row.info)]
     counts = [
         (sum(info.state is State.RUNNING for info in agents), "running"),
         (sum(info.state is State.READY for info in agents), "ready"),
