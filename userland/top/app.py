@@ -142,8 +142,8 @@ class TopApp(App[None]):
         why = self.live.stale(time.monotonic(), self._why) if self.live is not None else ""
         self._trouble.update(Text(why))
         self._trouble.display = bool(why)
-        if isinstance(self.screen, DetailsScreen):
-            self.screen.warn(why)
+        if (details := self._details()) is not None:
+            details.warn(why)
 
     def _fade(self) -> None:
         now = time.monotonic()
@@ -156,8 +156,13 @@ class TopApp(App[None]):
     def _show(self, picture: Picture) -> None:
         self.picture = picture
         self._draw()
-        if isinstance(self.screen, DetailsScreen):
-            self.screen.show(picture)
+        if (details := self._details()) is not None:
+            details.show(picture)
+
+    def _details(self) -> DetailsScreen | None:
+        """The details, if they are what is seen. While the program ends there may be no screen any more."""
+        top = self.screen_stack[-1] if self.screen_stack else None
+        return top if isinstance(top, DetailsScreen) else None
 
     def _draw(self) -> None:
         """Bring the screen up to date with the picture and the person's wishes."""
