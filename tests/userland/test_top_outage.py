@@ -85,9 +85,12 @@ def test_a_kernel_is_dead_also_while_its_lock_is_held_and_nothing_is_sent_to_the
             screen.press("/bob\r")
             screen.until(lambda: "driver:" not in screen.text and "bob" in screen.text, "only bob")
             screen.press("G")
+            screen.kill(signal.SIGSTOP)  # it must not look before the lock is taken over
             kernel.kill()
             taker.join(PATIENCE)
-            screen.shows(LOST)
+            assert not taker.is_alive()
+            screen.kill(signal.SIGCONT)
+            assert "within 30 seconds" not in screen.shows(LOST), "it is told while the next kernel is waited for"
             screen.press("z")
             screen.shows("nothing was sent: the kernel has died")
             os.close(lock)
