@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import os.path
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from llmasos.syscalls.errno import Errno
 
 DIGEST = 16  # hexadecimal digits of the text's SHA-256
+_SHOWN = 8  # of these in a table
 SPEC = re.compile(rf"(?P<file>.+\.py):(?P<cls>[^\W\d]\w*)(?:@(?P<digest>[0-9a-f]{{{DIGEST}}}))?")
 
 
@@ -26,6 +28,18 @@ def located_policy(name: str, directory: Path | None = None) -> str:
         return name
     place = (directory or Path.cwd()).absolute() / Path(found["file"]).expanduser()
     return f"{os.path.normpath(place)}:{found['cls']}"
+
+
+def shown_policy(name: str) -> str:
+    """The name in a table: with half of its digest."""
+    found = SPEC.fullmatch(name)
+    return name[: _SHOWN - DIGEST] if found is not None and found["digest"] else name
+
+
+def whole_policy(shown: str, known: Iterable[str]) -> str:
+    """The one of `known` that is so shown; any other text unchanged."""
+    meant = {name for name in known if shown_policy(name) == shown}
+    return meant.pop() if len(meant) == 1 else shown
 
 
 def _classes(file: Path) -> list[str]:

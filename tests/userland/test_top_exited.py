@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmasos.syscalls.records import State
+from llmasos.userland.top import panel
 from llmasos.userland.top.model import History
 from llmasos.userland.top.tree import Arrangement
 from tests.userland.top_pictures import agent, sample
@@ -20,3 +21,4 @@ def test_exited_agents_are_shown_to_who_filters_for_them_only() -> None:
         assert {"bob", "own"} <= names, "a child that its program has not waited for is the program's matter"
         assert "gone" not in names
         assert "gone" in shown(Arrangement(needle="gone", flat=flat))
+    assert " 2 agents  1 ended " in panel.lines(picture, 80, 1, panel.Palette())[0].plain

@@ -297,7 +297,7 @@ def test_the_lines_above_tell_of_devices_tiers_models_and_pressure() -> None:
         r"ram +KV +\[.*\] +1.9 MiB of 64.0 MiB +weights 13.0 MiB of 1.0 GiB +640 KiB kept for prefixes", text
     )
     assert re.search(r"disk +KV +\[.*\] +640 KiB of 3.1 MiB", text)
-    assert re.search(r"30/100 pages of 64.0 KiB +tiny +2 processes", text)
+    assert re.search(r"30/100 pages of 64.0 KiB +tiny +on cpu0 +2 processes", text)
     assert re.search(r"pressure +cpu 25% \(all 12%\) +memory 25% \(all 12%\)", text)
 
 

@@ -140,7 +140,8 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
             ),
             (
                 "device time",
-                f"{duration(used.device_seconds)} ({rate(used.computed, used.device_seconds)} tok/s)",
+                f"{duration(used.device_seconds)} ({rate(used.computed, used.device_seconds)} tok/s computed, "
+                "what was computed again included)",
             ),
             ("waited", waits or "-"),
             (

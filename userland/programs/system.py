@@ -6,6 +6,7 @@ import time
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.policy_file import shown_policy
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, PolicyOut, SchedInfo, Stats
 from llmasos.userland.programs.figures import duration, number, rate, size
@@ -120,7 +121,7 @@ DEVICES: Listing[DeviceInfo] = Listing(
         Field("PID", "pid", right=True, keep=5),
         Field("OS PID", "os_pid", right=True, keep=2),
         Field("RESTARTS", "restarts", right=True, keep=4),
-        Field("POLICY", "policy", keep=6),
+        Field("POLICY", "policy", shown=lambda one: shown_policy(one.policy), value=lambda one: one.policy, keep=6),
         Field("RUNS", "max_runs", right=True, keep=3),
         Field("KV", "kv_bytes", shown=lambda one: size(one.kv_bytes), right=True, keep=6),
         Field(
@@ -158,11 +159,14 @@ def scheduling(info: SchedInfo, policies: list[str]) -> list[tuple[str, str]]:
     policies = policies if info.policy in policies else [*policies, info.policy]  # it was loaded just now
     return [
         ("device", info.device),
-        ("policy", " ".join(f"[{name}]" if name == info.policy else name for name in policies)),
+        (
+            "policy",
+            " ".join(f"[{shown_policy(name)}]" if name == info.policy else shown_policy(name) for name in policies),
+        ),
         ("processes a step", str(info.max_runs)),
         ("tokens a step", str(info.step_tokens)),
-        ("victims", info.victims),
-        ("evictions", info.evictions),
+        ("victims", shown_policy(info.victims)),
+        ("evictions", shown_policy(info.evictions)),
         *(("taken out", taken_out(one)) for one in info.taken_out),
     ]
 

@@ -8,7 +8,7 @@ import msgspec
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
-from llmasos.syscalls.policy_file import located_policy
+from llmasos.syscalls.policy_file import located_policy, whole_policy
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, Limits, Signal, State
 from llmasos.syscalls.table import (
@@ -217,7 +217,11 @@ def _join(shell: Session, line: Line) -> None:
 @does("policy")
 def _policy(shell: Session, line: Line) -> None:
     policies = shell.kernel(BootInfoCall()).policies
-    name = located_policy(line.text("NAME"))
+
+    def named(word: str) -> str:
+        return located_policy(whole_policy(line.text(word), policies))
+
+    name = named("NAME")
     if name and ":" not in name and name not in policies:
         raise UsageError(f"there is no policy {name!r}; there are {', '.join(policies)}, and your own: FILE.py:CLASS")
     sched = Sched(
@@ -225,8 +229,8 @@ def _policy(shell: Session, line: Line) -> None:
         policy=name,
         max_runs=_at_least_one(line, "--max-runs"),
         step_tokens=_at_least_one(line, "--step-tokens"),
-        victims=located_policy(line.text("--victims")),
-        evictions=located_policy(line.text("--evictions")),
+        victims=named("--victims"),
+        evictions=named("--evictions"),
     )
     now = shell.kernel(sched)
     if line.has("--json"):

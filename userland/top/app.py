@@ -31,12 +31,13 @@ from llmasos.userland.top.keys import BINDINGS, FOOT, PLAYED_FOOT
 from llmasos.userland.top.live import Done, Live, News, Taken, Trouble, Wish
 from llmasos.userland.top.model import Group, Picture, Row
 from llmasos.userland.top.player import Player
-from llmasos.userland.top.screens import NiceScreen, SignalScreen, SortScreen, TextScreen, manual
+from llmasos.userland.top.screens import ConfirmScreen, NiceScreen, SignalScreen, SortScreen, TextScreen, manual
 from llmasos.userland.top.table import Heading, ProcessTable
 from llmasos.userland.top.timeline import Timeline
 from llmasos.userland.top.tree import Arrangement, Line, members
 
 _SAID_SECONDS = 6.0  # how long the answer to a wish is shown
+_LOOK_SECONDS = 1.0  # between two looks at whether the kernel still answers
 _FRAME_SECONDS = 0.1  # of a recording that plays
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -75,7 +76,8 @@ class TopApp(App[None]):
         self._events = EventsPane()
         self._footer = Footer(PLAYED_FOOT if player is not None else FOOT)
         self._timeline = Timeline(player) if player is not None else None
-        self._said_at = 0.0
+        self._why = ""
+        self._said_at = self._looked = 0.0
         self._ticked = time.monotonic()
 
     def compose(self) -> ComposeResult:
@@ -105,7 +107,8 @@ class TopApp(App[None]):
             self.set_interval(_FRAME_SECONDS, self._tick)
         elif self.live is not None:
             self.live.start(lambda news: self.post_message(self.Heard(news)))
-        self.set_interval(1.0, self._fade)
+        self._looked = time.monotonic()
+        self.set_interval(_LOOK_SECONDS, self._fade)
 
     def _end(self, number: signal.Signals) -> None:
         self.ended_by = number
@@ -123,8 +126,8 @@ class TopApp(App[None]):
             self._events.add(news.events, news.lost)
             self._show(news.picture)
         elif isinstance(news, Trouble):
-            self._trouble.update(Text(news.why))
-            self._trouble.display = bool(news.why)
+            self._why = news.why
+            self._warn()
         else:
             self.say(news)
 
@@ -134,15 +137,32 @@ class TopApp(App[None]):
         self._said.display = True
         self._said_at = time.monotonic()
 
+    def _warn(self) -> None:
+        """Show why what is shown is old, if it is."""
+        why = self.live.stale(time.monotonic(), self._why) if self.live is not None else ""
+        self._trouble.update(Text(why))
+        self._trouble.display = bool(why)
+        if (details := self._details()) is not None:
+            details.warn(why)
+
     def _fade(self) -> None:
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        if passed < 2 * _LOOK_SECONDS:  # else the terminal had suspended this program
+            self._warn()
         if self._said.display and time.monotonic() - self._said_at > _SAID_SECONDS:
             self._said.display = False
 
     def _show(self, picture: Picture) -> None:
         self.picture = picture
         self._draw()
-        if isinstance(self.screen, DetailsScreen):
-            self.screen.show(picture)
+        if (details := self._details()) is not None:
+            details.show(picture)
+
+    def _details(self) -> DetailsScreen | None:
+        """The details, if they are what is seen. While the program ends there may be no screen any more."""
+        top = self.screen_stack[-1] if self.screen_stack else None
+        return top if isinstance(top, DetailsScreen) else None
 
     def _draw(self) -> None:
         """Bring the screen up to date with the picture and the person's wishes."""
@@ -171,6 +191,10 @@ class TopApp(App[None]):
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
+
+    @on(ProcessTable.Laid)
+    def _laid(self) -> None:
+        self._head()
 
     @on(ProcessTable.Moved)
     def _moved(self) -> None:
@@ -382,8 +406,14 @@ class TopApp(App[None]):
 
     def action_stop(self) -> None:
         whom, rows = self._chosen()
-        stopped = all(row.info.state is State.STOPPED for row in rows)
-        self._send(Signal.CONT if stopped else Signal.STOP, whom, rows)
+        if all(row.info.state is State.STOPPED for row in rows):
+            self._send(Signal.CONT, whom, rows)
+        elif len(rows) > 1:
+            self.push_screen(
+                ConfirmScreen(f"stop {whom}?"), lambda yes: self._send(Signal.STOP if yes else None, whom, rows)
+            )
+        else:
+            self._send(Signal.STOP, whom, rows)
 
     def _agents(self) -> tuple[str, list[Row]]:
         """Those chosen, if they are LLM processes."""

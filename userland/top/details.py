@@ -75,6 +75,7 @@ class DetailsScreen(Screen[None]):
     DEFAULT_CSS = """
     DetailsScreen VerticalScroll { padding: 0 1; scrollbar-size-vertical: 1; }
     DetailsScreen Static { height: auto; }
+    DetailsScreen .warning { display: none; background: $error; color: $text; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter,backspace,left", "dismiss(None)", show=False),
@@ -86,10 +87,11 @@ class DetailsScreen(Screen[None]):
     def __init__(self, key: str) -> None:
         super().__init__()
         self.key = key
-        self._said = Static()
+        self._said, self._warning = Static(), Static(classes="warning")
         self._picture: Picture | None = None
 
     def compose(self) -> ComposeResult:
+        yield self._warning
         with VerticalScroll():
             yield self._said
         yield Footer(self.FOOT)
@@ -98,6 +100,11 @@ class DetailsScreen(Screen[None]):
         """Show how it is now."""
         self._picture = picture
         self._draw()
+
+    def warn(self, why: str) -> None:
+        """Tell why this is old; empty: it is not."""
+        self._warning.update(Text(why))
+        self._warning.display = bool(why)
 
     def on_resize(self) -> None:
         self._draw()

@@ -1,4 +1,5 @@
-"""textual's driver of the terminal, mended in two places: where it writes, and what happens when the terminal is gone."""
+"""textual's driver of the terminal, mended in three places: where it writes, what happens when the terminal is gone, and
+a CONT after a STOP."""
 
 from __future__ import annotations
 
@@ -28,6 +29,12 @@ class Terminal(LinuxDriver):
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._file: Any = _Output(sys.__stdout__ or io.StringIO(), lambda: app.post_message(TerminalGone()))
+
+    def resume_application_mode(self) -> None:
+        """Take the terminal again. Who was stopped by STOP, not by Ctrl-Z, has it still when CONT comes: textual would
+        start a second thread that reads, and wait for the first for ever at the end."""
+        if self._key_thread is None or not self._key_thread.is_alive():
+            super().resume_application_mode()
 
     def run_input_thread(self) -> None:
         try:

@@ -15,7 +15,7 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("r", "reverse the order"),
     ("t", "tree, or processes only"),
     ("k", "signal; of a group: to all in it"),
-    ("z", "stop, or let go on"),
+    ("z", "stop, or let go on; of a group: asks, if it stops more than one"),
     ("n, + and -", "nice"),
     ("d", "devices, memory and models"),
     ("e", "the kernel's events, while shown"),

@@ -27,6 +27,7 @@ from llmasos.userland.top.record import Writer
 from llmasos.userland.top.sample import take
 
 PATIENCE = 5.0  # seconds that a call of `top` may take
+SILENT = 3.0  # seconds without an answer after which that is told
 _SHARE = 10  # a sample that takes a second has the next one wait ten
 _TRACE_SECONDS = 0.25  # between two looks at the trace: the kernel keeps the last events only
 _MOST_EVENTS = 100_000  # between two samples
@@ -41,7 +42,10 @@ class Client(Protocol):
     reconnect: float
     pid: int
 
-    def __call__(self, call: Call[R], /, *, timeout: float | None = None) -> R: ...
+    @property
+    def away(self) -> bool: ...
+
+    def __call__(self, call: Call[R], /, *, timeout: float | None = None, patient: bool = True) -> R: ...
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class Wish:
     said: str
 
 
+_DEAD = "nothing was sent: the kernel has died"
+
+
 class Live:
     """The thread. `again` makes a connection to the kernel that runs there now, once the old one has gone for good."""
 
@@ -97,10 +104,13 @@ class Live:
         self._writer = writer
         self._again = again
         self._history = History()
-        self._asked: queue.SimpleQueue[Wish | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[Wish, int] | None] = queue.SimpleQueue()
         self._ends = threading.Event()
         self._down = False
-        self._troubled = False
+        self._kernels = 1  # how many there have been: a wish is for the one that the person saw
+        self._since: float | None = None  # when the first call was made that has no answer
+        self._taken: float | None = None  # when the last sample was
+        self._troubled, self._told = False, ""
         self._trace_next = -1
         self._events: list[TraceEvent] = []
         self._lost = 0
@@ -126,8 +136,22 @@ class Live:
             self._former(None)
 
     def ask(self, wish: Wish) -> None:
-        """Have calls made, and a sample taken after them."""
-        self._asked.put(wish)
+        """Have calls made, and a sample taken after them. They are for the kernel that is shown, and none other."""
+        if self._down or self.kernel.away:
+            self._tell(Done(_DEAD, refused=True))
+        else:
+            self._asked.put((wish, self._kernels))
+
+    def stale(self, now: float, why: str) -> str:
+        """Why what is shown is not how it is at `now`, in words, where the thread has told `why`; empty: it is. It makes
+        no call and waits for nothing: it sees also that the thread hangs in a call, and that the line is lost while
+        the connection cannot tell yet what became of the kernel."""
+        since, taken = self._since, self._taken
+        if self._down or self.kernel.away:
+            why = why or "the connection to the kernel is lost; waiting for the next one"
+        elif since is not None and now - since >= SILENT:
+            why = f"the kernel has not answered for {now - since:.0f} s"
+        return f"{why}; this is how it was {now - taken:.0f} s ago" if why and taken is not None else why
 
     def wake(self) -> None:
         """Take a sample now, or see that the pause is over."""
@@ -139,22 +163,25 @@ class Live:
         try:
             while not self._ends.is_set():
                 began = time.monotonic()
-                self._sample()
-                self._wait(began + max(self.seconds, _SHARE * (time.monotonic() - began)))
+                taken = self._sample()
+                took = time.monotonic() - began
+                self._wait(began + max(self.seconds, _SHARE * took) if taken else began + took + self.seconds)
         finally:
             if self._writer is not None:
                 self._writer.close()
 
-    def _sample(self) -> None:
+    def _sample(self) -> bool:
+        """Whether one was taken."""
         try:
             sample = take(self._patient)
             self._read_trace()
         except SyscallError as error:
             self._failed(error)
-            return
+            return False
+        self._taken = time.monotonic()
         events, lost = tuple(self._events), self._lost
         self._events, self._lost = [], 0
-        if self._troubled:
+        if self._troubled and not self._down:  # it may have died after its last answer
             self._troubled = False
             self._tell(Trouble(""))
         if self._writer is not None:
@@ -165,11 +192,12 @@ class Live:
                 self._writer = None
                 self._tell(Done(str(error), refused=True))
         self._tell(Taken(self._history.add(sample), events, lost))
+        return True
 
     def _failed(self, error: SyscallError) -> None:
         if self._ends.is_set() or (self._down and error.errno is Errno.ETIME):
             return  # it was told already that the kernel has died
-        why = str(error)
+        why = str(error) if error.errno is not Errno.ETIME else "the kernel does not answer; it is asked again and again"
         if error.errno is Errno.EPIPE and self._again is not None:
             why = f"{error.reason.partition(': ')[2] or error.reason}; the next one is shown as soon as it runs"
             self._take_up()
@@ -183,13 +211,15 @@ class Live:
         except SyscallError:
             return
         self.kernel, self._down, self._trace_next = kernel, False, -1
+        self._kernels += 1
         self._former = kernel.notify
         kernel.notify = self._notify
         self._asked.put(None)
 
     def _trouble(self, why: str) -> None:
-        self._troubled = True
-        self._tell(Trouble(why))
+        if why != self._told or not self._troubled:
+            self._troubled, self._told = True, why
+            self._tell(Trouble(why))
 
     def _notify(self, boot: BootInfo | None) -> None:
         """Runs in the connection's own thread, which must make no calls."""
@@ -199,6 +229,7 @@ class Live:
                 f"the kernel has died; waiting up to {self.kernel.reconnect:g} s for the next one (`llmasos boot`)"
             )
         else:
+            self._kernels += 1
             self._trace_next = -1
             self._asked.put(None)
 
@@ -220,16 +251,19 @@ class Live:
                         return
                 continue
             if wish is not None:
-                self._do(wish)
+                self._do(*wish)
                 return
             if not self.paused:
                 return
 
-    def _do(self, wish: Wish) -> None:
+    def _do(self, wish: Wish, kernel: int) -> None:
+        if kernel != self._kernels:
+            self._tell(Done(_DEAD, refused=True))
+            return
         failed: list[SyscallError] = []
         for call in wish.calls:
             try:
-                self._patient(call)
+                self._call(call, patient=False)
             except SyscallError as error:
                 failed.append(error)
         if not failed:
@@ -240,7 +274,18 @@ class Live:
             self._tell(Done(f"{len(failed)} of {len(wish.calls)} were refused, the first with {failed[0]}", refused=True))
 
     def _patient(self, call: Call[R], /) -> R:
-        return self.kernel(call, timeout=PATIENCE)
+        return self._call(call, patient=True)
+
+    def _call(self, call: Call[R], /, *, patient: bool) -> R:
+        self._since = self._since or time.monotonic()
+        try:
+            result = self.kernel(call, timeout=PATIENCE, patient=patient)
+        except SyscallError as error:
+            if error.errno is not Errno.ETIME:
+                self._since = None
+            raise
+        self._since = None
+        return result
 
     def _reads_trace(self) -> bool:
         return self.tracing or self._writer is not None

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.top import plain
-from llmasos.userland.top.live import Client, Live, Taken
+from llmasos.userland.top.live import Client, Done, Live, Trouble
 from llmasos.userland.top.player import Player
 from llmasos.userland.top.record import Writer, read
 from llmasos.userland.top.sample import take
@@ -103,8 +103,10 @@ def _record(screen: Screen, live: Live, path: str) -> None:
     ended = threading.Event()
 
     def hear(news: object) -> None:
-        if not isinstance(news, Taken):
-            screen.error(str(news))
+        if isinstance(news, Trouble):
+            screen.error(news.why or "the kernel answers again")
+        elif isinstance(news, Done):
+            screen.error(news.said)
 
     live.start(hear)
     screen.line(f"recording into {path}; Ctrl-C ends")

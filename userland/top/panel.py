@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from llmasos.modelfiles.called import called
+from llmasos.syscalls.policy_file import shown_policy
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import DeviceInfo, Kind, ModelInfo, State
 from llmasos.userland.programs.figures import bar, duration, size
+from llmasos.userland.programs.ps import exited
 from llmasos.userland.top.columns import WIDE, speed
 from llmasos.userland.top.model import Picture
 from llmasos.userland.top.spark import spark
@@ -97,7 +99,7 @@ def _below(picture: Picture, width: int, palette: Palette) -> list[tuple[int, li
     below = [(1, _device(picture, device, names, width, palette)) for device in boot.devices]
     for device in boot.devices:
         below += [(3, parts) for parts in _tiers(picture, device, names, width, palette)]
-    below += [(5, _model(model, names, width, palette)) for model in picture.sample.models if model.frames]
+    below += [(5, _model(picture, model, names, width, palette)) for model in picture.sample.models if model.frames]
     if pressure := _pressure(picture, names, width, palette):
         below.append((2, pressure))
     return below
@@ -105,8 +107,17 @@ def _below(picture: Picture, width: int, palette: Palette) -> list[tuple[int, li
 
 def _names(picture: Picture) -> list[str]:
     devices = picture.sample.boot.devices
-    tiers = [tier.name for device in devices for tier in device.tiers]
+    tiers = [_tier(picture, device, tier.name) for device in devices for tier in device.tiers]
     return [*(device.name for device in devices), *tiers, "pressure"]
+
+
+def _tier(picture: Picture, device: DeviceInfo, name: str) -> str:
+    """A tier's name; where there are several devices, with whose it is."""
+    return f"{device.name} {name}" if _several(picture) else name
+
+
+def _several(picture: Picture) -> bool:
+    return len(picture.sample.boot.devices) > 1
 
 
 def _joint(device: DeviceInfo) -> str:
@@ -115,7 +126,7 @@ def _joint(device: DeviceInfo) -> str:
 
 def _system(picture: Picture, width: int, hidden: int, palette: Palette) -> list[Part]:
     sample = picture.sample
-    agents = [row.info for row in picture.rows.values() if row.info.kind is Kind.LLM]
+    agents = [row.info for row in picture.rows.values() if row.info.kind is Kind.LLM and not exited(row.info)]
     counts = [
         (sum(info.state is State.RUNNING for info in agents), "running"),
         (sum(info.state is State.READY for info in agents), "ready"),
@@ -156,7 +167,7 @@ def _device(picture: Picture, device: DeviceInfo, names: int, width: int, palett
         Part(device.state, 1, palette.good if up else palette.warn if device.state == "starting" else palette.bad),
         Part(printable(device.error, one_line=True) if not up else "", 2, palette.bad),
         Part(f"{device.ready} ready" if up else "", 2, palette.warn if device.ready else ""),
-        Part(device.policy if up else "", 3),
+        Part(shown_policy(device.policy) if up else "", 3),
         Part(
             f"{device.restarts} restart{'' if device.restarts == 1 else 's'}" if device.restarts else "", 5, palette.warn
         ),
@@ -175,7 +186,10 @@ def _tiers(picture: Picture, device: DeviceInfo, names: int, width: int, palette
     full = device.kv_bytes > 0 and mapped / device.kv_bytes > 0.9
     made = [
         [
-            Part(_bar(f"{own.name:<{names}}  KV  ", mapped, device.kv_bytes, width, palette.mark), 0),
+            Part(
+                _bar(f"{_tier(picture, device, own.name):<{names}}  KV  ", mapped, device.kv_bytes, width, palette.mark),
+                0,
+            ),
             Part(f"{size(mapped)} of {size(device.kv_bytes)}", 1, palette.warn if full else ""),
             Part(f"weights {size(weights)}" + (f" of {size(device.weight_bytes)}" if device.weight_bytes else ""), 2),
             Part(f"{size(kept)} kept for prefixes" if kept else "", 3, palette.faint),
@@ -186,11 +200,13 @@ def _tiers(picture: Picture, device: DeviceInfo, names: int, width: int, palette
             there = [m for m in models if m.slots]
             places = sum(m.tier_slots[at] * m.block_bytes for m in there)
             taken = places - sum(m.tier_slots_free[at] * m.block_bytes for m in there)
-            made.append(_lower(tier.name, taken, places or tier.size, names, width, palette))
+            name = _tier(picture, device, tier.name)
+            made.append(_lower(name, taken, places or tier.size, names, width, palette))
     elif lower:  # an older kernel counts them together
         places = sum(m.slots * m.block_bytes for m in models)
         taken = places - sum(m.slots_free * m.block_bytes for m in models)
-        made.append(_lower(_joint(device), taken, places or sum(tier.size for tier in lower), names, width, palette))
+        name = _tier(picture, device, _joint(device))
+        made.append(_lower(name, taken, places or sum(tier.size for tier in lower), names, width, palette))
     return made
 
 
@@ -199,12 +215,13 @@ def _lower(name: str, taken: int, of: int, names: int, width: int, palette: Pale
     return [Part(bar, 0), Part(f"{size(taken)} of {size(of)}", 1)]
 
 
-def _model(model: ModelInfo, names: int, width: int, palette: Palette) -> list[Part]:
+def _model(picture: Picture, model: ModelInfo, names: int, width: int, palette: Palette) -> list[Part]:
     used = model.frames - model.frames_free - model.frames_cached
     return [
         Part(_bar(f"{'model':<{names}}  KV  ", used, model.frames, width, palette.mark), 0),
         Part(f"{used}/{model.frames} pages of {size(model.block_bytes)}", 1),
         Part(printable(called(model.name), one_line=True), 2, "bold"),
+        Part(f"on {model.device}" if _several(picture) else "", 2),
         Part("" if model.state == "resident" else model.state, 3, palette.warn),
         Part(f"{model.processes} process{'' if model.processes == 1 else 'es'}", 4),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmasos.modelfiles.called import called
+from llmasos.syscalls.policy_file import shown_policy
 from llmasos.syscalls.records import Kind, ProcessInfo, State
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.figures import bar, duration, rate, size
@@ -46,15 +47,19 @@ def summary(before: Sample, now: Sample) -> list[str]:
         busy = (device.busy_seconds - was.busy_seconds) / seconds if seconds > 0 else 0.0
         busy = max(0.0, min(1.0, busy))
         note = (
-            device.error if device.state != "up" else f"{device.policy}, {device.ready} ready, {device.restarts} restarts"
+            device.error
+            if device.state != "up"
+            else f"{shown_policy(device.policy)}, {device.ready} ready, {device.restarts} restarts"
         )
         lines.append(f"{device.name:<{width}}  busy [{bar(busy, BAR)}] {busy:4.0%}  {device.state}  {note}")
+    several = len(now.boot.devices) > 1
     for model in now.models:
         if model.frames:
             used = model.frames - model.frames_free - model.frames_cached
             lines.append(
                 f"{known[model.name]:<{width}}  KV   [{bar(used / model.frames, BAR)}] {used}/{model.frames} pages of "
                 f"{size(model.block_bytes)}, {model.frames_cached} more kept for their prefix"
+                + (f", on {model.device}" if several else "")
             )
     return lines
 

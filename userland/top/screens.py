@@ -66,6 +66,26 @@ class SignalScreen(ModalScreen[Signal | None]):
         self.dismiss(Signal[event.option_id or "TERM"])
 
 
+class ConfirmScreen(ModalScreen[bool | None]):
+    """Really? Before many are stopped by one key."""
+
+    DEFAULT_CSS = _BOX.format(name="ConfirmScreen")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y,enter", "dismiss(True)", show=False),
+        Binding("escape,n,q", "dismiss(None)", show=False),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        with Vertical() as box:
+            box.border_title = "stop"
+            yield Label(Text(self._question))
+            yield Label(Text("y or Enter: yes; n or Escape: no"))
+
+
 class SortScreen(ModalScreen[Column | None]):
     """Which column? Escape: as it was."""
 

@@ -109,6 +109,9 @@ class ProcessTable(ScrollView, can_focus=True):
     class Moved(Message):
         """The cursor is on another line."""
 
+    class Laid(Message):
+        """The columns are others, or elsewhere: the width has changed."""
+
     class Chosen(Message):
         """A line was clicked twice."""
 
@@ -155,6 +158,7 @@ class ProcessTable(ScrollView, can_focus=True):
 
     def on_resize(self) -> None:
         self.fit_columns()
+        self.post_message(self.Laid())
 
     def render_line(self, y: int) -> Strip:
         number = y + self.scroll_offset.y
