@@ -473,7 +473,7 @@ def test_a_full_context_says_what_bounds_it(bound: str) -> None:
         program.call(Setlimits(pid, Limits(context=64)))
     assert program.call(Decode(pid, 100)).finish is Finish.CONTEXT
     said = {
-        "group": "64 tokens is what kv_max of its group /a allows",
+        "group": "64 tokens is what kv_max of group /a allows (4,",
         "limits": "its own limit",
         "window": "the window of",
     }
