@@ -273,7 +273,7 @@ def pages(call: Callable[[list[R]], Call[list[R]]]) -> Script[list[R]]:
 
 def not_ended(pid: int, timeout: float) -> SyscallError:
     what = f"process {pid} has not ended" if pid else "no process of this program has ended"
-    return SyscallError(Errno.ETIME, f"{what} within {timeout:g} seconds, and no kernel answers")
+    return SyscallError(Errno.ETIME, f"{what} within {timeout:g} s, and no kernel answers")
 
 
 def setup_by_store(started: Started) -> Setup:
