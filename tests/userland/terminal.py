@@ -101,7 +101,9 @@ class Terminal:
     @property
     def echoes(self) -> bool:
         """Whether keys are shown by the terminal itself: then a program of the host has it, and no editor of lines."""
-        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
+        while self._read(0.0):  # a program that changes the settings waits until what it has printed is read
+            pass
+        return bool(self.modes()[3] & termios.ECHO)
 
     def type(self, text: str) -> None:
         """Press keys."""
