@@ -32,9 +32,6 @@ PAGES = {
 FACES = {"llmasos": "llmasos/__init__.py", "llmasos.aio": "llmasos/aio.py"}
 OWN = ("System", "Process", "LLM", "Client", "Image", "Instance")
 ERRORS, RECORDS, SDK = "llmasos.syscalls.errno", "llmasos.syscalls.records", "llmasos.userland.sdk"
-SHARED = dict.fromkeys(("Errno", "SyscallError"), ERRORS) | dict.fromkeys(
-    ("Advice", "Finish", "Limits", "Sampler", "SchedClass", "Signal", "State"), RECORDS
-)
 VALUES = {
     "Errors": [f"{ERRORS}.SyscallError", f"{ERRORS}.Errno"],
     "Types of arguments": [
@@ -89,13 +86,23 @@ def _exported(source: Path) -> list[str]:
     raise PluginError(f"{source} has no __all__")
 
 
+def _shared() -> dict[str, str]:
+    """The module of each value that both faces have: what the page of values shows."""
+    shown = [one.rpartition(".") for names in VALUES.values() for one in names if one != RECORDS]
+    records = ast.parse((ROOT / "syscalls/records.py").read_text()).body
+    return {each.name: RECORDS for each in records if isinstance(each, ast.ClassDef)} | {
+        name: module for module, _, name in shown
+    }
+
+
 def _reference(name: str, source: Path) -> str:
     """The page of a face: its docstring, the classes that it has of its own, and pointers to what both faces have."""
     about = ast.get_docstring(ast.parse(source.read_text())) or ""
     exported = {*_exported(source)} - {"aio"}
-    if unknown := exported - {*OWN, *SHARED}:
+    places = _shared()
+    if unknown := exported - {*OWN, *places}:
         raise PluginError(f"docs/site.py does not know where {', '.join(sorted(unknown))} of {name} belongs")
-    shared = ", ".join(f"[`{each}`][{SHARED[each]}.{each}]" for each in sorted(exported - {*OWN}))
+    shared = ", ".join(f"[`{each}`][{places[each]}.{each}]" for each in sorted(exported - {*OWN}))
     return (
         "\n\n".join([f"# {name}", about, *(f"::: {name}.{each}" for each in OWN), f"## In both faces\n\n{shared}"]) + "\n"
     )

@@ -65,6 +65,7 @@ from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
+LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
 FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
 
 
@@ -112,6 +113,8 @@ class Server:
         self._now = 0
         self._wake_at: int | None = None
         self._alarm = trio.CancelScope()
+        self._put_off: int | None = None  # the moment of an alarm that came late
+        self._seen = 0.0  # when it ran last
         self._halt = trio.Event()
         self._keeps = False  # it halts, and its journal is kept
         self._hurry = trio.Event()
@@ -126,7 +129,7 @@ class Server:
         """Run until the core says Halt; returns whether the journal is to be kept. Reports `started` when programs can
         connect. Leaves no process behind; the files of the sockets are removed with the lock. Raises SyscallError EINVAL:
         this process may have too few descriptors."""
-        self._epoch = trio.current_time()
+        self._epoch = self._seen = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
         self._door = door.Door(door.raise_descriptor_limit())
@@ -185,7 +188,7 @@ class Server:
         self._handling = True
         try:
             while self._events:
-                self._now = max(self._now, nanoseconds(trio.current_time() - self._epoch))
+                self._now = max(self._now, self._moment())
                 self._perform_all(self._core.handle(self._events.popleft(), self._now))
         finally:
             self._handling = False
@@ -372,6 +375,21 @@ class Server:
 
     # --- time and the operating system ------------------------------------------------------------------------------
 
+    def _moment(self) -> int:
+        """The kernel's time. It stands still while the kernel does not run (SIGSTOP, a paused virtual machine, a machine
+        that is overloaded), which an alarm that is late tells: what was due then comes after all that has arrived
+        meanwhile, so that nobody is late for it. Once for each alarm."""
+        late = trio.current_time() - self._epoch - seconds(self._wake_at or 0)
+        if self._wake_at is not None and late > LATE_SECONDS and self._wake_at != self._put_off:
+            self._put_off = self._wake_at
+            self._stand_still(late + LATE_SECONDS)
+        self._seen = trio.current_time()
+        return nanoseconds(self._seen - self._epoch)
+
+    def _stand_still(self, gap: float) -> None:
+        self._epoch += gap
+        self._set_alarm()
+
     def _set_alarm(self) -> None:
         self._alarm.deadline = float("inf") if self._wake_at is None else self._epoch + seconds(self._wake_at)
 
@@ -380,7 +398,7 @@ class Server:
             with trio.CancelScope() as self._alarm:
                 self._set_alarm()
                 await trio.sleep_forever()
-            moment = self._wake_at
+            moment, _ = self._wake_at, self._moment()
             if moment is not None and trio.current_time() >= self._epoch + seconds(moment):
                 self._wake_at = None
                 # Adding and subtracting the epoch rounds: the core must not see its moment as yet to come.
@@ -417,10 +435,12 @@ class Server:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot
         too. At a second one do not wait for drivers to end in good order."""
         keep = self._keeper is not None and not self._die_with_parent
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT) as signals:
             task_status.started()
             async for number in signals:
-                if self._halt.is_set():
+                if number == signal.SIGCONT:  # it may have stood still since it ran last
+                    self._stand_still(trio.current_time() - self._seen)
+                elif self._halt.is_set():
                     self._hurry.set()
                 else:
                     self._handle(HaltRequest(f"{signal.Signals(number).name} received", keep))

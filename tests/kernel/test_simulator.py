@@ -18,7 +18,7 @@ WRONG: list[tuple[Any, str]] = [
     (Spawn("sim", [1, 2, 3], name="a\tb"), "spawn: name: text without control characters, found 'a\\tb'"),
     (Spawn("sim", [1, 2, 3.5]), "spawn: tokens[2]: wanted a whole number, found 3.5"),  # type: ignore[list-item]
     (Spawn("sim", "hello"), "spawn: tokens: wanted a list, found 'hello'"),  # type: ignore[arg-type]
-    (Spawn("sim", [10**30]), "spawn: a number has more than 64 bits"),
+    (Spawn("sim", [10**30]), "spawn: tokens.0: at most 64 bits"),
     (Spawn(None), "spawn: model: wanted text, found None"),  # type: ignore[arg-type]
     (Decode("ada", 5), "decode: pid: wanted a whole number, found 'ada'"),  # type: ignore[arg-type]
     (Decode(4, -1), "decode: max_tokens: from 0 to 2147483647, found -1"),
