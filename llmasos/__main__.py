@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 Act = Callable[[argparse.Namespace], int]
+LINES_SECONDS = 1  # for the other end of a pipe to write something
 FAILED, INTERRUPTED = 1, 130  # 128 + SIGINT, as shells report it
 
 # The kernel's program takes the place of this one. Ctrl-C while it is imported is one line; later the kernel sees to it.
@@ -53,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SyscallError as error:
         from llmasos.userland.shell.grammar import status_of
+        from llmasos.userland.shell.remedy import told
 
-        status = _failed(str(error), status_of(error))
+        status = _failed(told(error), status_of(error))
     except KeyboardInterrupt:
         sys.stderr.write("llmasos: interrupted\n")
         status = INTERRUPTED
@@ -188,7 +190,7 @@ def _epilog() -> str:
     lines = ["commands of the shell, each a verb:"]
     for title, names in GROUPS:
         known = [name for name in names if name in VERBS]
-        lines.append(f"  {title}:")
+        lines += [f"  {title}:"] if known else []
         for name in known:
             lines += textwrap.wrap(f"    {name:<12} {VERBS[name].summary}", width, subsequent_indent=" " * 17)
     return "\n".join([*lines, "", "`llmasos VERB --help` explains a verb, as `man VERB` in the shell does."])
@@ -208,9 +210,32 @@ def _alone(args: argparse.Namespace) -> int:
         print(f"llmasos {version('llmasos')}")
         return 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if _is_given_lines():
+            from llmasos.userland.shell.grammar import UsageError
+
+            raise UsageError("standard input has lines in it: `llmasos shell` takes commands, `llmasos demo` is the tour")
         args.here, args.fast = False, False
         return _demo(args)
     return _shell(args)
+
+
+def _is_given_lines() -> bool:
+    """Whether standard input is a file or a pipe with something in it; of a pipe this is known once its writer has
+    written or ended."""
+    import select
+    import stat
+
+    try:
+        about = os.fstat(0)
+        if stat.S_ISREG(about.st_mode):
+            return about.st_size > os.lseek(0, 0, os.SEEK_CUR)
+        if not stat.S_ISFIFO(about.st_mode):
+            return False
+    except OSError:  # it is closed
+        return False
+    ready = select.poll()
+    ready.register(0, select.POLLIN)
+    return any(event & select.POLLIN for _, event in ready.poll(LINES_SECONDS * 1000))
 
 
 def _boot(args: argparse.Namespace) -> int:

@@ -127,7 +127,7 @@ def retry_pause() -> float:
 def silent(directory: Path, seconds: float) -> SyscallError:
     return SyscallError(
         Errno.ETIME,
-        f"the kernel of {directory} (pid {runtime.holder(directory)}) has not answered within {seconds:g} seconds; "
+        f"the kernel of {directory} (pid {runtime.holder(directory)}) has not answered within {seconds:g} s; "
         "see its log, or end it and boot again",
     )
 
@@ -138,7 +138,7 @@ class Overdue(SyscallError):
 
 def overdue(call: Call[Any], seconds: float) -> SyscallError:
     name = BY_RECORD[type(call)].name
-    return Overdue(Errno.ETIME, f"not answered within {seconds:g} seconds, and taken back ({name})")
+    return Overdue(Errno.ETIME, f"not answered within {seconds:g} s, and taken back ({name})")
 
 
 def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import glob
+import hashlib
 import os.path
 import re
 from collections.abc import Iterable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from llmasos.syscalls.errno import Errno
 
+MOST_FILES = 100  # of a directory that are offered
 DIGEST = 16  # hexadecimal digits of the text's SHA-256
 _SHOWN = 8  # of these in a table
 SPEC = re.compile(rf"(?P<file>.+\.py):(?P<cls>[^\W\d]\w*)(?:@(?P<digest>[0-9a-f]{{{DIGEST}}}))?")
@@ -21,7 +24,7 @@ def located_policy(name: str, directory: Path | None = None) -> str:
     found = SPEC.fullmatch(name)
     file = name.partition(":")[0]
     if found is None and (file.endswith(".py") or "/" in name or ":" in name[1:]):
-        classes = _classes((directory or Path.cwd()) / Path(file).expanduser())
+        classes = classes_in((directory or Path.cwd()) / Path(file).expanduser())
         there = f"; its classes are: {', '.join(classes)}" if classes else ""
         raise Errno.EINVAL(f"a policy of your own is named FILE.py:CLASS, found {name!r}{there}")
     if found is None or found["digest"]:
@@ -42,8 +45,47 @@ def whole_policy(shown: str, known: Iterable[str]) -> str:
     return meant.pop() if len(meant) == 1 else shown
 
 
-def _classes(file: Path) -> list[str]:
-    """The classes of a Python file, as far as it can be read: for a hint, and nothing of it is run."""
+def changed_since(name: str, directory: Path | None = None) -> str:
+    """What to say of a policy that is named by its digest while the file, in this directory, has another text by now;
+    empty otherwise."""
+    found = SPEC.fullmatch(name)
+    if found is None or not found["digest"]:
+        return ""
+    try:
+        text = ((directory or Path.cwd()) / found["file"]).read_bytes()
+    except OSError:
+        return ""
+    if digest_of(text) == found["digest"]:
+        return ""
+    now = f"{found['file']}:{found['cls']}"
+    return f"{found['file']} has changed since that text was loaded: `policy {now}` takes it as it is now"
+
+
+def digest_of(text: bytes) -> str:
+    """The digest by which a policy's text is known."""
+    return hashlib.sha256(text).hexdigest()[:DIGEST]
+
+
+def own_policies(word: str, directory: Path | None = None) -> list[tuple[str, str]]:
+    """What a name that begins with `word` may go on as: FILE.py:CLASS of each Python file with classes, and the
+    directories; each with its meaning."""
+    here, name = directory or Path.cwd(), word.partition(":")[0]
+    before = name[: name.rfind("/") + 1]
+    found: list[tuple[str, str]] = []
+    try:
+        beside = sorted((here / Path(before).expanduser()).glob(f"{glob.escape(name[len(before) :])}*"))
+        for file in [one for one in beside if not one.name.startswith(".")][:MOST_FILES]:
+            if file.suffix == ".py" and file.is_file():
+                found += [(f"{before}{file.name}:{cls}", "class of a file") for cls in classes_in(file)]
+            elif before and file.is_dir():
+                found.append((f"{before}{file.name}/", "directory"))
+    except (OSError, RuntimeError):  # no such directory, or home
+        return []
+    return found
+
+
+def classes_in(file: Path) -> list[str]:
+    """The classes of a Python file, as far as it can be read; nothing of it is run."""
     try:
         body = ast.parse(file.read_bytes()).body
     except (OSError, SyntaxError, ValueError):

@@ -54,7 +54,7 @@ class Search:
     def in_vain(self) -> SyscallError:
         return SyscallError(
             Errno.EPIPE,
-            f"the kernel of {self._directory} has died, and within {self._seconds:g} seconds no other has taken this "
+            f"the kernel of {self._directory} has died, and within {self._seconds:g} s no other has taken this "
             "program up; start one with `llmasos boot` (what the journal holds comes back) and connect anew",
         )
 

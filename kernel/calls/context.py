@@ -67,7 +67,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
         why = f"process {process.pid} has used its budget of {budget} decoded tokens; raise it (Limits.tokens)"
         raise Errno.EDQUOT(why)
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
-        why = f"group {spent.path} has used its {spent.settings.tokens_total} tokens (its tokens_total)"
+        why = f"tokens_total of group {spent.path} is used up: {spent.settings.tokens_total:,} tokens"
         raise Errno.EDQUOT(why)
     if (call.logprobs or not call.max_tokens) and process.device.lacks(LOGPROBS):
         raise Errno.ENOTSUP(f"device {process.device.name} does not report log-probabilities")

@@ -109,8 +109,7 @@ def make(system: System, path: str, settings: GroupSettings) -> None:
 
 def check_settings(settings: GroupSettings) -> None:
     if settings.kv_max and settings.kv_high > settings.kv_max:
-        why = f"kv_high ({settings.kv_high}) is above kv_max ({settings.kv_max}) and would have no effect"
-        raise Errno.EINVAL(why)
+        raise Errno.EINVAL(f"kv_high ({settings.kv_high:,}) has no effect above kv_max ({settings.kv_max:,})")
 
 
 def info(system: System, group: Group) -> GroupInfo:

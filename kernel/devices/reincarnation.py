@@ -213,7 +213,7 @@ def kill(system: System, device: Device, program: Program) -> None:
     lives now. What it wants is another driver, of a mended script, say."""
     device.pardoned, device.failures = True, 0
     if device.state != DOWN:
-        system.act(KillDriver(device.name, device.incarnation, f"killed by program {program.pid}"))
+        system.act(KillDriver(device.name, device.incarnation, f"program {program.pid} ({program.name}) sent KILL"))
         return
     if device.watchdog is not None:
         device.watchdog.cancel()

@@ -10,7 +10,6 @@ and whatever has become of the file.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import inspect
 import linecache
 import os
@@ -34,7 +33,7 @@ from llmasos.kernel.sched.policies import POLICIES, Sources
 from llmasos.kernel.sched.policy import Policy
 from llmasos.syscalls.atomic_file import opened, replacing
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.policy_file import DIGEST, SPEC
+from llmasos.syscalls.policy_file import SPEC, digest_of
 from llmasos.syscalls.records import PolicyOut
 
 MOST_BYTES = 1 << 20  # of a file
@@ -105,7 +104,7 @@ class Modules(Sources):
         file, wanted, digest = spec["file"], spec["cls"], spec["digest"]
         if digest is None:
             text = _read(file)
-            digest = hashlib.sha256(text).hexdigest()[:DIGEST]
+            digest = digest_of(text)
         else:
             text = self._kept(name, digest)
         short = f"{os.path.basename(file)}:{wanted}@{digest}"
@@ -153,7 +152,7 @@ class Modules(Sources):
                     continue
                 short, digest = f"{os.path.basename(spec['file'])}:{spec['cls']}", spec["digest"]
                 if digest is None and os.path.exists(spec["file"]):
-                    digest = hashlib.sha256(_read(spec["file"])).hexdigest()[:DIGEST]
+                    digest = digest_of(_read(spec["file"]))
                 elif digest is None and (digest := known.get(short)):
                     setattr(device, kind, f"{short}@{digest}")
                     notes.append(("warning", f"{name} is not there; what an earlier kernel kept of {short} goes on"))
@@ -185,7 +184,7 @@ class Modules(Sources):
         if text is None and self._folder is not None:
             path = self._folder / f"{digest}.py"
             text = _read(os.fspath(path))
-            if hashlib.sha256(text).hexdigest()[:DIGEST] != digest:
+            if digest_of(text) != digest:
                 raise Errno.EIO(f"the text of policy {name} in {path} has been changed; load its file again")
         if text is None:
             raise Errno.ENOENT(f"no policy {name!r} was loaded into this kernel; name its file: /PATH/FILE.py:CLASS")

@@ -10,7 +10,6 @@ charge; `share` for policies; `GroupTree` for names.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -134,6 +133,10 @@ class Group:
         """The smallest limit on its KV, its own or one above; 0: none."""
         return min((group.settings.kv_max for group in self.chain if group.settings.kv_max), default=0)
 
+    def with_kv_max(self, most: int) -> Group:
+        """The group, itself or one above, whose limit that is."""
+        return next(group for group in self.chain if group.settings.kv_max == most)
+
     def over_high(self) -> Group | None:
         """The topmost group that has more KV than its `kv_high`."""
         over = [g for g in self.chain if g.settings.kv_high and g.kv > g.settings.kv_high]
@@ -154,8 +157,8 @@ class Group:
             if limit and image not in group.images and group.weights + size > limit:
                 group.events["weights_max"] += 1
                 raise Errno.EDQUOT(
-                    f"the weights of {name} are {size} bytes; group {group.path} has {group.weights} of at most {limit} "
-                    "(weights_max)"
+                    f"the weights of {name} are {size:,} bytes: too many for weights_max of group {group.path}, with "
+                    f"{group.weights:,} of {limit:,}"
                 )
 
     def check_pids(self, count: int, already: Group | None = None) -> None:
@@ -281,9 +284,9 @@ class GroupTree:
         group = self.root if path.startswith("/") else base
         for name in names(path):
             if name not in group.children:
-                there = ", ".join(itertools.islice(group.children, _NAMED)) or "nothing"
+                there = ", ".join([*group.children][:_NAMED]) or "nothing"
                 there += f" and {len(group.children) - _NAMED} more" if len(group.children) > _NAMED else ""
-                raise Errno.ENOENT(f"no group {name!r} in {group.path}; there is: {there}")
+                raise Errno.ENOENT(f"no group {name!r} in {group.path}, which has: {there}")
             group = group.children[name]
         return group
 

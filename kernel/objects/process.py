@@ -361,7 +361,7 @@ class LLMProcess(Process):
         most = self.group.kv_max
         if not most or self.image is None or len(self.log) <= self.image.tokens_in(most):
             return None
-        return next(group for group in self.group.chain if group.settings.kv_max == most)
+        return self.group.with_kv_max(most)
 
     def check_model(self, image: Image, log: Sequence[int], limits: Limits | None = None) -> None:
         """EINVAL, E2BIG or EDQUOT if it may not have this model with this log. `limits` replace its own."""
@@ -395,7 +395,7 @@ class LLMProcess(Process):
         if limits.pages and limits.pages * image.block_tokens == context:
             return f"its limit of {limits.pages} pages (Limits.pages)"
         if (most := self.group.kv_max) and image.tokens_in(most) == context:
-            return f"what kv_max of its group {self.group.path} allows ({most} bytes)"
+            return f"what kv_max of group {self.group.with_kv_max(most).path} allows ({most:,} bytes)"
         if window == context:
             return f"the window of {image.name}"
         return f"the KV memory of {image.name} on {device.name} (raise it with --kv-bytes)"

@@ -463,17 +463,19 @@ def test_with_fail_an_answer_above_a_lowered_limit_ends_with_the_reason() -> Non
     assert stat(program, "/a").events["kv_fail"] == 1
 
 
-@pytest.mark.parametrize("bound", ["group", "limits", "window"])
+@pytest.mark.parametrize("bound", ["group", "above", "limits", "window"])
 def test_a_full_context_says_what_bounds_it(bound: str) -> None:
     sim = simulate(options={"context": "64"} if bound == "window" else {})
     program = sim.program()
-    group(program, "/a", **({"kv_max": frames(4)} if bound == "group" else {}))
-    pid = spawn(program, "/a")
+    group(program, "/a", **({"kv_max": frames(4)} if bound in ("group", "above") else {}))
+    group(program, "/a/b", kv_max=frames(9))
+    pid = spawn(program, "/a/b" if bound == "above" else "/a")
     if bound == "limits":
         program.call(Setlimits(pid, Limits(context=64)))
     assert program.call(Decode(pid, 100)).finish is Finish.CONTEXT
     said = {
-        "group": "64 tokens is what kv_max of its group /a allows",
+        "group": f"64 tokens is what kv_max of group /a allows ({frames(4):,} bytes)",
+        "above": f"64 tokens is what kv_max of group /a allows ({frames(4):,} bytes)",
         "limits": "its own limit",
         "window": "the window of",
     }

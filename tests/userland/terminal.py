@@ -54,9 +54,10 @@ class Terminal:
         self._master, slave = pty.openpty()
         self._size = columns, rows
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat", **(environment or {})}
+        env = {**os.environ, "TERM": "xterm-256color", "PAGER": "cat"}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):  # readline, imported by a worker of xdist, puts the last two there
             env.pop(name, None)
+        env.update(environment or {})
         self.process = subprocess.Popen(
             [sys.executable, "-c", _LEAD, *command],
             stdin=slave,
@@ -96,6 +97,13 @@ class Terminal:
     def modes(self) -> list[Any]:
         """The settings of the terminal, as tcgetattr gives them."""
         return termios.tcgetattr(self._master)
+
+    @property
+    def echoes(self) -> bool:
+        """Whether keys are shown by the terminal itself: then a program of the host has it, and no editor of lines."""
+        while self._read(0.0):  # a program that changes the settings waits until what it has printed is read
+            pass
+        return bool(self.modes()[3] & termios.ECHO)
 
     def type(self, text: str) -> None:
         """Press keys."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +14,7 @@ from prompt_toolkit.document import Document
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import BY_NAME
 from llmasos.userland.programs import ps, system
+from llmasos.userland.shell.completing import candidates
 from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.words import COMMANDS
 
@@ -49,3 +53,26 @@ def test_the_words_of_the_language_are_offered() -> None:
     assert {"case", "cat", "cd"} <= offered("c")
     assert "eval" in offered("ev")
     assert offered("trap 'x' ") == {"EXIT", "INT"}
+
+
+def test_files_of_policies_come_first_with_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text("class One:\n    class Inner: pass\n\nclass Two: pass\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "shortest.py").write_text("raise SystemExit\nclass Shortest: pass\n")
+    (tmp_path / "broken.py").write_text("class (")
+    (tmp_path / "script.py").write_text("print('nothing')")
+    os.mkfifo(tmp_path / "pipe.py")  # reading it would wait for ever
+    boot = SimpleNamespace(policies=["fair", "bad.py:One@0123456789abcdef"])
+    completer = ShellCompleter(COMMANDS, cast(Any, lambda call: boot))
+
+    def offered(line: str) -> list[str]:
+        return [one.text for one in completer.get_completions(Document(line), CompleteEvent())]
+
+    assert offered("policy b") == ["bad.py:One", "bad.py:Two", "bad.py:One@0123456789abcdef"]
+    assert offered("policy fa") == ["fair"]
+    assert offered("policy ./") == ["./bad.py:One", "./bad.py:Two", "./more/"]
+    assert offered("policy more/s") == ["more/shortest.py:Shortest"]
+    assert offered(f"policy {tmp_path}/bad.py:One") == [f"{tmp_path}/bad.py:One"]
+    in_another_shell = [word for word, _ in candidates(tmp_path / "no kernel", ["policy", "ba"])]
+    assert in_another_shell == ["bad.py:One", "bad.py:Two"]

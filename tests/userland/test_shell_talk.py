@@ -92,7 +92,13 @@ def test_a_groups_token_budget_that_is_used_up_is_not_taken_for_the_processs(whe
     )
     assert ended.returncode == 1
     assert "[a group's tokens_total is used up" in ended.stdout
-    assert re.fullmatch(r"EDQUOT: group /\S+/poor has used its 20 tokens \(its tokens_total\)\n", ended.stderr)
+    found = re.fullmatch(
+        r"EDQUOT: tokens_total of group (\S+) is used up: 20 tokens; `group (\S+) tokens_total=N` raises it\n",
+        ended.stderr,
+    )
+    assert found is not None, ended.stderr
+    assert found[1] == found[2]
+    assert found[1].endswith("/poor")
 
 
 def test_a_context_that_is_short_because_of_a_group_says_so(where: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import GroupInfo, GroupSettings, PressureInfo
 from llmasos.syscalls.size import size as parse_size
-from llmasos.syscalls.table import GroupCreate, GroupSet, GroupStat
+from llmasos.syscalls.table import GroupCreate, GroupSet, GroupStat, Models
 from llmasos.userland.programs.figures import duration, number, size
 from llmasos.userland.programs.listing import Field, Listing
 from llmasos.userland.programs.ps import Kernel
@@ -20,6 +21,8 @@ from llmasos.userland.programs.table import NAME
 
 _SIZES = ("kv_max", "kv_high", "swap_max", "weights_max")
 _DEFAULT = GroupSettings()
+_ENDLESS = 1 << 31  # a bound from here on is said only where it is passed
+_TYPES: dict[str, Any] = {field.name: field.type for field in inspect.type_info(GroupSettings).fields}  # type: ignore[attr-defined]
 
 
 def read(kernel: Kernel, path: str = "/") -> list[GroupInfo]:
@@ -106,14 +109,37 @@ def settings(words: Sequence[str], now: GroupSettings) -> GroupSettings:
                 Errno.EINVAL,
                 f"{word!r}: a setting is NAME=VALUE, with a name of {known}; 0 takes a limit away",
             )
-        changes[name] = parse_size(value, name) if name in _SIZES else value
-    try:
-        old = msgspec.structs.asdict(now)
-        return msgspec.convert(list((old | changes).values()), GroupSettings, strict=False)
-    except msgspec.ValidationError as error:
-        names = now.__struct_fields__
-        reason = re.sub(r"\$\[(\d+)\]", lambda found: names[int(found[1])], str(error))
-        raise SyscallError(Errno.EINVAL, f"{' '.join(words)}: {reason}") from None
+        changes[name] = _value(name, value)
+    return msgspec.structs.replace(now, **changes)
+
+
+def _value(name: str, word: str) -> Any:
+    """The value of a setting, from a word. Raises EINVAL that says what is wanted."""
+    of = _TYPES[name]
+    if isinstance(of, inspect.EnumType):
+        wanted = f"one of {', '.join(of.cls)}"
+        if word in [str(one.value) for one in of.cls]:
+            return of.cls(word)
+    else:
+        number, whole = None, isinstance(of, inspect.IntType)
+        with suppress(ValueError):
+            number = parse_size(word, name) if name in _SIZES else int(word) if whole else float(word)
+        if number is not None and of.ge <= number <= of.le:
+            return number
+        wanted = f"a {'whole ' if whole else ''}number from {of.ge:g}"
+        wanted += f" to {of.le:,.0f}" if of.le < _ENDLESS or (number is not None and number > of.le) else ""
+    raise SyscallError(Errno.EINVAL, f"{name} wants {wanted}, found {word!r}")
+
+
+def without_effect(kernel: Kernel, settings: GroupSettings) -> list[str]:
+    """What a limit does that a person may not mean: one on KV that no page fits into."""
+    pages = {model.block_bytes: model.name for model in kernel(Models()) if model.device and model.block_bytes}
+    if not settings.kv_max or not pages or settings.kv_max >= min(pages):
+        return []
+    return [
+        f"kv_max is {settings.kv_max:,} bytes, and a page of {pages[min(pages)]} is {size(min(pages))}: no agent of this "
+        "group can hold any context"
+    ]
 
 
 def change(kernel: Kernel, path: str, words: Sequence[str]) -> GroupInfo:
@@ -129,8 +155,25 @@ def change(kernel: Kernel, path: str, words: Sequence[str]) -> GroupInfo:
                 f"there is no group {path!r}; `groups` lists those that there are, and `group {path} kv_max=64MiB` (or "
                 "another setting) makes it",
             ) from None
-        return kernel(GroupCreate(path, settings(words, _DEFAULT)))
+        return _made(kernel, path, settings(words, _DEFAULT))
     if words:
         kernel(GroupSet(path, settings(words, found.settings)))
         (found,) = kernel(GroupStat(path))
     return found
+
+
+def _made(kernel: Kernel, path: str, wanted: GroupSettings) -> GroupInfo:
+    """A new group. ENOENT says which group above it has to be made first."""
+    try:
+        return kernel(GroupCreate(path, wanted))
+    except SyscallError as error:
+        if error.errno is not Errno.ENOENT:
+            raise
+        for end in [at for at, character in enumerate(path) if character == "/" and path[:at].strip("/")]:
+            above = path[:end]
+            try:
+                kernel(GroupStat(above))
+            except SyscallError:
+                why = f"there is no group {above!r} for {path!r} to be in; `group {above} cpu_weight=100` makes it"
+                raise SyscallError(Errno.ENOENT, why) from None
+        raise

@@ -238,7 +238,13 @@ def paged_in(model: str, dtype: str, device: str) -> Script[ModelInfo]:
     except SyscallError as error:
         if error.errno is not Errno.ENOENT:
             raise
-        names = {row.name.lower(): row.name for row in (yield from ask(Models()))}
+        rows = yield from ask(Models())
+        elsewhere = sorted({row.device for row in rows if row.device and model in (row.name, row.path)} - {device})
+        if elsewhere:
+            why = f"no model {model!r} on {device or 'the default device'}: it is in memory on {' and '.join(elsewhere)}"
+            how = "" if device else f"; `--device {elsewhere[0]}` (device={elsewhere[0]!r}) names it"
+            raise SyscallError(Errno.ENOENT, why + how) from None
+        names = {row.name.lower(): row.name for row in rows}
         near = difflib.get_close_matches(model.lower(), names, 1)
         if not near:
             raise
@@ -267,7 +273,7 @@ def pages(call: Callable[[list[R]], Call[list[R]]]) -> Script[list[R]]:
 
 def not_ended(pid: int, timeout: float) -> SyscallError:
     what = f"process {pid} has not ended" if pid else "no process of this program has ended"
-    return SyscallError(Errno.ETIME, f"{what} within {timeout:g} seconds, and no kernel answers")
+    return SyscallError(Errno.ETIME, f"{what} within {timeout:g} s, and no kernel answers")
 
 
 def setup_by_store(started: Started) -> Setup:

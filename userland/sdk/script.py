@@ -115,7 +115,7 @@ def bounded(kernel: Any, timeout: float | None) -> Iterator[float | None]:
         done = "what ran for it in the kernel has been cancelled"
         if kernel.away:
             done = "the kernel has died and no other has come yet; what it did for this will be cancelled in that one"
-        raise SyscallError(Errno.ETIME, f"not done within {bound:g} seconds; {done}") from None
+        raise SyscallError(Errno.ETIME, f"not done within {bound:g} s; {done}") from None
     except SyscallError:
         raise
     except Exception as error:

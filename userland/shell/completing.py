@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,12 @@ def _of_command(where: Path, command: Command, before: list[str], word: str) -> 
         command.name == "cat" and kind is Kind.AGENT and ("/" in word or word.startswith((".", "~")))
     ):
         return [(FILES, "")]
+    if kind is Kind.POLICY:
+        from llmasos.syscalls.policy_file import own_policies
+
+        with suppress(SyscallError):
+            return own_policies(word) + _with_kernel(_policies)(where)
+        return own_policies(word)
     if kind in (Kind.COLUMN, Kind.COLUMNS):
         return _columns(command.name, word)
     ask = _ASK.get(kind) if kind is not None else None
@@ -202,7 +209,6 @@ _ASK: dict[Kind, Callable[[Path], Candidates]] = {
     Kind.MODELS: _with_kernel(_models),
     Kind.GROUP: _with_kernel(_groups),
     Kind.DEVICE: _with_kernel(_devices),
-    Kind.POLICY: _with_kernel(_policies),
     Kind.TOPIC: _topics,
     Kind.ADVICE: _advice,
     Kind.ACTION: _actions,

@@ -19,6 +19,7 @@ from prompt_toolkit.document import Document
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.policy_file import own_policies
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, ProcessInfo, Signal, State
 from llmasos.syscalls.records import Kind as ProcessKind
@@ -197,6 +198,9 @@ class ShellCompleter(Completer):
             yield from _matching(word, _VALUES[what.flag])
         elif what.kind is Kind.FILE or (command.name == "cat" and (is_path(word) or word.startswith((".", "~")))):
             yield from self._files(word, event)
+        elif what.kind is Kind.POLICY:
+            yield from _matching(word, own_policies(word))
+            yield from _matching(word, self._candidates(what.kind, word))
         elif what.kind is Kind.WORDS:
             if command.name == "run":
                 yield from self._files(word, event)
@@ -358,7 +362,9 @@ _DISK = _Disk()
 
 
 def _policies(kernel: Kernel) -> Candidates:
-    return [(name, _POLICIES.get(name, "")) for name in kernel(BootInfoCall()).policies]
+    return [
+        (name, _POLICIES.get(name, "as it was loaded" if "@" in name else "")) for name in kernel(BootInfoCall()).policies
+    ]
 
 
 def _devices(kernel: Kernel) -> Candidates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
@@ -24,14 +25,26 @@ _NO_WORDS = (Errno.ENOENT, Errno.EIO, Errno.ENODEV, Errno.ENOTSUP, Errno.ENOEXEC
 
 
 @does("cat")
-def _cat(shell: Session, line: Line) -> None:
+def _cat(shell: Session, line: Line) -> int:
     word = line.text("PID")
-    if not word and shell.input is None:
+    if not word and shell.input is None and not _at_terminal():
         raise UsageError(f"cat needs PID, or input by a pipe or from a file. Usage: {line.command.usage}")
     if line.words and (line.has("-f") or line.has("--json") or line.has("--raw")):
         raise UsageError("cat: -f, --raw and --json are for one process")
+    status = 0
     for one in [word or "-", *line.words]:
-        _cat_one(shell, line, one)
+        if one == "-" and shell.input is None and _at_terminal():
+            from llmasos.userland.shell.evaluate import typed  # late: it knows the language, which a verb does without
+
+            status = typed(shell) or status
+        else:
+            _cat_one(shell, line, one)
+    return status
+
+
+def _at_terminal() -> bool:
+    """Whether somebody types."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _cat_one(shell: Session, line: Line, word: str) -> None:

@@ -7,8 +7,8 @@ import msgspec
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
-from llmasos.syscalls.policy_file import located_policy, whole_policy
+from llmasos.syscalls.limits import MAX_FORK, NICE_MAX, NICE_MIN
+from llmasos.syscalls.policy_file import changed_since, located_policy, whole_policy
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, Limits, Signal, State
 from llmasos.syscalls.table import (
@@ -20,7 +20,6 @@ from llmasos.syscalls.table import (
     GroupRemove,
     Kill,
     Models,
-    Pagein,
     Rename,
     Sched,
     Setlimits,
@@ -79,7 +78,11 @@ def signal_named(word: str) -> Signal:
 
 @does("nice")
 def _nice(shell: Session, line: Line) -> None:
-    value = line.integer("VALUE", 0)
+    if line.has("-n") == line.has("VALUE"):
+        raise UsageError("nice needs one value: `nice PID VALUE`, or `nice -n VALUE PID`")
+    if not line.has("PID"):
+        raise UsageError(f"nice needs PID. Usage: {line.command.usage}")
+    value = line.integer("-n" if line.has("-n") else "VALUE", 0)
     if not NICE_MIN <= value <= NICE_MAX:
         raise UsageError(f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}")
     shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))
@@ -113,7 +116,7 @@ def _exec(shell: Session, line: Line) -> None:
 
 @does("fork")
 def _fork(shell: Session, line: Line) -> None:
-    pid, count = shell.pid(line.text("PID"), agent=True), line.integer("N", 1, least=1)
+    pid, count = shell.pid(line.text("PID"), agent=True), line.integer("N", 1, least=1, most=MAX_FORK)
     called_so = name_for_a_process(line.text("--name")) if line.has("--name") else ""
     children = shell.kernel(Fork(pid=pid, count=count, detached=shell.lets_live(line), name=called_so))
     rows = [shell.info(child) for child in children]
@@ -203,10 +206,13 @@ def _group(shell: Session, line: Line) -> None:
         shell.kernel(GroupRemove(path))
     else:
         found = groups.change(shell.kernel, path, line.words)
+        notes = groups.without_effect(shell.kernel, found.settings) if line.words else []
         if line.has("--json"):
-            document(shell.screen, found)
-        else:
-            shell.screen.pairs(groups.details(found))
+            document(shell.screen, {**plain(found), "notes": notes} if notes else found)
+            return
+        shell.screen.pairs(groups.details(found))
+        for note in notes:
+            shell.screen.line(note, "yellow")
 
 
 @does("join")
@@ -233,10 +239,13 @@ def _policy(shell: Session, line: Line) -> None:
         evictions=named("--evictions"),
     )
     now = shell.kernel(sched)
+    notes = [note for one in (name, sched.victims, sched.evictions) if (note := changed_since(one))]
     if line.has("--json"):
-        document(shell.screen, {**plain(now), "policies": policies})
-    else:
-        shell.screen.pairs(system.scheduling(now, policies))
+        document(shell.screen, {**plain(now), "policies": policies} | ({"notes": notes} if notes else {}))
+        return
+    shell.screen.pairs(system.scheduling(now, policies))
+    for note in notes:
+        shell.screen.line(note, "yellow")
 
 
 def _at_least_one(line: Line, option: str) -> int:
@@ -257,13 +266,7 @@ def _located(shell: Session, line: Line) -> str:
 @does("pagein")
 def _pagein(shell: Session, line: Line) -> None:
     with arrival(shell):
-        info = shell.kernel(
-            Pagein(
-                model=_located(shell, line),
-                device=line.text("--device"),
-                dtype=line.text("--dtype"),
-            )
-        )
+        info = shell.system.load(line.text("MODEL"), line.text("--dtype"), line.text("--device"))
     if line.has("--json"):
         document(shell.screen, info)
         return

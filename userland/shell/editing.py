@@ -23,6 +23,7 @@ from prompt_toolkit.formatted_text import HTML, FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 PROMPT = HTML("<b><ansicyan>llmasos</ansicyan></b>&gt; ")
+PLAIN_PROMPT = "llmasos> "
 
 
 class _Kept(FileHistory):
@@ -108,7 +110,8 @@ class Editor:
         self._output = _Output.from_pty(cast(TextIO, sys.stdout), term=os.environ.get("TERM"))
         self._lines = self._history("history")
         self._prompt: PromptSession[str] = PromptSession(
-            PROMPT,
+            PROMPT if shell.front.colour else PLAIN_PROMPT,
+            color_depth=None if shell.front.colour else ColorDepth.DEPTH_1_BIT,
             output=self._output,
             history=self._lines,
             multiline=True,

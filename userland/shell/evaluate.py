@@ -663,6 +663,14 @@ def python(shell: Session, argv: list[str]) -> int:
     return _started(shell, sys.executable, [sys.executable, *argv], {})
 
 
+def typed(shell: Session) -> int:
+    """Print what the person types, up to Ctrl-D. The host's cat reads it: it has the terminal, its modes and its keys."""
+    path = hosts.found("cat", shell)
+    if path is None:
+        raise SyscallError(Errno.ENOENT, "there is no program 'cat' on PATH, which reads what is typed")
+    return _started(shell, path, ["cat"], {})
+
+
 def _started(shell: Session, path: str, argv: list[str], given: dict[str, str]) -> int:
     if shell.job is not None or not (shell.controls and shell.main):
         return _guarded_program(shell, path, argv, given)

@@ -138,8 +138,8 @@ class Line:
     def text(self, name: str, default: str = "") -> str:
         return self.values.get(name, default)
 
-    def integer(self, name: str, default: int, *, least: int | None = None) -> int:
-        """A whole number, at least `least`; the default is not checked."""
+    def integer(self, name: str, default: int, *, least: int | None = None, most: int | None = None) -> int:
+        """A whole number, at least `least` and at most `most`; the default is not checked."""
         value = self.values.get(name)
         if value is None:
             return default
@@ -149,6 +149,8 @@ class Line:
             raise UsageError(f"{self.command.name}: {name} wants a whole number, found {value!r}") from None
         if least is not None and number < least:
             raise UsageError(f"{self.command.name}: {name} wants at least {least}, found {value}")
+        if most is not None and number > most:
+            raise UsageError(f"{self.command.name}: {name} wants at most {most}, found {value}")
         return number
 
     def decimal(self, name: str, default: float, *, least: float = 0.0, most: float = math.inf) -> float:

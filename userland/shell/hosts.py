@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING
 
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -45,15 +46,19 @@ def run(shell: Session, path: str, words: Sequence[str], given: dict[str, str]) 
     source: IO[str] | int | None = shell.input
     if source is None and job is not None and not job.in_foreground:
         source = subprocess.DEVNULL
+    if source is None and grouped and shell.terminal is not None:
+        shell.terminal.restore()  # it may read what is typed
     try:
-        program = _started(path, words, environment, shell, source, grouped)
+        with job.starting() if job is not None else nullcontext():
+            program = _started(path, words, environment, shell, source, grouped)
+            if job is not None:
+                job.started(program, grouped=grouped)
     except PermissionError:
         raise SyscallError(Errno.EPERM, f"{path!r} may not be executed; `ls -l` shows by whom") from None
     except OSError as error:
         raise SyscallError(Errno.ENOEXEC, f"{path!r} cannot be executed: {error.strerror}") from None
     if job is None:
         return _waited(program)
-    job.started(program, grouped=grouped)
     return job.wait_for(program)
 
 

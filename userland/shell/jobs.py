@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from subprocess import Popen
 from typing import TYPE_CHECKING, TextIO
@@ -140,6 +140,10 @@ class Pipeline:
 
     # --- programs of the host ---
 
+    def starting(self) -> AbstractContextManager[object]:
+        """Within this one program is started: the first makes the process group, which the others find."""
+        return self._lock
+
     def started(self, program: Popen[bytes], *, grouped: bool) -> None:
         """A program is a member. `grouped`: in the process group of the job, and not in the shell's."""
         with self._lock:
@@ -155,11 +159,21 @@ class Pipeline:
         while True:
             _, raw = os.waitpid(program.pid, os.WUNTRACED)
             if os.WIFSTOPPED(raw):
-                self._halted(program, stopped=True)
+                if not self._wants_terminal(os.WSTOPSIG(raw)):
+                    self._halted(program, stopped=True)
                 continue
             program.returncode = os.waitstatus_to_exitcode(raw)
             self._halted(program, stopped=False)
             return program.returncode if program.returncode >= 0 else 128 - program.returncode
+
+    def _wants_terminal(self, stopped_by: int) -> bool:
+        """A program of the job in the foreground has used the terminal before it was given to it: it has it now, and goes
+        on."""
+        with self._lock:
+            if stopped_by not in (signal.SIGTTIN, signal.SIGTTOU) or not self._foreground or self._terminal is None:
+                return False
+            self._terminal.give(self.pgid)
+            return True
 
     @property
     def in_foreground(self) -> bool:

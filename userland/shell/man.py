@@ -86,7 +86,7 @@ def overview(*, verb: bool = False) -> list[Part]:
     parts: list[Part] = []
     for title, names in GROUPS:
         shown = [name for name in names if not verb or name not in SHELL_ONLY]
-        parts.append(Part(title, heading=True))
+        parts += [Part(title, heading=True)] if shown else []
         parts += [Part(COMMANDS[name].summary, f"{name:<{width}}") for name in shown]
     if verb:
         parts.append(Part("`llmasos man TOPIC` explains a command, a system call or an error."))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TextIO
 from weakref import WeakSet
@@ -71,6 +72,17 @@ def read_all(end: TextIO, what: str) -> str:
     if len(said) > MAX_TEXT:
         raise SyscallError(Errno.E2BIG, f"{what} is longer than {MAX_TEXT >> 20} MiB; pass a part of it")
     return said
+
+
+def bounded(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a file, or others. Raises E2BIG at one of a file that is longer than MAX_TEXT."""
+    if not isinstance(lines, io.TextIOBase):
+        yield from lines
+        return
+    while line := lines.readline(MAX_TEXT + 1):
+        if len(line) > MAX_TEXT:
+            raise SyscallError(Errno.E2BIG, f"a line is longer than {MAX_TEXT >> 20} MiB; these are no commands")
+        yield line
 
 
 def from_text(said: str) -> TextIO:

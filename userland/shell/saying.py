@@ -128,12 +128,4 @@ def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> 
         turn = turns.text_next(language, pid, text)
     else:
         turn = turns.say_next(language, pid, [{"role": "user", "content": text}], kept.instructions)
-    try:
-        return agent.system.run(turns.begin_answer(language, pid, turn, max_tokens or kept.max_tokens))
-    except SyscallError as error:
-        if error.errno is not Errno.EDQUOT:
-            raise
-        what, _, _ = error.reason.partition("; raise it (Limits.tokens)")
-        if what == error.reason:  # the group's own message, which says what to do
-            raise
-        raise SyscallError(Errno.EDQUOT, f"{what}; `limits {pid} --tokens N` raises it") from None
+    return agent.system.run(turns.begin_answer(language, pid, turn, max_tokens or kept.max_tokens))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmasos.syscalls.errno import SyscallError
-from llmasos.userland.shell import syntax
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.shell import pipes, syntax
 from llmasos.userland.shell.evaluate import Left, execute
 from llmasos.userland.shell.scanner import Incomplete
 from llmasos.userland.shell.session import Session
@@ -18,11 +18,13 @@ from llmasos.userland.shell.words import COMMANDS
 
 def run_lines(shell: Session, lines: Iterable[str], *, leaves: bool = False, tested: bool = False) -> int:
     """Run the commands of a text, each as soon as its lines are whole; returns the status of the last. `leaves`: `return`
-    in it leaves it. `tested`: its status is looked at."""
+    in it leaves it. `tested`: its status is looked at. Raises E2BIG."""
     status, begun, first = 0, "", 1
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(pipes.bounded(lines), 1):
         first = number if not begun else first
         begun += line if line.endswith("\n") else line + "\n"
+        if len(begun) > pipes.MAX_TEXT:
+            raise SyscallError(Errno.E2BIG, f"the command of line {first} is longer than {pipes.MAX_TEXT >> 20} MiB")
         if not whole(shell, begun):
             continue
         text, begun = begun.rstrip("\n"), ""

@@ -25,6 +25,7 @@ from llmasos.userland.shell import pipes
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Answer, Job, Jobs, Pipeline
 from llmasos.userland.shell.outage import Outage
+from llmasos.userland.shell.remedy import told
 from llmasos.userland.shell.tty import Terminal
 from llmasos.userland.shell.variables import Variables
 from llmasos.userland.shell.words import COMMANDS
@@ -143,7 +144,7 @@ class Session:
     def complain(self, error: SyscallError) -> None:
         """Print an error of a command that goes on."""
         before = "llmasos: " if self.verb else f"{self.script}: line {self.line}: " if self.script else ""
-        self.screen.error(f"{before}{error}")
+        self.screen.error(f"{before}{told(error)}")
 
     def remark(self, text: str) -> None:
         """Print a dim line that is no part of what a command says: where that goes to another command, on stderr."""

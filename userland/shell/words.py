@@ -8,7 +8,7 @@ The embedded model is trained to emit these forms; a change here wants one in it
 
 from __future__ import annotations
 
-from llmasos.syscalls.limits import NICE_MAX, NICE_MIN
+from llmasos.syscalls.limits import MAX_FORK, NICE_MAX, NICE_MIN
 from llmasos.userland.shell.grammar import Command, Kind, Option, Param
 
 _PID = Param("PID", Kind.PID)
@@ -111,7 +111,7 @@ _ALL = (
         Option("--raw", None, "the text of the token log as it is, with its special tokens"),
         _JSON,
     ), details="A PID with a slash in it is the path of a file (`cat ./a.txt ./b.txt`), and `-`, or none at all, what "
-               "comes in by a pipe or from a file."),
+               "comes in by a pipe or from a file; at a terminal, what is typed up to Ctrl-D."),
     Command("read", "print the token ids of a process's log, or read a line into variables", (
         Param("PID", Kind.AGENT, required=False), Param("FROM", Kind.WORDS, required=False)), (
         Option("-r", None, "read a line, in which a backslash is a character"),
@@ -135,8 +135,9 @@ _ALL = (
             details="To each PID, %N or name; the status is 1 if one of several could not be sent. "
                     "SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
                     "its device's name stands for it, as in `kill -KILL cpu0`."),
-    Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)),
-            details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
+    Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)), (
+        Option("-n", Kind.INTEGER, "the value, before the process, as nice(1) has it", alone=True),
+    ), details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
     Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
@@ -149,8 +150,8 @@ _ALL = (
         Option("--name", Kind.NAME, "their name; several are called NAME-1, NAME-2, ..."),
         Option("--detach", None, "let them outlive this script (at a terminal they do)"),
         _JSON,
-    ), details="N copies (default 1). Each goes on where the process is; pages are copied when written. Without "
-               "--name the copies have its name: tell them apart by pid."),
+    ), details=f"N copies (default 1, at most {MAX_FORK}). Each goes on where the process is; pages are copied when "
+               "written. Without --name the copies have its name: tell them apart by pid."),
     Command("rename", "give a process another name", (_AGENT, Param("NAME", Kind.NAME))),
     Command("compact", "make room in a conversation near its window", (_AGENT,), (
         Option("--drop", None, "drop the older turns instead of having the model sum them up"),
