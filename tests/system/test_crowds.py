@@ -8,19 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 
-import anyio
 import psutil
 import pytest
-import trio
 
-from llmasos.kernel.edge import door, lock
 from llmasos.kernel.edge.door import NEWCOMERS
-from llmasos.syscalls import blocking, client, runtime, transport, wire, zeromq
+from llmasos.syscalls import blocking, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.table import Dmesg, Fork, Null, Ps, Spawn, StatsCall
@@ -155,54 +152,6 @@ def test_hundreds_that_connect_while_the_kernel_is_busy_are_all_served(kernel: B
         program(Null())
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
-    """The runtime directory of a kernel that accepts nobody, and whose queue is full."""
-    place = tmp_path / "run"
-    lock.prepare(place)
-    held = lock.hold(place)
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(os.fspath(place / runtime.PROGRAMS))
-        listener.listen(0)
-        with suppress(BlockingIOError):
-            while True:
-                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
-                waiting.setblocking(False)
-                waiting.connect(os.fspath(place / runtime.PROGRAMS))
-        yield place
-    lock.release(place, held)
-
-
-def test_while_the_queue_is_full_connecting_keeps_its_timeout(full: Path) -> None:
-    with pytest.raises(SyscallError, match=r"has not answered within 0\.5 s") as caught:
-        blocking.connect(full, timeout=0.5)
-    assert caught.value.errno is Errno.ETIME
-
-
-@pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_while_the_queue_is_full_connecting_lets_the_event_loop_go_on(full: Path, backend: str) -> None:
-    turns = 0
-
-    async def turn() -> None:
-        nonlocal turns
-        while True:
-            await anyio.sleep(0.01)
-            turns += 1
-
-    async def main() -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(turn)
-            with pytest.raises(SyscallError) as caught:
-                async with client.connect(full, timeout=0.5):
-                    pass
-            assert caught.value.errno is Errno.ETIME
-            group.cancel_scope.cancel()
-
-    anyio.run(main, backend=backend)
-    assert turns > 1
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away, and be another user")
 @pytest.mark.parametrize("whose", ["the directory", "the socket"])
 def test_a_kernel_of_another_user_is_not_talked_to(tmp_path: Path, whose: str) -> None:
@@ -307,78 +256,6 @@ def test_one_program_too_many_is_told_so_and_an_operator_still_gets_in() -> None
         eventually(lambda: connections(first).used < 5, "all have gone")
         with kernel.connect() as program:
             program(Null())
-
-
-@asynccontextmanager
-async def doorway(place: Path, descriptors: int = 1024) -> AsyncIterator[door.Door]:
-    """A door at `place` as a kernel has it."""
-    one = door.Door(descriptors)
-    links = transport.router()
-    monitor = links.monitor()
-    links.bind(f"ipc://{place}", one.listen(place))
-
-    def follow() -> None:
-        for link in monitor.drain():
-            (one.came if link.up else one.went)(link.fd)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(monitor.run, follow)
-        await one.open()
-        nursery.start_soon(one.sweep)
-        nursery.start_soon(one.guard)
-        try:
-            yield one
-        finally:
-            nursery.cancel_scope.cancel()
-            one.close()
-            links.close()
-
-
-def test_a_connection_that_says_nothing_does_not_keep_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "SILENT_SECONDS", 0.5)
-
-    async def main() -> None:
-        async with doorway(tmp_path / "sock") as one:
-            with socket.socket(socket.AF_UNIX) as silent:
-                silent.connect(f"{tmp_path}/sock")
-                while await trio.to_thread.run_sync(silent.recv, 4096):  # ZeroMQ's greeting, then the end
-                    pass
-            while len(one):  # noqa: ASYNC110 - its monitor tells the door, not us
-                await trio.sleep(0.01)
-
-    trio.run(main)
-
-
-def test_a_closed_door_says_why_and_opens_again(tmp_path: Path) -> None:
-    place = f"ipc://{tmp_path}/sock"
-
-    async def refused() -> wire.Reply | None:
-        """What the next newcomer is told; None if it is taken."""
-        dealer = zeromq.raw_dealer(b"", None, 1 << 20)
-        try:
-            dealer.connect(place)
-            return wire.decode_reply(dealer.recv()) if await trio.to_thread.run_sync(dealer.poll, 1000) else None
-        finally:
-            dealer.close()
-
-    async def main() -> None:
-        async with doorway(tmp_path / "sock") as one:
-            while len(one):  # noqa: ASYNC110 - its own first one
-                await trio.sleep(0.01)
-            places, one._full = one._full, 1
-            for _ in range(3):
-                told = await refused()
-                assert told is not None
-                assert (told.seq, told.errno) == (0, Errno.EAGAIN)
-                assert "programs are connected" in wire.reason(told)
-            assert (len(one), one.refused) == (0, 3)
-            one._full = places
-            with trio.fail_after(PATIENCE):
-                while await refused() is not None:
-                    pass
-
-    if sys.platform == "linux":
-        trio.run(main)
 
 
 DEAF = """
