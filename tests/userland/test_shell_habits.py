@@ -136,6 +136,8 @@ def test_a_new_group_has_no_pressure_to_show(where: Path) -> None:
     assert "pressure" in json.loads(llmasos(where, "group", "/fresh", "--json").stdout)
 
 
-@pytest.mark.parametrize(("width", "shown"), [(40, "1 agent  |  tiny 0/9 pages"), (20, "1 agent"), (3, "1 a"), (0, "")])
+@pytest.mark.parametrize(
+    ("width", "shown"), [(40, "1 agent  |  tiny 0/9 pages …"), (20, "1 agent …"), (3, "1 …"), (0, "")]
+)
 def test_the_line_below_leaves_out_whole_parts(width: int, shown: str) -> None:
     assert fitted("1 agent  |  tiny 0/9 pages  |  8 tokens decoded", width) == shown
