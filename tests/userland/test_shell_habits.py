@@ -16,6 +16,7 @@ from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill, Spawn
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.shell import man
+from llmasos.userland.shell.situation import fitted
 from llmasos.userland.shell.words import COMMANDS
 from tests.booted import SIM
 from tests.userland.command_line import DEADLINE, llmasos
@@ -82,7 +83,7 @@ def test_a_shell_begins_with_lines_of_its_own_and_forgets_those_with_a_blank(whe
     (tmp_path / "config" / "llmasos").mkdir(parents=True)
     (tmp_path / "config" / "llmasos" / "shellrc").write_text("hi() { echo hi $1; }\nalias up=uptime\nkill nobody\n")
     with terminal(where, tmp_path, XDG_CONFIG_HOME=str(tmp_path / "config")) as shell:
-        shell.expect(r"shellrc:\s+line\s+3:\s+ESRCH")
+        shell.expect(r"shellrc: line 3:\sESRCH")
         shell.expect(PROMPT)
         shell.enter(" hi secretly")
         shell.expect(r"\nhi secretly")
@@ -133,3 +134,10 @@ def test_a_new_group_has_no_pressure_to_show(where: Path) -> None:
     assert "pressure" not in ran.stdout
     assert "pids_max=3" in ran.stdout
     assert "pressure" in json.loads(llmasos(where, "group", "/fresh", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(40, "1 agent  |  tiny 0/9 pages …"), (20, "1 agent …"), (3, "1 …"), (0, "")]
+)
+def test_the_line_below_leaves_out_whole_parts(width: int, shown: str) -> None:
+    assert fitted("1 agent  |  tiny 0/9 pages  |  8 tokens decoded", width) == shown

@@ -81,9 +81,10 @@ def _of_command(where: Path, command: Command, before: list[str], word: str) -> 
     if kind is Kind.POLICY:
         from llmasos.syscalls.policy_file import own_policies
 
+        known: Candidates = []
         with suppress(SyscallError):
-            return own_policies(word) + _with_kernel(_policies)(where)
-        return own_policies(word)
+            known = _ASK[kind](where)
+        return own_policies(word) + known
     if kind in (Kind.COLUMN, Kind.COLUMNS):
         return _columns(command.name, word)
     ask = _ASK.get(kind) if kind is not None else None
@@ -209,6 +210,7 @@ _ASK: dict[Kind, Callable[[Path], Candidates]] = {
     Kind.MODELS: _with_kernel(_models),
     Kind.GROUP: _with_kernel(_groups),
     Kind.DEVICE: _with_kernel(_devices),
+    Kind.POLICY: _with_kernel(_policies),
     Kind.TOPIC: _topics,
     Kind.ADVICE: _advice,
     Kind.ACTION: _actions,
