@@ -101,6 +101,20 @@ def test_a_stream_shows_itself_while_it_comes_in_both_faces(cpu_system: System) 
     assert "pear, fig" in shown(outputs[4])[0]
 
 
+def test_a_question_waits_for_the_answer_that_the_notebook_shows(cpu_system: System) -> None:
+    """As in "Run all": nobody but the notebook hears the first answer, so nobody else can wait for its end."""
+    outputs = run(
+        cpu_system,
+        "from llmasos import aio\nsystem = await aio.System.connect()\nagent = await system.spawn()",
+        "display(agent.say('Copy this list: red, green'))",
+        "print(await agent.ask('Copy this list: pear, fig'))",
+        "print(*[said['content'] for said in await agent.messages()], len(system.talking.shown), sep=' | ')\n"
+        "await system.close()",
+    )
+    first, second = "Copy this list: red, green | red, green", "Copy this list: pear, fig | pear, fig"
+    assert printed(outputs[3]).replace(". |", " |") == f"{first} | {second} | 0\n"
+
+
 def test_what_people_and_models_write_is_text_in_a_table() -> None:
     row = ProcessInfo(1, 1, kind="llm", name="<script>alert(1)</script>", state="ready")  # type: ignore[arg-type]
     page = notebook.Table([row])._repr_html_()

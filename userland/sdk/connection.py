@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import script
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.turns import Talking
 
 if TYPE_CHECKING:
     from llmasos.syscalls import client
@@ -84,7 +85,7 @@ class Connection:
     @public
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
         self.kernel = kernel
-        self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
+        self.talking = Talking()
         self._cleanup = cleanup
         # A system that a program still holds at its end is closed in order; one that it drops is closed then. (Its
         # processes and streams hold it too.)

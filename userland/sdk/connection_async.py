@@ -20,6 +20,7 @@ from llmasos.syscalls.table import Call
 from llmasos.userland.sdk import script, script_async
 from llmasos.userland.sdk.connection import Where, closed, kernel_there, shown
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.turns import Talking
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class AsyncConnection:
     def __init__(
         self, where: Where, boot: bool, flags: Sequence[str], name: str, timeout: float, reconnect: float
     ) -> None:
-        self.talking: dict[int, Callable[[], bool]] = {}  # processes whose answers this program hears; see turns.alone
+        self.talking = Talking()
         self._where, self._boot, self._flags, self._name = where, boot, flags, name
         self._timeout, self._reconnect = timeout, reconnect
         self._local: ExitStack | None = None  # a private kernel and its directory, once connected

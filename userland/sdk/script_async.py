@@ -29,7 +29,7 @@ from llmasos.userland.sdk.script import (
     interrupt,
     left_until,
 )
-from llmasos.userland.sdk.streams_async import AsyncStream
+from llmasos.userland.sdk.streams_async import AsyncStream, Talker
 
 P = TypeVar("P", bound=AbstractAsyncContextManager[Any, None])
 S = TypeVar("S")
@@ -146,7 +146,7 @@ async def _finish(kernel: _Parting, script: Stream[Any], request: Request | Piec
 
 
 def stream(
-    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: Talker | None = None
 ) -> AsyncGenerator[str, None]:
     """The answer's text of a stream, piece by piece; see `pieces`."""
     heard: list[weakref.ref[Any]] = []
@@ -156,7 +156,7 @@ def stream(
 
 
 def pieces(
-    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: object = None
+    kernel: client.Client, script: Stream[T], pid: int, timeout: float | None = None, holds: Talker | None = None
 ) -> AsyncGenerator[Piece, None]:
     """The pieces of a stream. A consumer that leaves it, or is cancelled, interrupts the decode of process `pid`; so do
     `timeout` seconds, after which ETIME is raised. What it `holds` is not dropped before it is."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.sdk import notebook
@@ -14,11 +15,18 @@ Y = TypeVar("Y")
 _showing: set[asyncio.Task[None]] = set()  # asyncio holds tasks weakly
 
 
+class Talker(Protocol):
+    """A process, as far as it matters here."""
+
+    pid: int
+    system: Any
+
+
 class AsyncStream(AsyncGenerator[Y, None]):
     """An asynchronous generator of pieces. `display` of it in a notebook shows its text while that comes, in a task of
     the notebook's own loop, and it is used up then."""
 
-    def __init__(self, inner: AsyncGenerator[Y, None], holds: object = None) -> None:
+    def __init__(self, inner: AsyncGenerator[Y, None], holds: Talker | None = None) -> None:
         """`holds`: what must not be dropped before the stream is, its process."""
         self._inner, self._holds = inner, holds
 
@@ -53,9 +61,23 @@ class AsyncStream(AsyncGenerator[Y, None]):
         task.add_done_callback(_showing.discard)
 
     async def _show(self, shown: notebook.Growing) -> None:
-        with shown:
+        with shown, self._heard_here():
             try:
                 async for piece in self:
                     shown.add(piece)
             except SyscallError as error:  # nobody awaits this task
                 shown.fail(error)
+
+    @contextmanager
+    def _heard_here(self) -> Iterator[None]:
+        """Let the next question to the process wait for the end of this answer (turns.alone)."""
+        process = self._holds
+        if process is None:
+            yield
+            return
+        heard = process.system.talking.shown
+        heard.add(process.pid)
+        try:
+            yield
+        finally:
+            heard.discard(process.pid)

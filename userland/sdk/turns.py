@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, LogRecord, Sampler
 from llmasos.syscalls.table import Decode, Feed, Getinfo, Records, Truncate
-from llmasos.userland.sdk.actions import MAX_TOKENS, Language, log_of
+from llmasos.userland.sdk.actions import MAX_TOKENS, Language, idle, log_of
 from llmasos.userland.sdk.answers import Ended, Listening, ends_of, follow, gathered, interrupting, plain, stops_of
 from llmasos.userland.sdk.arguments import count, text
 from llmasos.userland.sdk.chat import Turn
@@ -155,13 +155,25 @@ def text_next(language: Language, pid: int, text: str) -> Script[Fed]:
     return Fed((yield from ask(Feed(pid, language.encode(text)))), there.length, setup)
 
 
-def alone(talking: dict[int, Left], pid: int, script: Generator[Y, Any, T]) -> Generator[Y | Request, Any, T]:
+class Talking(dict[int, Left]):
+    """The processes whose answers a program hears. The answers of those in `shown` a notebook hears, to their end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[int] = set()
+
+
+def alone(talking: Talking, pid: int, script: Generator[Y, Any, T]) -> Generator[Y | Request, Any, T]:
     """Run a script that has a process to itself: a turn is several calls, and no other turn may come between them.
-    `talking` holds the processes that this program hears answers of. Raises EBUSY if this is one of them; waits for a
-    turn that its consumer has left."""
+    Raises EBUSY if this program hears an answer of it (`talking`); waits for a turn that its consumer has left, and for
+    one that a notebook shows, since nobody else can."""
     mine: Left = yield Listener()
     until = time.monotonic() + CLEANUP_SECONDS
-    while (other := talking.get(pid)) is not None and other() and time.monotonic() < until:
+    while (other := talking.get(pid)) is not None:
+        if pid in talking.shown:
+            yield from idle(pid)
+        elif not other() or time.monotonic() >= until:
+            break
         yield from ask(Getinfo(pid))
     mine = partial(mine)  # so that no other one is identical
     try:
