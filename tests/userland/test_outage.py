@@ -96,7 +96,7 @@ def test_top_goes_on_with_the_next_kernel(kernel: Reborn) -> None:
     with terminal(kernel, "top") as top:
         top.expect(r"cpu0 +busy \[")
         kernel.kill()
-        top.quiet()
+        top.expect(r"this is how it was")
         kernel.boot()
         top.expect(r"up [0-9]")
         top.type("q")

@@ -83,7 +83,7 @@ def test_a_shell_begins_with_lines_of_its_own_and_forgets_those_with_a_blank(whe
     (tmp_path / "config" / "llmasos").mkdir(parents=True)
     (tmp_path / "config" / "llmasos" / "shellrc").write_text("hi() { echo hi $1; }\nalias up=uptime\nkill nobody\n")
     with terminal(where, tmp_path, XDG_CONFIG_HOME=str(tmp_path / "config")) as shell:
-        shell.expect(r"shellrc: line 3:\sESRCH")
+        shell.expect(r"shellrc:\s+line\s+3:\s+ESRCH")
         shell.expect(PROMPT)
         shell.enter(" hi secretly")
         shell.expect(r"\nhi secretly")
