@@ -15,8 +15,8 @@ from llmasos.policies import LLMProcess, Policy
 from llmasos.simulator import Gantt, Prog, Simulation, gantt, simulate
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import GroupSettings, Signal, TraceEvent
-from llmasos.syscalls.table import Decode, Getinfo, GroupCreate, Kill, Sched, Spawn
-from tests.booted import booted
+from llmasos.syscalls.table import BootInfoCall, Decode, Getinfo, GroupCreate, Kill, Sched, Spawn
+from tests.booted import booted, eventually
 
 PROMPT, DECODED = 30, 40  # tokens of each process
 
@@ -221,6 +221,8 @@ def test_the_schedule_of_a_running_kernel_is_drawn() -> None:
 @pytest.mark.processes
 def test_an_idle_kernel_has_no_schedule_and_that_is_said() -> None:
     with booted("--device", "sim:vocab=1000") as kernel:
+        with kernel.connect() as program:
+            eventually(lambda: all(one.state == "up" for one in program(BootInfoCall()).devices), "its device is up")
         words = [sys.executable, "-m", "llmasos.simulator", "--runtime", str(kernel.place), "--seconds", "0.2"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "nothing ran in these 0.2 s\n")

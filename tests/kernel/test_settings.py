@@ -132,7 +132,7 @@ WRONG = {
     "[groups.'/users/a da']": "'a da' is no name of a group",
     "[groups.'/users/ada/session-3']": "are for programs' sessions",
     "[groups.'/ada']\nkv_action = 'beg'": "[groups.\"/ada\"] kv_action: there is no 'beg'; there are 'spill', 'wait', ",
-    "[groups.'/ada']\nkv_max = 10\nkv_high = 11": '[groups."/ada"]: kv_high (11) is above kv_max (10)',
+    "[groups.'/ada']\nkv_max = 10\nkv_high = 11": '[groups."/ada"]: kv_high (11) has no effect above kv_max (10)',
     "[groups.'/ada']\ncpu_weight = 0": '[groups."/ada"] cpu_weight: from 1 to 10000, found 0',
     "[": "kernel.toml is wrong",
 }

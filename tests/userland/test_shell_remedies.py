@@ -23,7 +23,7 @@ from llmasos.userland.shell import pipes
 from llmasos.userland.shell.remedy import told
 from llmasos.userland.shell.script import run_lines
 from tests.booted import SIM, eventually
-from tests.syscalls.test_hints import ALL
+from tests.syscalls.raised import ALL
 from tests.userland.command_line import DEADLINE, llmasos, script
 from tests.userland.prompt import PROMPT, terminal
 
@@ -274,6 +274,7 @@ def test_cat_reads_what_is_typed_up_to_its_end(where: Path, tmp_path: Path) -> N
         shell.enter("cat")
         eventually(lambda: shell.echoes, "cat has the terminal")
         shell.type("\x03")
+        eventually(lambda: not shell.echoes, "the shell has the terminal")
         shell.expect(PROMPT)
         shell.enter("echo still $((40+2))")
         shell.expect("still 42")

@@ -27,6 +27,7 @@ from llmasos.userland.top.main import _signals_kept
 from llmasos.userland.top.player import Player
 from llmasos.userland.top.record import Writer, read
 from tests.booted import PATIENCE, Booted, booted
+from tests.userland.top_screen import put_on, shown, until
 
 pytestmark = pytest.mark.processes
 SIM = "sim:context=100000,vocab=100"
@@ -89,29 +90,8 @@ def watching(kernel: Booted, scenario: Scenario, size: tuple[int, int] = (120, 4
         played(scenario, Live(client, 0.1, **options), size)
 
 
-async def until(pilot: Pilot[None], holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}\n{shown(pilot.app)}"
-        await pilot.pause(0.05)
-
-
-def shown(app: Any) -> str:
-    """What is on the screen."""
-    return "\n".join("".join(part.text for part in strip).rstrip() for strip in app.screen._compositor.render_strips())
-
-
 def words(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]{2,}", text))
-
-
-async def put_on(app: TopApp, pilot: Pilot[None], name: str) -> None:
-    """Move the cursor to a process, by its name."""
-    await until(pilot, lambda: any(line.name == name for line in app._table.lines), f"{name} is there")
-    while app._table.at is None or app._table.at.name != name:  # the order changes meanwhile
-        at = [line.name for line in app._table.lines].index(name)
-        await pilot.press("down" if at > app._table.cursor else "up")
-        await pilot.pause()
 
 
 # --- the screen -----------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from llmasos.userland.top.live import Live
 from llmasos.userland.top.player import Player
 from llmasos.userland.top.record import Writer, read
 from tests.booted import PATIENCE, booted
-from tests.userland.test_top_app import put_on, shown, until
 from tests.userland.top_pictures import agent, sample
+from tests.userland.top_screen import put_on, shown, until
 
 SIM = "sim:context=256,vocab=100"
 SIZES = [(60, 15), (200, 50), (80, 24), (120, 40), (60, 15)]
