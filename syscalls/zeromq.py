@@ -17,7 +17,7 @@ import zmq
 MAX_SOCKET_PATH = 107  # bytes: sun_path of a Unix socket, less its closing zero
 # Seconds to wait for what arrived by a lost connection: libzmq reports the loss before it hands on what it read just
 # before (stream_engine_base_t::error).
-LAST_WORDS = 0.02
+LAST_WORDS = 0.05
 LISTEN_QUEUE = 65_536  # connections that wait to be accepted; the operating system has a bound of its own
 NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)  # plain numbers: arithmetic of pyzmq's enums costs as much as a receive
