@@ -38,10 +38,9 @@ def test_the_notice_of_a_job_and_ps_say_why_an_answer_ended(
         model = f"sim:vocab=1000,script={script}"
     shell.enter(f"spawn {name} --model {model} --max 4000 Count. &")
     shell.expect(f"{name} answers in the background")
-    shell.expect(PROMPT)
     pid = pid_of(kernel, name)
     eventually(lambda: kernel(Getinfo(pid)).finish is finish, "it has ended so")
-    shell.enter("true")
+    shell.enter("true")  # an answer that ends at once is told of before the first prompt
     shell.expect(rf"\[{pid}\] {name}: ended \({finish}\), {why}".replace(" ", r"\s+"))
     shell.expect(PROMPT)
     assert dict(ps.details(kernel(Getinfo(pid))))["reason"].startswith(why.partition(r"\d")[0])
