@@ -225,14 +225,17 @@ class Door:
         """Have ZeroMQ accept those who wait, and nobody else."""
         with suppress(FileNotFoundError):  # somebody has removed it, and it will be made again
             os.rename(self._path, hidden(self._path))
+        listener, queue = self._listener, select.poll()  # select() takes no descriptor above 1,023
+        queue.register(listener, select.POLLIN)
         try:
-            self._accept_from(self._listener)
-            while select.select([self._listener], [], [], 0)[0]:  # noqa: ASYNC110 - ZeroMQ has no event for it
+            self._accept_from(listener)
+            while self._listener is listener and queue.poll(0):  # noqa: ASYNC110 - ZeroMQ has no event for it
                 await trio.sleep(_GAP)
         finally:
-            self._accept_from(self._nobody)
-            with suppress(FileNotFoundError):
-                os.rename(hidden(self._path), self._path)
+            if self._listener is listener:  # it has not begun to listen under a new name meanwhile
+                self._accept_from(self._nobody)
+                with suppress(FileNotFoundError):
+                    os.rename(hidden(self._path), self._path)
 
     def _accept(self) -> _Refused | None:
         try:
