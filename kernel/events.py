@@ -115,6 +115,19 @@ class JournalCompacted(Event):
     after: int
 
 
+class Audited(Event):
+    """The line of the call that waits for it as `ref` is written, or could not be: `trouble`."""
+
+    ref: int
+    trouble: str = ""
+
+
+class AuditFails(Event):
+    """The audit log cannot be written (`reason`), or can be again (an empty one)."""
+
+    reason: str
+
+
 class HaltRequest(Event):
     """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone. `keep` the journal, so that the
     next kernel goes on with the processes."""
@@ -200,6 +213,28 @@ class Append(Action):
     frame: Frame
 
 
+class AuditLine(Record):
+    """What the audit log says of one thing: who did what to which object. No contents."""
+
+    what: str  # the name of the call, or of what happened by itself
+    of: str  # its class
+    who: str = ""  # the owner
+    pid: int = 0  # of the program, in the process table
+    os_pid: int = 0
+    on: dict[str, str | int] = {}  # the objects, by the fields that name them
+    details: dict[str, Any] = {}
+    result: str = ""  # the name of an errno; "asked": it is about to be made; "begun": it waits
+    reason: str = ""  # of a refusal
+
+
+class Audit(Action):
+    """A line for the audit log. The edge writes it before it carries out any later action. With `ref` a call waits for
+    that: `Audited` follows."""
+
+    line: AuditLine
+    ref: int = 0
+
+
 # --- configuration of the core --------------------------------------------------------------------------------------
 
 
@@ -231,6 +266,8 @@ class KernelConfig:
     runtime: str = ""
     journal_path: str = ""  # the file of the journal; empty: none is kept
     fsync: str = ""  # when that reaches the disk
+    audit: str = ""  # the directory of the audit log; empty: none is kept
+    audit_required: list[str] = field(default_factory=list)  # classes of calls that are not made without a line
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     os_pid: int = 0

@@ -15,6 +15,7 @@ from llmasos.kernel.clock import seconds
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
+from llmasos.kernel.objects.auditor import Auditor
 from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
@@ -47,6 +48,7 @@ class System:
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
+        self.auditor = Auditor(bool(config.audit), config.audit_required)
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.started = 0
