@@ -37,7 +37,7 @@ def begin(system: System, request: Request) -> Waiting | None:
     auditor = system.auditor
     if request.entry.audit not in auditor.required:
         request.audited = Stage.BEGUN
-        auditor.begun.append(request)
+        auditor.lines.append(request)  # here its line will stand, whatever it causes
         return None
     request.audited = Stage.ASKED
     auditor.asked += 1
@@ -63,8 +63,10 @@ def end(system: System, request: Request, errno: Errno, value: Any, reason: str)
     if not system.auditor.on:
         return
     stage, request.audited = request.audited, Stage.NONE
-    if stage in (Stage.ASKED, Stage.TOLD) or (stage is Stage.BEGUN and errno is Errno.OK):
+    if stage in (Stage.ASKED, Stage.TOLD):
         system.auditor.lines.append(Audit(_line(system, request, errno.name, value, reason)))
+    elif stage is Stage.BEGUN and errno is Errno.OK:
+        system.auditor.outcomes[request] = Audit(_line(system, request, errno.name, value))
     elif errno is Errno.EPERM:
         refuse(system, _line(system, request, errno.name, None, reason))
 
@@ -114,12 +116,16 @@ def ended(system: System, process: Process, status: int) -> None:
 def lines(system: System) -> list[Audit]:
     """The lines of the event that ends now. Calls that have begun in it and wait get one each."""
     auditor = system.auditor
-    for request in auditor.begun:
-        if request.audited is Stage.BEGUN:
-            request.audited = Stage.TOLD
-            auditor.lines.append(Audit(_line(system, request, BEGUN)))
-    auditor.begun.clear()
-    found, auditor.lines = auditor.lines, []
+    found: list[Audit] = []
+    for one in auditor.lines:
+        if isinstance(one, Audit):
+            found.append(one)
+        elif one.audited is Stage.BEGUN:
+            one.audited = Stage.TOLD
+            found.append(Audit(_line(system, one, BEGUN)))
+        elif one in auditor.outcomes:
+            found.append(auditor.outcomes[one])
+    auditor.lines, auditor.outcomes = [], {}
     return found
 
 
@@ -159,13 +165,24 @@ def _named(request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
     details: dict[str, Any] = {}
     for field in msgspec.structs.fields(type(call)):
         value = getattr(call, field.name)
+        if value == field.default:
+            continue
         if field.name in named or field.name == "model":
-            if value != "":
-                on[field.name] = value
+            on[field.name] = value
         elif isinstance(value, enum.Enum):
             details[field.name] = value.name
         elif isinstance(value, Limits | GroupSettings):
-            details[field.name] = msgspec.to_builtins(value)
-        elif isinstance(value, int | float) and value != field.default:
+            details |= {field.name: found} if (found := _limits(value)) else {}
+        elif isinstance(value, int | float):
             details[field.name] = value
     return on, details
+
+
+def _limits(value: Limits | GroupSettings) -> dict[str, Any]:
+    """Those that are set."""
+    usual = type(value)()
+    return {
+        name: one.name if isinstance(one, enum.Enum) else one
+        for name, one in msgspec.structs.asdict(value).items()
+        if one != getattr(usual, name)
+    }

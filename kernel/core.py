@@ -118,7 +118,7 @@ class Kernel(System):
         frame = self.journal.frame(self.table, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
-        if self.auditor.lines or self.auditor.begun:
+        if self.auditor.lines:
             self.actions[:0] = audit.lines(self)
         actions, self.actions = self.actions, []
         return actions

@@ -35,8 +35,8 @@ class Auditor:
 
     on: bool = False
     required: Collection[str] = ()
-    lines: list[Audit] = field(default_factory=list)  # of the event being handled
-    begun: list[Request] = field(default_factory=list)  # calls that have begun in it
+    lines: list[Audit | Request] = field(default_factory=list)  # of the event being handled; calls that begin in it
+    outcomes: dict[Request, Audit] = field(default_factory=dict)  # the lines of those that have come to their end
     unwritten: dict[int, tuple[Request, Channel]] = field(default_factory=dict)  # by the number of their line
     refusals: dict[str, Refusals] = field(default_factory=dict)  # by owner
     trouble: str = ""  # why lines cannot be written

@@ -66,6 +66,13 @@ def _models(shell: Session, line: Line) -> int:
     return models.run(shell.screen, models.request(line), shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
 
 
+@does("audit")
+def _audit(shell: Session, line: Line) -> int:
+    from llmasos.userland.programs import audit  # late: seldom wanted
+
+    return audit.run(shell.screen, line, shell.kernel.runtime, lambda: shell.kernel(BootInfoCall()).audit)
+
+
 @does("devices")
 def _devices(shell: Session, line: Line) -> None:
     system.DEVICES.show(shell.screen, shell.kernel(BootInfoCall()).devices, Asked.of(line))

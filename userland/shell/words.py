@@ -72,6 +72,15 @@ _ALL = (
         Option("--count", Kind.INTEGER, "stop after this many events"),
         Option("--json", None, "print each event as an object of JSON"),
     ), details="Ctrl-C ends."),
+    Command("audit", "who did what: the lines of the audit log, and whether they are as they were written",
+            (Param("SHOW", Kind.AUDIT),), (
+        Option("--last", Kind.INTEGER, "of show: so many lines, from the end"),
+        Option("--anchor", Kind.FILE, "of verify: heads of the log that were kept elsewhere"),
+        Option("--keys", Kind.FILE, "of verify: the verification keys (default: those beside the log)"),
+        Option("--directory", Kind.FILE, "where the log is (default: that of this kernel)"),
+        _JSON,
+    ), details="`audit show` prints lines, `audit verify` looks at seals, signed heads and anchor, and has the status 1 if "
+               "something is wrong. What it finds, and what it cannot, is in docs/audit.md."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
             (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
@@ -311,7 +320,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "restore",
         ),
     ),
-    ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
+    ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace", "audit")),
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
         "Language",
@@ -359,6 +368,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ps -o PID,TOKENS,NAME --sort -TOKENS", "those with the longest contexts first"),
         ("ps --json", "every field of every process, for a program"),
         ("ps alice", "everything of one process"),
+    ),
+    "audit": (
+        ("audit show --last 20", "what was done last, and by whom"),
+        ("audit verify --anchor /mnt/elsewhere/heads", "is it as it was written?"),
     ),
     "models": (
         ("models pull org/name", "fetch a model from the hub"),
