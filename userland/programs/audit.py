@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,10 +42,8 @@ def find(where: Path, kept: Callable[[], str]) -> Path:
     if told := kept():
         return Path(told)
     beside = [(where / runtime.JOURNAL).resolve().parent, where]
-    try:
+    with suppress(RuntimeError):  # no home is known
         beside.append(runtime.journal_place(where))
-    except RuntimeError:  # no home is known
-        pass
     for place in beside:
         if (place / audit_chain.DIRECTORY).is_dir():
             return place / audit_chain.DIRECTORY

@@ -79,7 +79,7 @@ _ALL = (
         Option("--keys", Kind.FILE, "of verify: the verification keys (default: those beside the log)"),
         Option("--directory", Kind.FILE, "where the log is (default: that of this kernel)"),
         _JSON,
-    ), details="`audit show` prints lines, `audit verify` looks at seals, signed heads and anchor, and has the status 1 if "
+    ), details="`audit show` prints lines, `audit verify` looks at seals, signed heads and anchor; its status is 1 if "
                "something is wrong. What it finds, and what it cannot, is in docs/audit.md."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
