@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from llmasos.kernel.clock import SECOND
-from llmasos.kernel.events import Audit, AuditLine
+from llmasos.kernel.events import Audit, AuditLine, Syscall
 from llmasos.kernel.objects.auditor import Refusals, Stage
 from llmasos.kernel.objects.process import Process
 from llmasos.kernel.objects.request import Channel, Request
@@ -25,7 +25,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait, wake
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, Limits
-from llmasos.syscalls.table import Attach, Call
+from llmasos.syscalls.table import BY_RECORD
 
 MOST_REFUSALS = 10  # of one owner in a second that get a line each; others are counted
 REFUSALS = "refusals"  # their class
@@ -42,7 +42,7 @@ def begin(system: System, request: Request) -> Waiting | None:
     request.audited = Stage.ASKED
     auditor.asked += 1
     auditor.unwritten[auditor.asked] = request, (channel := Channel())
-    system.act(Audit(_line(system, request, ASKED), auditor.asked))  # behind what this event has already done
+    system.act(Audit(_line(request, ASKED), auditor.asked))  # behind what this event has already done
     return wait(channel)
 
 
@@ -64,11 +64,11 @@ def end(system: System, request: Request, errno: Errno, value: Any, reason: str)
         return
     stage, request.audited = request.audited, Stage.NONE
     if stage in (Stage.ASKED, Stage.TOLD):
-        system.auditor.lines.append(Audit(_line(system, request, errno.name, value, reason)))
+        system.auditor.lines.append(Audit(_line(request, errno.name, value, reason)))
     elif stage is Stage.BEGUN and errno is Errno.OK:
-        system.auditor.outcomes[request] = Audit(_line(system, request, errno.name, value))
+        system.auditor.outcomes[request] = Audit(_line(request, errno.name, value))
     elif errno is Errno.EPERM:
-        refuse(system, _line(system, request, errno.name, None, reason))
+        refuse(system, _line(request, errno.name, None, reason))
 
 
 def refuse(system: System, line: AuditLine) -> None:
@@ -109,8 +109,7 @@ def note(
 def ended(system: System, process: Process, status: int) -> None:
     """A process has ended, of itself or by what others did."""
     if system.auditor.on:
-        who = owner_of(system, process)
-        note(system, "ended", "processes", who=who, on={"pid": process.pid}, details={"status": status})
+        note(system, "ended", "processes", who=process.owner.name, on={"pid": process.pid}, details={"status": status})
 
 
 def lines(system: System) -> list[Audit]:
@@ -122,20 +121,20 @@ def lines(system: System) -> list[Audit]:
             found.append(one)
         elif one.audited is Stage.BEGUN:
             one.audited = Stage.TOLD
-            found.append(Audit(_line(system, one, BEGUN)))
+            found.append(Audit(_line(one, BEGUN)))
         elif one in auditor.outcomes:
             found.append(auditor.outcomes[one])
     auditor.lines, auditor.outcomes = [], {}
     return found
 
 
-def stranger(call: Call[Any], os_pid: int, errno: Errno, reason: str) -> AuditLine:
-    """The line of a call of somebody who is no program of this kernel."""
-    what = "attach" if isinstance(call, Attach) else "call"
-    return AuditLine(what, REFUSALS, "", 0, os_pid, result=errno.name, reason=reason)
+def stranger(system: System, call: Syscall, errno: Errno, reason: str) -> None:
+    """Somebody who is no program of this kernel was refused."""
+    who = system.owners.key(call.uid) or system.owners.operator.name
+    refuse(system, AuditLine(BY_RECORD[type(call.call)].name, REFUSALS, who, 0, call.os_pid, {}, {}, errno.name, reason))
 
 
-def _line(system: System, request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
+def _line(request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
     program, entry = request.program, request.entry
     on, details = _named(request)
     if isinstance(value, int | list):  # the pids of what it made, or how many it reached
@@ -143,7 +142,7 @@ def _line(system: System, request: Request, result: str, value: Any = None, reas
     return AuditLine(
         entry.name,
         entry.audit or REFUSALS,
-        owner_of(system, program),
+        program.owner.name,
         program.pid,
         program.os_pid,
         on,
@@ -151,11 +150,6 @@ def _line(system: System, request: Request, result: str, value: Any = None, reas
         result,
         reason if result == Errno.EPERM.name else "",
     )
-
-
-def owner_of(system: System, process: Process) -> str:
-    """Who a line says that it was."""
-    return system.config.user
 
 
 def _named(request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:

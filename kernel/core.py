@@ -25,7 +25,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Right, State, WaitFor
+from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import BY_RECORD, Attach
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
@@ -50,7 +50,7 @@ class Kernel(System):
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
         self.log("info", f"LLMasOS {self.config.version} boots")
         details = {"version": self.config.version, "os_pid": self.config.os_pid}
-        audit.note(self, "boot", "system", who=self.config.user, details=details)
+        audit.note(self, "boot", "system", who=self.owners.operator.name, details=details)
         for level, text in notes:
             self.log(level, text)
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
@@ -115,7 +115,7 @@ class Kernel(System):
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
-        frame = self.journal.frame(self.table, self.now)
+        frame = self.journal.frame(self.table, self.owners, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
         if self.auditor.lines:
@@ -152,7 +152,7 @@ class Kernel(System):
 
     def recorded(self) -> Saved:
         """What the journal must have come to, from the live state; logs are not copied."""
-        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.now, self.secret)
+        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.owners, self.now, self.secret)
 
     def snapshot(self) -> Saved:
         """A copy of what the journal must have come to."""
@@ -167,18 +167,19 @@ class Kernel(System):
         if program is None:
             if not isinstance(event.call, Attach):
                 why = "attach first: no program is attached here"
-                audit.refuse(self, audit.stranger(event.call, event.os_pid, Errno.EPERM, why))
+                audit.stranger(self, event, Errno.EPERM, why)
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                program = recovery.take_up(self, event, event.call.ticket) if event.call.ticket else self._attach(event)
+                call = event.call
+                program = recovery.take_up(self, event, call.ticket) if call.ticket else self._attach(event, call)
             except SyscallError as error:
                 self.counters["errors"] += 1
-                if event.call.ticket:
-                    audit.refuse(self, audit.stranger(event.call, event.os_pid, error.errno, error.reason))
+                if event.call.ticket or error.errno is Errno.EPERM:
+                    audit.stranger(self, event, error.errno, error.reason)
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
-        request = Request(program, event.seq, event.call, entry, program.group)
+        request = Request(program, event.seq, event.call, entry, program.group, event.drawn)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             self.emit(f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
         if event.seq in program.parked:
@@ -209,12 +210,14 @@ class Kernel(System):
         else:
             self.log("info", "audit: it can be written again")
 
-    def _attach(self, event: events.Syscall) -> Program:
+    def _attach(self, event: events.Syscall, call: Attach) -> Program:
+        owner = self.owners.of(event.uid, call.tenant, event.drawn)
+        self.table.check_room(1)
+        self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid()
-        self.groups.users.check_pids(1)
-        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid)
-        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, peer=event.peer)
-        program.os_pid, program.rights = event.os_pid, int(Right.ALL)
+        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)
+        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, owner=owner, peer=event.peer)
+        program.os_pid, program.rights = event.os_pid, owner.rights
         self.programs[event.peer] = program
         self.table.add(program)
         self.emit("proc.attach", program.pid, amount=event.os_pid)

@@ -17,6 +17,7 @@ from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
 from llmasos.kernel.objects.auditor import Auditor
 from llmasos.kernel.objects.device import Ask, Device
+from llmasos.kernel.objects.owner import Owners
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
@@ -35,7 +36,8 @@ class System:
         self.config = config
         self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
-        self.groups = GroupTree(config.user)
+        self.owners = Owners(config.uid, config.salt)
+        self.groups = GroupTree(config.user, self.owners.operator)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls

@@ -105,7 +105,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
         image = want_image(system, target, process.traits.model, old.path, old.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
-        moving.coming = Coming(target, image, process, PageTable(system.groups.system))
+        moving.coming = Coming(target, image, process, PageTable(system.groups.system, process.owner.salt))
     coming = moving.coming
     _check(moving, coming.image)
     if not moving.exported and (waiting := _export(system, moving, coming)):
