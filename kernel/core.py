@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmasos.kernel import audit, desk, events
+from llmasos.kernel.calls import inventory
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
@@ -94,6 +95,8 @@ class Kernel(System):
                 recovery.journal_fails(self, event.reason)
             case events.Audited():
                 self._audited(event)
+            case events.Measured():
+                inventory.installation(self, event)
             case events.AuditFails():
                 self._audit_fails(event.reason)
             case events.JournalGrows():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmasos.drivers.protocol import FromDriver, ToDriver
+from llmasos.drivers.protocol import FromDriver, ToDriver, Trust
 from llmasos.kernel.journal.records import Frame
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Budget, GroupSettings, Record, Signal
@@ -122,6 +122,14 @@ class Audited(Event):
 
     ref: int
     trouble: str = ""
+
+
+class Measured(Event):
+    """What the edge has found this installation to be: one digest for all files of the package in `place`."""
+
+    digest: str
+    files: int
+    place: str
 
 
 class AuditFails(Event):
@@ -270,6 +278,7 @@ class KernelConfig:
     fsync: str = ""  # when that reaches the disk
     audit: str = ""  # the directory of the audit log; empty: none is kept
     audit_required: list[str] = field(default_factory=list)  # classes of calls that are not made without a line
+    trust: Trust | None = None  # which models may be loaded; None: any
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     uid: int = 0  # that the kernel runs as

@@ -26,7 +26,7 @@ from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Budget, Kind
+from llmasos.syscalls.records import Budget, Kind, Measure
 
 
 class System:
@@ -51,6 +51,8 @@ class System:
         self.journal_trouble = ""  # why it cannot be written
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
         self.auditor = Auditor(bool(config.audit), config.audit_required)
+        self.package: Measure | None = None  # this installation, once it is measured
+        self.measuring = Channel()  # woken then
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.started = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).absolute().parents[1]
@@ -27,8 +27,8 @@ def digest_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def digests(package: Path = PACKAGE) -> dict[str, str]:
-    """The digests of a package's files, by their paths within it. Raises OSError."""
+def digests(package: Path = PACKAGE, rest: Callable[[], None] = lambda: None) -> dict[str, str]:
+    """The digests of a package's files, by their paths within it; `rest` is called after each. Raises OSError."""
     found: dict[str, str] = {}
     for place, folders, names in os.walk(package, followlinks=True):  # in the repository its folders are links
         folders[:] = sorted(name for name in folders if name not in _MADE and not name.startswith("."))
@@ -36,6 +36,7 @@ def digests(package: Path = PACKAGE) -> dict[str, str]:
             path = Path(place, name)
             if not name.endswith(_ENDINGS) and not name.startswith(".") and path.is_file():
                 found[path.relative_to(package).as_posix()] = digest_of(path)
+                rest()
     return found
 
 

@@ -456,6 +456,17 @@ class Stats(Record):
     audit: str = ""  # "kept", or why no line can be written; empty: there is no audit log
 
 
+class Measure(Record):
+    """Something that the kernel or a driver has loaded, and the SHA-256 of its files."""
+
+    kind: str  # package, library or model
+    name: str
+    digest: str  # SHA-256, in hexadecimal digits
+    place: str  # where its files are
+    device: str = ""  # whose driver has loaded it
+    trusted: str = ""  # why it may be loaded; empty: nobody asks ([trust])
+
+
 class TraceEvent(Record):
     """An event in the kernel. What there is, and what `amount` and `detail` say of each: Events of the trace
     (trace_events.py)."""

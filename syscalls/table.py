@@ -35,6 +35,7 @@ from llmasos.syscalls.records import (
     GroupSettings,
     Limits,
     LogLine,
+    Measure,
     ModelInfo,
     ModelName,
     Name,
@@ -250,6 +251,12 @@ class Sched(Call[SchedInfo]):
     step_tokens: Annotated[int, Meta(ge=0, le=limits.MAX_STEP_TOKENS)] = 0
     victims: PolicyName = ""  # which process loses its pages first
     evictions: PolicyName = ""  # which model's weights go first
+
+
+@_call(19, "system", Right.QUERY, E.ETIME, blocks=True)
+class Inventory(Call[list[Measure]]):
+    """What this kernel consists of and has loaded: package, native libraries and models, by their digests. It is a report
+    that the kernel makes of itself, and no attestation. Waits until the package has been measured after a boot."""
 
 
 # --- process --------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from llmasos.kernel.edge import door
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
+from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
@@ -161,6 +162,7 @@ class Server:
                 nursery.start_soon(self._drivers.run, self._from_driver)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._sample_figures)
+                nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
                 if self._audit is not None:

@@ -50,6 +50,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from llmasos.drivers import protocol
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
 from llmasos.kernel.events import DeviceConfig, KernelConfig
@@ -137,6 +138,18 @@ class Journal(msgspec.Struct, forbid_unknown_fields=True):
     grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
 
+Digest = Annotated[
+    str, Meta(pattern="^(sha256:)?[0-9a-f]{64}$", description="64 hexadecimal digits, as `llmasos inventory` prints them")
+]
+
+
+class Trust(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[trust]` of the file. With any of them, all models but those are refused."""
+
+    digests: list[Digest] = []  # of models, as `llmasos inventory` prints them
+    keys: list[str] = []  # files of public keys (PEM) that models may be signed by, with model-signing
+
+
 AuditClass = Literal["sessions", "processes", "rights", "limits", "models", "files", "system"]
 
 
@@ -159,6 +172,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     models: dict[str, str] = {}  # `[models]`: names of directories, `story = "/srv/models/story"`
     groups: dict[str, GroupFile] = {}  # `[groups."/PATH"]`: control groups to be made at boot
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
+    trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
     audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
 
 
@@ -383,6 +397,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         audit_log=audit,
         audit=audit.directory if audit is not None else "",
         audit_required=list(file.audit.required),
+        trust=_trust(file.trust),
         devices_named=bool(over.devices or file.device),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",
@@ -446,6 +461,22 @@ def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig
         why = f"no place for the journal: {error}; name one (--journal DIR), or boot without (--no-journal)"
         raise Errno.ENOENT(why) from None
     return JournalConfig(os.fspath(place.absolute()), wanted.fsync)
+
+
+def _trust(wanted: Trust) -> protocol.Trust | None:
+    """Which models may be loaded; the keys are read now, whatever is at their paths later."""
+    if not (wanted.digests or wanted.keys):
+        return None
+    keys = []
+    for name in wanted.keys:
+        try:
+            with open(Path(name).expanduser(), "rb") as file:
+                keys.append(file.read(MOST_BYTES).decode())
+        except (OSError, UnicodeError) as error:
+            raise Errno.ENOENT(f"[trust] keys: {name} cannot be read: {error}; name a public key, in PEM") from None
+        if "PUBLIC KEY" not in keys[-1]:
+            raise Errno.EINVAL(f"[trust] keys: {name} is no public key in PEM; name one")
+    return protocol.Trust([digest.removeprefix("sha256:") for digest in wanted.digests], keys)
 
 
 def _audit(file: File, over: Overrides, journal: JournalConfig | None, directory: Path) -> AuditConfig | None:

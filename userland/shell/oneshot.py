@@ -169,7 +169,9 @@ class _LateSystem:
 
 # Where the action of a command is, for those that do without the SDK.
 _HOMES = {
-    **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read"), "do_look"),
+    **dict.fromkeys(
+        ("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read", "inventory"), "do_look"
+    ),
     **dict.fromkeys(
         ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "limits", "group", "join", "policy"),
         "do_control",

@@ -81,6 +81,9 @@ _ALL = (
         _JSON,
     ), details="`audit show` prints lines, `audit verify` looks at seals, signed heads and anchor; its status is 1 if "
                "something is wrong. What it finds, and what it cannot, is in docs/audit.md."),
+    Command("inventory", "what the kernel consists of and has loaded, by digest", options=_LISTING,
+            details="Package, native library and models, as kernel and drivers report it of themselves. That is no "
+                    "attestation: `llmasos verify` looks at an installation from another one."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
             (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
@@ -320,7 +323,10 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "restore",
         ),
     ),
-    ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace", "audit")),
+    (
+        "Looking",
+        ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace", "audit", "inventory"),
+    ),
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
         "Language",
@@ -358,6 +364,7 @@ OWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "status": ("what kernel runs where", ("--json",)),
     "halt": ("shut the running kernel down", ("--keep",)),
     "demo": ("a guided tour", ("--here", "--fast")),
+    "verify": ("is another installation the same as this one?", ("--json",)),
     "doctor": ("what this machine can and cannot do", ("--json",)),
     "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
 }
