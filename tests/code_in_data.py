@@ -53,20 +53,28 @@ def _dotted(node: ast.expr, names: dict[str, str]) -> str:
     if isinstance(node, ast.Attribute):
         base = _dotted(node.value, names)
         return f"{base}.{node.attr}" if base else ""
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):  # vars(torch)["load"], __builtins__[...]
+    if isinstance(node, ast.Subscript) and _is_text(node.slice):  # vars(torch)["load"], __builtins__[...]
         base = _dotted(node.value, names)
         return f"{base.removesuffix('.__dict__')}.{node.slice.value}" if base else ""
     if isinstance(node, ast.Call):
         called = _dotted(node.func, names)
         words = node.args
-        if called in ("getattr", "builtins.getattr") and len(words) > 1 and isinstance(words[1], ast.Constant):
+        if called in ("getattr", "builtins.getattr") and len(words) > 1 and _is_text(words[1]):
             base = _dotted(words[0], names)
-            return f"{base}.{words[1].value}" if base else ""
+            return f"{base}.{_text(words[1])}" if base else ""
         if called in ("vars", "builtins.vars") and words:
             return _dotted(words[0], names)
         if called in IMPORTERS and words and isinstance(words[0], ast.Constant):
             return str(words[0].value)
     return ""
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _text(node: ast.expr) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else ""
 
 
 def _found(tree: ast.Module, names: dict[str, str]) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
