@@ -55,7 +55,7 @@ def _dotted(node: ast.expr, names: dict[str, str]) -> str:
         return f"{base}.{node.attr}" if base else ""
     if isinstance(node, ast.Subscript) and _is_text(node.slice):  # vars(torch)["load"], __builtins__[...]
         base = _dotted(node.value, names)
-        return f"{base.removesuffix('.__dict__')}.{node.slice.value}" if base else ""
+        return f"{base.removesuffix('.__dict__')}.{_text(node.slice)}" if base else ""
     if isinstance(node, ast.Call):
         called = _dotted(node.func, names)
         words = node.args
