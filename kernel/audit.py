@@ -55,7 +55,10 @@ def written(system: System, ref: int, trouble: str) -> Request | None:
     if request.answered:
         return None
     request.audited = Stage.NONE if trouble else Stage.TOLD
-    error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {trouble}") if trouble else None
+    why = (
+        trouble if request.program.owner.operator else "the audit log cannot be written"
+    )  # where it is, is the operator's
+    error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {why}") if trouble else None
     wake(system, channel, error)
     return request
 

@@ -204,7 +204,7 @@ class Kernel(System):
         """The line of a call that has to be audited is written, or could not be."""
         request = audit.written(self, event.ref, event.trouble)
         if request is not None and event.trouble and isinstance(request.call, Attach) and not request.program.name:
-            desk.take_back(self, request, Errno.EIO, f"attach has to be audited: {event.trouble}")
+            desk.take_back(self, request, Errno.EIO, "attach has to be audited, and the audit log cannot be written")
             end_program(self, request.program, 0, "its attach could not be audited")
 
     def _audit_fails(self, reason: str) -> None:

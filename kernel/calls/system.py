@@ -46,7 +46,7 @@ def null(system: System, request: Request, call: Null) -> None:
 def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
     program = request.program
-    private = {} if program.owner.operator else {"journal_path": "", "arguments": []}  # paths
+    private = {} if program.owner.operator else {"journal_path": "", "arguments": [], "audit": ""}  # paths
     return row(
         BootInfo,
         system.config,
@@ -81,10 +81,17 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         refaults=sum(device.refaults for device in devices),
         journal=_journal(system, request.program),
         journal_frames=system.journal.frames,
-        audit=(system.auditor.trouble or "kept") if system.auditor.on else "",
+        audit=_audit(system, request.program),
         budgets=[Budget("processes", len(system.table), system.config.max_processes), *system.budgets],
         **{name: count[name] for name in _COUNTED},
     )
+
+
+def _audit(system: System, program: Program) -> str:
+    auditor = system.auditor
+    if not auditor.trouble or program.owner.operator:
+        return (auditor.trouble or "kept") if auditor.on else ""
+    return "it cannot be written"
 
 
 def _journal(system: System, program: Program) -> str:

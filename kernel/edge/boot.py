@@ -271,7 +271,8 @@ def _detach(directory: Path, given: list[str]) -> int:
     command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
     command += ["--debuggable"] if "--debuggable" in given else []
     ready, told = os.pipe()
-    with log.open("ab") as output, os.fdopen(ready, "rb") as heard:
+    private = partial(os.open, mode=0o600)
+    with open(log, "ab", opener=private) as output, os.fdopen(ready, "rb") as heard:
         before = output.tell()
         child = subprocess.Popen(
             [*command, "--ready", str(told)],
