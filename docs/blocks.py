@@ -170,6 +170,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config": lambda: _keys(settings.File),
     "config.kernel": lambda: _keys(settings.Tuning, KernelConfig),
     "config.device": lambda: _keys(settings.Device, DeviceConfig),
+    "config.audit": lambda: _keys(settings.Audit),
+    "config.trust": lambda: _keys(settings.Trust),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "shell.only": _shell_only,
     "chart.bars": _bars,

@@ -156,12 +156,10 @@ class Server:
                 self._programs.bind(runtime.endpoint(self._directory), listener)
                 nursery.start_soon(self._monitor.run, self._follow_links)
                 await self._door.open()
-                nursery.start_soon(self._door.sweep)
-                nursery.start_soon(self._door.guard)
+                for task in (self._door.sweep, self._door.guard, self._keep_time, self._sample_figures):
+                    nursery.start_soon(task)
                 nursery.start_soon(self._programs.run, self._from_program)
                 nursery.start_soon(self._drivers.run, self._from_driver)
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._sample_figures)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)

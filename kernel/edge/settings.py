@@ -379,7 +379,6 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         except SyscallError as error:
             raise error.errno(f"--model {text}: {error.reason}") from None
         models[name] = _model_path(path)
-    tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     journal = _journal(file.journal, over, directory)
     audit = _audit(file, over, journal, directory)
     return BootConfig(
@@ -403,8 +402,13 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
         grace=file.journal.grace,
-        **tuning,
+        **_tuned(file.kernel),
     )
+
+
+def _tuned(found: Tuning) -> dict[str, Any]:
+    """The fields of KernelConfig that the file sets."""
+    return {name: value for name in Tuning.__struct_fields__ if (value := getattr(found, name)) is not UNSET}
 
 
 def _memory(wanted: Size, what: str) -> int:
