@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -258,7 +259,8 @@ def test_models_of_others_are_not_there_and_those_in_common_are_not_to_be_taken_
 def test_the_machine_and_its_drivers_are_the_operators(hidden: World) -> None:
     drivers = [row.pid for row in hidden.other.call(Ps()) if row.kind in (Kind.DRIVER, Kind.INIT)]
     assert drivers == [row.pid for row in hidden.sim.program().call(Ps()) if row.kind in (Kind.DRIVER, Kind.INIT)]
-    for call in (Shutdown(), Sched(max_runs=3), *(Kill(pid, Signal.KILL) for pid in drivers)):
+    calls: list[Call[Any]] = [Shutdown(), Sched(max_runs=3), *(Kill(pid, Signal.KILL) for pid in drivers)]
+    for call in calls:
         assert hidden.refusal(call)[0] is Errno.EPERM
 
 
@@ -374,12 +376,12 @@ def test_tokens_in_the_trace_are_for_those_who_may_read_the_log() -> None:
     assert {event.pid for event in told["ann"]} == {ann.pid, pid}
 
 
-def test_the_log_tells_each_what_is_his_under_numbers_without_gaps() -> None:
+def test_the_log_tells_each_what_is_his_under_numbers_without_gaps(tmp_path: Path) -> None:
     sim = simulate(256)
     ann, ben = sim.program(uid=ANN), sim.program(uid=BEN)
-    for program, path in ((ann, "/tmp/anns-secret"), (ben, "/tmp/bens-secret"), (ann, "/tmp/anns-other")):
+    for program, path in ((ann, "anns-secret"), (ben, "bens-secret"), (ann, "anns-other")):
         pid = program.call(Spawn("sim", list(range(1, 20)), detached=True))
-        program.call(Checkpoint(pid, path))
+        program.call(Checkpoint(pid, f"{tmp_path}/{path}"))
     lines = ann.call(Dmesg())
     text = " ".join(line.text for line in lines)
     assert "anns-secret" in text
