@@ -172,6 +172,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.device": lambda: _keys(settings.Device, DeviceConfig),
     "config.audit": lambda: _keys(settings.Audit),
     "config.trust": lambda: _keys(settings.Trust),
+    "config.privacy": lambda: _keys(settings.Privacy, KernelConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "shell.only": _shell_only,
     "chart.bars": _bars,

@@ -40,14 +40,15 @@ def connect(
     rights: Right = Right.ALL,
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
+    tenant: str = "",
 ) -> Client:
     """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async with`.
 
-    Entering it attaches the program under `name` with `rights`. Raises SyscallError: ECONNREFUSED at once if no kernel
-    runs, ETIME if one runs and does not answer within `timeout` seconds. When a kernel with a journal dies, waits
-    `reconnect` seconds for the next one (0: not at all).
+    Entering it attaches the program under `name` with `rights`, for a `tenant` of its user if one is named. Raises
+    SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and does not answer within `timeout` seconds.
+    When a kernel with a journal dies, waits `reconnect` seconds for the next one (0: not at all).
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect)
+    return Client(runtime.locate(where), name, rights, timeout, reconnect, tenant)
 
 
 class Client:
@@ -61,10 +62,12 @@ class Client:
     boot: BootInfo
     pid: int
 
-    def __init__(self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float) -> None:
+    def __init__(
+        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float, tenant: str = ""
+    ) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
-        self._attach = Attach(name or calls.default_name(), int(rights))
+        self._attach = Attach(name or calls.default_name(), int(rights), tenant=tenant)
         self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None

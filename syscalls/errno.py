@@ -79,6 +79,7 @@ _ADVICE: dict[Errno, str] = {  # true of every error of the kind
 # What helps with some errors of a kind, by words of their reasons: the first that fits.
 _FITTING: tuple[tuple[Errno, str, str], ...] = (
     (Errno.EPERM, r"passphrase", "give the passphrase that the file was written with"),
+    (Errno.EPERM, r"not yours|do not have", "have its owner do it, or the operator of the machine"),
     (Errno.EPERM, r"gave up|needs the right", "attach with the right that this call needs"),
     (Errno.EPERM, r"not trusted", "use a model that [trust] knows, or add its digest or its signer's key there"),
     (Errno.EPERM, r"group of the caller", "name a process of your own group, or of one below it"),

@@ -165,6 +165,13 @@ class Audit(msgspec.Struct, forbid_unknown_fields=True):
     keep: Annotated[int, Meta(ge=0)] = 16  # files of 8 MiB that are kept; 0: all
 
 
+class Privacy(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[privacy]` of the file."""
+
+    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows.
+    ps: Literal["count", "rows"] = "count"
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
@@ -174,6 +181,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
     trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
     audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
+    privacy: Privacy = msgspec.field(default_factory=Privacy)  # `[privacy]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -379,8 +387,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         except SyscallError as error:
             raise error.errno(f"--model {text}: {error.reason}") from None
         models[name] = _model_path(path)
-    journal = _journal(file.journal, over, directory)
-    audit = _audit(file, over, journal, directory)
+    audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
     return BootConfig(
         devices=configs,
         models=models,
@@ -390,6 +397,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         version=version,
         user=_user(),
         uid=os.getuid(),
+        show_all=file.privacy.ps == "rows",
         salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,
