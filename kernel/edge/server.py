@@ -290,7 +290,7 @@ class Server:
         except wire.RefusedFrame as refusal:
             seq = refusal.seq
         self._programs.send(wire.encode_reply(seq, errno, why), message.peer)
-        self._handle(Rejected(0, errno))
+        self._handle(Rejected(0, errno, why))
 
     def _follow_links(self) -> None:
         for link in self._monitor.drain():
