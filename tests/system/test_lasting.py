@@ -33,7 +33,7 @@ pytestmark = pytest.mark.processes
 
 SIM = ("--device", "sim:time_scale=0,eos_every=100000")
 
-# Run by the interpreter of the kernel before all else: after each fsync of the journal, a copy of what is on the disk now.
+# Run by the interpreter of the kernel before all else: after each fsync of the journal, a copy of what is on the disk.
 SYNCED = """
 import os, shutil
 
