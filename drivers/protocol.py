@@ -18,7 +18,7 @@ from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
-VERSION = 3  # of these records: another meaning or form of one is another version
+VERSION = 4  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
 EX_UNUSABLE = 78  # a driver's exit status (EX_CONFIG of sysexits.h): its device cannot be opened, now or again
 HEARTBEAT_SECONDS = 0.5
@@ -142,13 +142,15 @@ class Move(_Message):
 
 class Step(_Message):
     """Work for the device: move `outs` out, make the copies, move `ins` in, then compute the runs as one batch. In this
-    order a frame may be moved out and then copied to, or copied and then moved into. Answer: `StepDone`."""
+    order a frame may be moved out and then copied to, or copied and then moved into. Before `ins` the frames `wipes`
+    (image, frame), which another owner had, are zeroed. Answer: `StepDone`."""
 
     ref: int
     runs: list[Run]
     copies: list[Copy] = []
     outs: list[Move] = []
     ins: list[Move] = []
+    wipes: list[tuple[int, int]] = []
 
 
 class Drop(_Message):
@@ -163,8 +165,9 @@ class Export(_Message):
 
     `head` is the kernel's, and `Inspect` returns it as it is. The KV is that of the first `tokens` tokens, in `frames`
     and then in `places` (tier, slot) of the context; the driver leaves out what it cannot read. The frames count as they
-    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with. Errors: EIO
-    (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
+    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with. `sound`: of
+    how many leading tokens the KV is what this kernel's drivers have computed. Errors: EIO (also when there is no space),
+    ENOENT, EPERM, EINVAL, ENOMEM.
     """
 
     ref: int
@@ -176,6 +179,7 @@ class Export(_Message):
     frames: list[int]
     places: list[tuple[int, int]] = []
     key: bytes = b""
+    sound: int = 0
 
 
 class Inspect(_Message):
@@ -190,7 +194,8 @@ class Inspect(_Message):
 
 class Import(_Message):
     """Read the KV in a process image's file into `frames`: blocks `first`, `first + 1`, ..., up to token `tokens`.
-    Answer: `Imported`. `id` is that of `Inspected`; the driver reads nothing of another file."""
+    Answer: `Imported`. `id` is that of `Inspected`; the driver reads nothing of another file. Before that the frames
+    `wipes` of the image, which another owner had, are zeroed."""
 
     ref: int
     image: int
@@ -200,6 +205,7 @@ class Import(_Message):
     frames: list[int]
     tokens: int
     key: bytes = b""
+    wipes: list[int] = []
 
 
 class Release(_Message):
@@ -325,12 +331,14 @@ class Exported(_Message):
 
 
 class Inspected(_Message):
-    """`head` is that of `Export`; `tokens` is the number of tokens whose KV is there, though some may prove damaged."""
+    """`head` is that of `Export`; `tokens` is the number of tokens whose KV is there, though some may prove damaged.
+    `sound`: of how many leading tokens a kernel of this user has said that its drivers computed the KV."""
 
     ref: int
     id: bytes
     head: bytes
     tokens: Amount
+    sound: Amount = 0
 
 
 class Imported(_Message):

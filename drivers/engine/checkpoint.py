@@ -100,6 +100,7 @@ def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick:
     """Read KV into the frames."""
     if request.frames and not 0 <= min(request.frames) <= max(request.frames) < image.slab.frames:
         raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {image.slab.frames}")
+    image.slab.wipe(request.wipes)
     fingerprint = origin.fingerprint(tick)
     if isinstance(fingerprint, str):
         return checkpoint.nothing_imported(request, fingerprint)

@@ -236,6 +236,8 @@ class Engine:
         moved = time.perf_counter()
         for image, copies in groupby(request.copies, key=lambda copy: copy.image):
             self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
+        for image, wiped in groupby(request.wipes, key=lambda wipe: wipe[0]):
+            self._image(image).slab.wipe([frame for _, frame in wiped])
         copied = time.perf_counter()
         self._lose(work, self._mover.back(request.ins))
         work.phases["copy"] = copied - moved

@@ -187,6 +187,7 @@ class SimDevice:
         self._fail_as_asked(request)
         unwritten = self._memory.move_out(request)
         copied = self._memory.copy(request)
+        self._memory.wipe(request.wipes)
         lost = self._memory.move_in(request)
         results, longer = self._run(request, lost)
         seconds, phases = self._costs(request, copied)

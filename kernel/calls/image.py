@@ -185,7 +185,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     process = newborn(system, request.program, group, device, traits, log=saved.log, records=records, birth=request)
     process.account.forks = saved.forks
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
-    stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
+    stored = Stored(call.path, found.id, most, call.key, found.sound) if found.tokens else None
     return Restoring(call.path, process, saved, stored)
 
 

@@ -21,7 +21,6 @@ from llmasos.kernel.calls.lookup import check_alone, check_model
 from llmasos.kernel.devices.transfer import Coming, Stored, bring_in, check_able, send_out
 from llmasos.kernel.life import leave_image
 from llmasos.kernel.marks import changed, dirty, freed
-from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT, Image
@@ -105,7 +104,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
         image = want_image(system, target, process.traits.model, old.path, old.dtype)
         if image.state != RESIDENT:
             return wait(image.loaded)
-        moving.coming = Coming(target, image, process, PageTable(system.groups.system))
+        moving.coming = Coming(target, image, process, process.table.like(system.groups.system))
     coming = moving.coming
     _check(moving, coming.image)
     if not moving.exported and (waiting := _export(system, moving, coming)):

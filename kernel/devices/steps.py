@@ -44,12 +44,15 @@ def pump(system: System, device: Device) -> None:
     outs, device.outs = device.outs, []
     if not (plan.runs or outs):
         return
-    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens)
-    device.progress_at = system.now
-    for number in {run.image for run in step.runs}:
+    wipes: list[tuple[int, int]] = []
+    for number in {run.image for run in plan.runs}:
         image = device.images[number]
         image.ran, image.steps = system.now, image.steps + 1
+        if image.pool.wipes:
+            wipes += [(number, frame) for frame in image.pool.to_wipe()]
+    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins, wipes)
+    device.in_flight = InFlight(step, plan.processes, plan.tokens)
+    device.progress_at = system.now
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
     if system.trace.on:

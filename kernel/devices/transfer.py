@@ -24,12 +24,14 @@ from llmasos.syscalls.errno import Errno
 
 @dataclass(slots=True, frozen=True)
 class Stored:
-    """KV in the file `path`, which the driver that wrote it called `id`: the first `tokens` tokens of it are wanted."""
+    """KV in the file `path`, which the driver that wrote it called `id`: the first `tokens` tokens of it are wanted. A
+    kernel of this user vouches for that of the first `sound` tokens; None: the table that it comes to knows better."""
 
     path: str
     id: bytes
     tokens: int
     key: bytes = b""
+    sound: int | None = None
 
 
 @dataclass(slots=True)
@@ -88,7 +90,8 @@ def send_out(
         return wait(device.swapped_out)
     places = [(slot.tier, slot.number) for slot in slots]
     number = image.id if tokens else 0
-    message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key)
+    sound = min(tokens, process.table.sound)
+    message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key, sound)
     return ask(system, device, message, Exported, most=tokens)
 
 
@@ -104,7 +107,7 @@ def bring_in(system: System, coming: Coming) -> Waiting | None:
         if coming.asked is not None:
             return wait(coming.asked.channel)
     else:
-        _arrived(coming, coming.asked)
+        _arrived(coming, coming.asked, stored)
     coming.stored = None
     device.reused += coming.gained
     coming.process.account.reused += coming.gained
@@ -127,17 +130,19 @@ def _read(system: System, coming: Coming, stored: Stored) -> Ask | None:
         coming.reason = f"there are no frames for {lacking} blocks"
     if not frames:
         return None
-    tokens = table.cached
-    message = Import(system.ref(), image.id, stored.path, stored.id, first, frames, tokens, stored.key)
+    tokens, wipes = table.cached, image.pool.to_wipe()
+    message = Import(system.ref(), image.id, stored.path, stored.id, first, frames, tokens, stored.key, wipes)
     return ask(system, device, message, Imported, least=min(tokens, BLOCK_TOKENS * first), most=tokens)
 
 
-def _arrived(coming: Coming, asked: Ask) -> None:
-    """Take in what the driver has read."""
+def _arrived(coming: Coming, asked: Ask, stored: Stored) -> None:
+    """Take in what the driver has read. Where nobody vouches for it others do not find it, nor what follows from it."""
     pool, table = coming.image.pool, coming.table
     if isinstance(asked.answer, Imported):
         taken = not table.frames
         table.cut(pool, asked.answer.tokens)
+        if stored.sound is not None:
+            table.distrust(max(coming.gained, stored.sound) // BLOCK_TOKENS, coming.process.pid)
         table.computed(pool, coming.log, 0)
         coming.reason = "others needed its frames" if taken else asked.answer.reason or coming.reason
         return

@@ -6,6 +6,9 @@ releases its table from the tail, so a prefix loses its tail first and its share
 
 The control group of the process that mapped a frame first pays for it until no process maps it.
 
+A frame that another owner had before is to be zeroed before anything else is done with it: `wipes` has those that the
+driver has yet to be told of. Where all frames are one owner's there are none.
+
 Entry points: alloc, share, release, private, and the index `prefix` of named frames; check() recounts.
 """
 
@@ -26,6 +29,7 @@ class FramePool:
         self.frame_bytes = frame_bytes
         self.payers: list[Group | None] = [None] * count  # of mapped frames
         self.prefix = PrefixIndex()
+        self.wipes: list[int] = []
         self.reset()
 
     @property
@@ -41,8 +45,9 @@ class FramePool:
         """Frames that `alloc` can give without taking any from a process."""
         return len(self._free) + len(self._cached)
 
-    def alloc(self, payer: Group) -> int:
-        """A frame with refcount 1 and no name. The caller has checked that one is `available`."""
+    def alloc(self, payer: Group, owner: int = 0, *, whole: bool = False) -> int:
+        """A frame with refcount 1 and no name, for KV of `owner`; `whole`: all of it is written next. The caller has
+        checked that one is `available`."""
         if self._free:
             frame = self._free.pop()
         elif self._cached:
@@ -52,6 +57,12 @@ class FramePool:
             raise AssertionError("extend without room: room() was not checked")
         self.refs[frame] = 1
         self.charge(frame, payer)
+        if (before := self.owners[frame]) != owner:
+            self.owners[frame] = owner
+            if before is not None:
+                self.wipes.append(frame)
+        if whole and self.wipes:
+            self.wipes = [other for other in self.wipes if other != frame]
         return frame
 
     def share(self, frame: int, payer: Group) -> None:
@@ -112,6 +123,13 @@ class FramePool:
         self.prefix.clear()
         self._free = list(range(self.count - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
+        self.owners: list[int | None] = [None] * self.count  # whose KV is in them, or was
+        self.wipes.clear()
+
+    def to_wipe(self) -> list[int]:
+        """The frames of which the driver is told now that they are to be zeroed."""
+        wipes, self.wipes = self.wipes, []
+        return wipes
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Recount from all page tables that map this pool; raises AssertionError on any difference."""
