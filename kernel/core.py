@@ -25,7 +25,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Right, State, WaitFor
+from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import BY_RECORD, Attach
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
@@ -109,7 +109,7 @@ class Kernel(System):
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
-        frame = self.journal.frame(self.table, self.now)
+        frame = self.journal.frame(self.table, self.owners, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
         actions, self.actions = self.actions, []
@@ -144,7 +144,7 @@ class Kernel(System):
 
     def recorded(self) -> Saved:
         """What the journal must have come to, from the live state; logs are not copied."""
-        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.now, self.secret)
+        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.owners, self.now, self.secret)
 
     def snapshot(self) -> Saved:
         """A copy of what the journal must have come to."""
@@ -162,12 +162,13 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                program = recovery.take_up(self, event, event.call.ticket) if event.call.ticket else self._attach(event)
+                call = event.call
+                program = recovery.take_up(self, event, call.ticket) if call.ticket else self._attach(event, call)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
-        request = Request(program, event.seq, event.call, entry, program.group)
+        request = Request(program, event.seq, event.call, entry, program.group, event.drawn)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             self.emit(f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
         if event.seq in program.parked:
@@ -180,12 +181,14 @@ class Kernel(System):
         elif not (program.to_replay and recovery.answer_again(self, request)):
             dispatch(self, request)
 
-    def _attach(self, event: events.Syscall) -> Program:
+    def _attach(self, event: events.Syscall, call: Attach) -> Program:
+        owner = self.owners.of(event.uid, call.tenant, event.drawn)
+        self.table.check_room(1)
+        self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid()
-        self.groups.users.check_pids(1)
-        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid)
-        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, peer=event.peer)
-        program.os_pid, program.rights = event.os_pid, int(Right.ALL)
+        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)
+        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, owner=owner, peer=event.peer)
+        program.os_pid, program.rights = event.os_pid, owner.rights
         self.programs[event.peer] = program
         self.table.add(program)
         self.emit("proc.attach", program.pid, amount=event.os_pid)

@@ -135,7 +135,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     wake(system, process.output)
     wake(system, process.boundary)
-    parent = system.table.get(process.owner)
+    parent = system.table.get(process.parent)
     parent.zombies[process.pid] = process
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
@@ -179,7 +179,7 @@ def strike(system: System, process: LLMProcess) -> None:
 
 def _tell(system: System, process: LLMProcess) -> None:
     """Calls that wait for this process, and its parent's that wait for any child, go on."""
-    parent = system.table.find(process.owner)
+    parent = system.table.find(process.parent)
     programs = [parent] if isinstance(parent, Program) else list(system.programs.values())
     wanted = (0, process.pid) if isinstance(parent, Program) else (process.pid,)
     for program in programs:

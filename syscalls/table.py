@@ -54,6 +54,7 @@ from llmasos.syscalls.records import (
     Signal,
     Stats,
     StopIds,
+    Tenant,
     Tokens,
     TraceResult,
 )
@@ -123,6 +124,7 @@ class Entry(NamedTuple):
     blocks: bool
     changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
+    draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
 
 
 TABLE: dict[int, Entry] = {}
@@ -136,6 +138,7 @@ def _call(
     right: Right,
     *errors: Errno,
     blocks: bool = False,
+    draws: bool = False,
     changes: bool = False,
     touches: tuple[Touches, ...] = (),
 ) -> Callable[[type[C]], type[C]]:
@@ -144,7 +147,7 @@ def _call(
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches)
+        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -166,7 +169,7 @@ _IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH)
+@_call(1, "system", Right(0), Errno.ESRCH, draws=True)
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -174,11 +177,16 @@ class Attach(Call[BootInfo]):
     BootInfo that this kernel gave before it died, the program gets back its pid, rights and processes. It then sends its
     unanswered calls again under their old sequence numbers; the kernel does nothing twice. ESRCH: no program with this
     ticket is expected back. EAGAIN: another connection is still attached as this program.
+
+    The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
+    whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
+    uid's. Programs of the uid have every right over its tenants.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
+    tenant: Tenant = ""
 
 
 @_call(2, "system", Right(0))
@@ -259,6 +267,7 @@ class Sched(Call[SchedInfo]):
     E.EDQUOT,
     changes=True,
     blocks=True,
+    draws=True,
     touches=(_DEVICE, Touches("group", Names.PLACE), _MODEL),
 )
 class Spawn(Call[int]):

@@ -46,7 +46,7 @@ def process_info(system: System, process: Process) -> ProcessInfo:
     """A row of the process table as a record. Written out: `ps` asks for thousands of them."""
     fields: dict[str, Any] = {
         "pid": process.pid,
-        "ppid": process.owner,
+        "ppid": process.parent,
         "kind": process.kind,
         "name": process.name,
         "state": process.state,

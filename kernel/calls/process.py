@@ -42,7 +42,7 @@ def newborn(system: System, program: Program, group: Group, device: Device, trai
     if not traits.name:
         traits = replace(traits, name=f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64])
     ours = pid, INIT_PID if traits.detached else program.pid, Kind.LLM, traits.name, group, now
-    process = LLMProcess(*ours, since=now, device=device, traits=traits, turn=now, **more)
+    process = LLMProcess(*ours, since=now, owner=program.owner, device=device, traits=traits, turn=now, **more)
     system.table.add(process)
     stale(system, process)
     return process
@@ -95,7 +95,7 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
     return [_fork_one(system, parent, image, request.program, call, name) for name in names]
 
 
-def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, call: Fork, name: str) -> int:
+def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program, call: Fork, name: str) -> int:
     parent.account.forks += 1
     system.table.changed[parent.pid] = parent  # for the journal alone: its state is what it was
     sampler = parent.traits.sampler
@@ -107,14 +107,14 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, 
         decoding = dataclasses.replace(decoding, request=None, timer=None, collected=collected, recorded=0)
     child = newborn(
         system,
-        owner,
-        owner.group,
+        program,
+        program.group,
         parent.device,
         replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, owner.group),
+        table=parent.table.fork(image.pool, program.group),
         decoding=decoding if decoding is not None and decoding.append else None,
         high_water=parent.high_water,
         taken=parent.taken,
@@ -214,7 +214,7 @@ def _may_wait(system: System, program: Program, pid: int) -> bool:
     process = system.table.find(pid)
     if not isinstance(process, LLMProcess):
         return False
-    return process.owner == program.pid or (process.owner == INIT_PID and process.traits.detached)
+    return process.parent == program.pid or (process.parent == INIT_PID and process.traits.detached)
 
 
 def kill(system: System, request: Request, call: Kill, process: Process) -> None:
@@ -229,7 +229,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
     elif isinstance(process, Program):
         if not process.os_pid:
             raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
-        system.act(SignalProgram(process.os_pid, call.signal))
+        system.act(SignalProgram(process.peer, call.signal))
     else:
         raise Errno.EPERM("process 1 is the kernel itself and takes no signals; `halt` ends the system")
 

@@ -25,8 +25,11 @@ _COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in
 def attach(system: System, request: Request, call: Attach) -> BootInfo:
     """Row 1 of the table, `Attach`."""
     program = request.program
-    if call.ticket and call.ticket != ticket(system.secret, program.pid):
+    if call.ticket and call.ticket != ticket(system.secret, program.pid, program.owner.base.key):
         raise Errno.EINVAL(f"the ticket is not that of program {program.pid}, which is attached here")
+    if call.tenant and call.tenant != program.owner.tenant:
+        why = f"program {program.pid} belongs to {program.owner.name} already; another tenant's is another connection"
+        raise Errno.EINVAL(why)
     program.rights &= call.rights
     program.name = call.name or program.name or f"program-{program.pid}"
     changed(system, program)
@@ -49,7 +52,7 @@ def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> 
         default_device=next(iter(system.devices), ""),
         policies=system.sources.known(),
         devices=[device_info(device) for device in system.devices.values()],
-        ticket=ticket(system.secret, request.program.pid) if system.secret else b"",
+        ticket=ticket(system.secret, request.program.pid, request.program.owner.base.key) if system.secret else b"",
     )
 
 

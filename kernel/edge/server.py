@@ -12,6 +12,7 @@ with it; a kernel in an unknown state must not go on.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections import deque
@@ -30,7 +31,7 @@ from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
+from llmasos.kernel.edge.peers import Peer, Peers, chosen_id, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
@@ -61,6 +62,7 @@ from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
+from llmasos.syscalls.table import BY_RECORD
 from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
@@ -107,6 +109,7 @@ class Server:
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._peers = Peers()
+        self._strangers = {None, unmapped_uid()} - {os.getuid()}  # uids of nobody
         self._events: deque[Event] = deque()
         self._handling = False
         self._epoch = 0.0
@@ -174,6 +177,7 @@ class Server:
             self._door.close()
             self._programs.close(linger=FLUSH_SECONDS)
             self._drivers.close()
+            self._peers.close()
             if self._keeper is not None:
                 self._keeper.close()
             context.term()  # returns when the last answers have left, or their time is up
@@ -240,7 +244,8 @@ class Server:
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
         else:
-            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid))
+            drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
+            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn))
 
     def _bind(self, message: Message) -> Peer | None:
         if chosen_id(message.peer):
@@ -256,16 +261,23 @@ class Server:
         peer, replaced = self._peers.bind(message)
         if replaced is not None:
             self._handle(Disconnected(replaced.number))
-        return peer
+        if peer is None or peer.uid not in self._strangers:
+            return peer
+        self._peers.forget(peer)
+        if peer.uid is not None:  # else it has gone already
+            why = f"the user of this program has no id here (it is shown as {peer.uid}), so it is nobody's program"
+            self._refuse(message, why, Errno.EPERM)
+            self._door.dismiss(message.fd)
+        return None
 
-    def _refuse(self, message: Message, why: str) -> None:
+    def _refuse(self, message: Message, why: str, errno: Errno = Errno.EAGAIN) -> None:
         """Answer the first message of a program that cannot stay."""
         try:
             seq = wire.decode_request(message.body).seq
         except wire.RefusedFrame as refusal:
             seq = refusal.seq
-        self._programs.send(wire.encode_reply(seq, Errno.EAGAIN, why), message.peer)
-        self._handle(Rejected(0, Errno.EAGAIN))
+        self._programs.send(wire.encode_reply(seq, errno, why), message.peer)
+        self._handle(Rejected(0, errno))
 
     def _follow_links(self) -> None:
         for link in self._monitor.drain():
@@ -300,12 +312,18 @@ class Server:
             self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
 
     def _signal(self, action: SignalProgram) -> None:
-        if not self._peers.has_process(action.os_pid):
-            return  # it has gone, and its pid may belong to another process by now
+        peer = self._peers.numbered(action.peer)
+        if peer is None:
+            return  # it has gone
         try:
-            os.kill(action.os_pid, int(action.signal))
+            if peer.process >= 0:
+                signal.pidfd_send_signal(peer.process, action.signal)
+            elif sys.platform != "linux" and peer.os_pid > 1:
+                os.kill(peer.os_pid, int(action.signal))
+            else:
+                raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
-            text = f"signal {action.signal.name} to OS process {action.os_pid}: {error.strerror}"
+            text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     # --- drivers ----------------------------------------------------------------------------------------------------

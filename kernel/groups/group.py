@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
+from llmasos.kernel.objects.owner import ROOT, Owner
 from llmasos.kernel.timers import Timer
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
@@ -36,12 +37,21 @@ _TOKEN = 1_000_000 * SECOND  # of credit: a rate of one microtoken a second give
 class Group:
     """A node of the tree. Sizes are bytes of the whole subtree."""
 
-    def __init__(self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        parent: Group | None = None,
+        settings: GroupSettings = _DEFAULT,
+        owner: Owner | None = None,
+    ) -> None:
+        """Without an `owner` of its own it belongs to its parent's."""
         self.name, self.parent, self.settings = name, parent, settings
+        self.owner: Owner = owner or (parent.owner if parent is not None else Owner("0", ROOT, "", 0, operator=True))
         self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
+        self.home = False  # it is an owner's, and has the sessions of his programs
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
@@ -254,10 +264,11 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str) -> None:
-        self.root = Group()
+    def __init__(self, user: str, operator: Owner) -> None:
+        self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
+        self.users.home = True
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""
@@ -272,9 +283,25 @@ class GroupTree:
             yield group
             waiting += reversed(group.children.values())
 
-    def session(self, pid: int) -> Group:
+    def home(self, owner: Owner) -> Group:
+        """The group of an owner, which has the sessions of its programs; it is made if it is not there. A uid's is in
+        /users, a tenant's in that of its uid."""
+        group = self.users
+        if owner.uid != group.owner.uid:
+            group = self._home(group.chain[1], str(owner.uid), owner if not owner.tenant else owner.base)
+        return self._home(group, owner.tenant, owner) if owner.tenant else group
+
+    def _home(self, parent: Group, name: str, owner: Owner) -> Group:
+        group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
+        if not group.home:
+            group.home = True
+            for one in self.below(group):  # somebody may have made it, to set limits
+                one.owner = owner
+        return group
+
+    def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.users, f"{_SESSION}{pid}", _DEFAULT)
+        group = self._add(self.home(owner), f"{_SESSION}{pid}", _DEFAULT)
         group.session = True
         return group
 
@@ -299,7 +326,7 @@ class GroupTree:
 
     def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
         """A new group. EINVAL if the name is taken or not allowed, EAGAIN if there are too many groups."""
-        if parent is self.users and name.startswith(_SESSION):
+        if parent.home and name.startswith(_SESSION):
             raise Errno.EINVAL(f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
             raise Errno.EINVAL(f"there is a group {parent.children[name].path} already")
@@ -318,7 +345,7 @@ class GroupTree:
         for name in filter(None, path.split("/")):
             if name not in group.children:
                 made = self._add(group, name, _DEFAULT)
-                made.session = name.startswith(_SESSION) and group.parent is self.users.parent
+                made.session = name.startswith(_SESSION) and group.home
             group = group.children[name]
         return group
 

@@ -31,11 +31,13 @@ from llmasos.kernel.journal.records import (
     GroupSpent,
     Grown,
     Noted,
+    OwnerHead,
     Pids,
     ProcessHead,
     ProgramHead,
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
@@ -138,16 +140,20 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, table: ProcessTable, now: int) -> Frame | None:
+    def frame(self, table: ProcessTable, owners: Owners, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
             table.gone.clear()
+            owners.changed.clear()
             return None
         entries, self._first = self._first, []
         if table.next_pid != self._next_pid:
             self._next_pid = table.next_pid
             entries.append(Pids(self._next_pid))
+        if owners.changed:
+            entries += map(owner_head, owners.changed.values())
+            owners.changed.clear()
         if self._set or self._spent or self._devices:
             self._settings(entries)
         if table.changed:
@@ -218,10 +224,11 @@ class Recorder:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: int, secret: bytes
+        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
         state = State(secret, now, table.next_pid)
+        state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
@@ -247,7 +254,11 @@ class Recorder:
 
 
 def program_head(program: Program) -> ProgramHead:
-    return ProgramHead(program.pid, program.name, program.rights, program.group.path)
+    return ProgramHead(program.pid, program.name, program.rights, program.group.path, program.owner.key)
+
+
+def owner_head(owner: Owner) -> OwnerHead:
+    return OwnerHead(owner.key, owner.salt)
 
 
 def device_head(device: Device) -> DeviceHead:
@@ -270,7 +281,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
     return ProcessHead(
         *astuple(process.traits),
         pid=process.pid,
-        owner=process.owner,
+        parent=process.parent,
         group=process.group.path,
         path=path,
         dtype=dtype,
@@ -283,6 +294,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
         doing=_doing(process),
         exited=exited,
         stop_reason=process.stop_reason,
+        owner=process.owner.key,
     )
 
 

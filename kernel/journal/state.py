@@ -25,6 +25,7 @@ from llmasos.kernel.journal.records import (
     GroupSpent,
     Grown,
     Noted,
+    OwnerHead,
     Pids,
     ProcessHead,
     ProgramHead,
@@ -125,6 +126,7 @@ class State:
     groups: dict[str, GroupSettings] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceHead] = field(default_factory=dict)
+    owners: dict[str, OwnerHead] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -180,6 +182,8 @@ class State:
                 self.spent[entry.path] = entry.tokens
             case DeviceHead():
                 self.devices[entry.name] = entry
+            case OwnerHead():
+                self.owners[entry.name] = entry
             case Secret():
                 self.secret = entry.key
 
@@ -216,6 +220,7 @@ class State:
             self.groups.copy(),
             self.spent.copy(),
             self.devices.copy(),
+            self.owners.copy(),
         )
 
     def snapshot(self) -> Iterator[Frame]:
@@ -223,7 +228,7 @@ class State:
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
-        yield Frame(self.now, [*head, *self.devices.values()])
+        yield Frame(self.now, [*head, *self.devices.values(), *self.owners.values()])
         for program in self.programs.values():
             yield Frame(self.now, [program.head])
             for answer in program.answers:
@@ -241,7 +246,7 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices"):
+        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

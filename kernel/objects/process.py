@@ -18,6 +18,7 @@ from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
@@ -77,10 +78,10 @@ class Account:
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """What every row of the table has. `owner` is the pid of the parent; orphans belong to init."""
+    """What every row of the table has. `parent` is a pid; orphans are init's. `owner` is to whom it belongs."""
 
     pid: int
-    owner: int
+    parent: int
     kind: Kind
     name: str
     group: Group
@@ -93,6 +94,10 @@ class Process:
     exit_status: int = 0
     exit_reason: str = ""
     account: Account = field(default_factory=Account)
+    owner: Owner = None  # type: ignore[assignment]  # its group's, unless another is told
+
+    def __post_init__(self) -> None:
+        self.owner = self.owner or self.group.owner
 
     def is_zombie(self) -> bool:
         return self.state is State.ZOMBIE
@@ -143,6 +148,7 @@ class Program(Process):
     grace: Timer | None = None  # it has not come back yet since the kernel was booted, and ends with this
 
     def __post_init__(self) -> None:
+        Process.__post_init__(self)
         self.ended.parent = self
 
     def check(self) -> None:
@@ -226,7 +232,8 @@ class LLMProcess(Process):
     over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 
     def __post_init__(self) -> None:
-        self.table = self.table or PageTable(self.group)
+        Process.__post_init__(self)
+        self.table = self.table or PageTable(self.group, self.owner.salt)
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; also tells its group and its image what it does now."""

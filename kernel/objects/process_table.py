@@ -57,29 +57,29 @@ class ProcessTable:
         self._rows[process.pid] = process
         self.changed[process.pid] = process
         process.group.enter(process.pid)
-        owner = self._rows.get(process.owner)
-        if owner is not None and owner is not process:
-            owner.children.add(process.pid)
+        parent = self._rows.get(process.parent)
+        if parent is not None and parent is not process:
+            parent.children.add(process.pid)
             if process.is_zombie():
-                owner.zombies[process.pid] = process
+                parent.zombies[process.pid] = process
 
     def remove(self, process: Process) -> None:
         del self._rows[process.pid]
         self.changed.pop(process.pid, None)
         self.gone.append(process)
         process.group.leave(process.pid)
-        owner = self._rows.get(process.owner)
-        if owner is not None:
-            owner.children.discard(process.pid)
-            owner.zombies.pop(process.pid, None)
+        parent = self._rows.get(process.parent)
+        if parent is not None:
+            parent.children.discard(process.pid)
+            parent.zombies.pop(process.pid, None)
 
-    def reparent(self, process: Process, owner: int) -> None:
-        """Make the process a child of `owner`."""
-        old, new = self._rows.get(process.owner), self._rows[owner]
+    def reparent(self, process: Process, parent: int) -> None:
+        """Make the process a child of `parent`."""
+        old, new = self._rows.get(process.parent), self._rows[parent]
         if old is not None:
             old.children.discard(process.pid)
             old.zombies.pop(process.pid, None)
-        process.owner = owner
+        process.parent = parent
         new.children.add(process.pid)
         self.changed[process.pid] = process
 

@@ -41,7 +41,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
-    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
+    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     program = system.table.find(pid)
     if not isinstance(program, Program):
@@ -89,6 +89,8 @@ def answer_again(system: System, request: Request) -> bool:
 def recover(system: System, state: State) -> None:
     """Bring back the state that the journal has, and record from here on."""
     system.secret = state.secret
+    for owner in state.owners.values():
+        system.groups.home(system.owners.recall(owner.name, owner.salt))
     for path, settings in state.groups.items():
         system.groups.recall(path).change(settings)
     for path, tokens in state.spent.items():
@@ -140,6 +142,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         ProcessState.BLOCKED,
         WaitFor.RETURN,
         system.now,
+        owner=system.owners.recall(head.owner),
         rights=head.rights,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
@@ -158,12 +161,13 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     head = saved.head
     process = LLMProcess(
         pid=head.pid,
-        owner=INIT_PID if head.detached else head.owner,
+        parent=INIT_PID if head.detached else head.parent,
         kind=Kind.LLM,
         name=head.name,
         group=system.groups.recall(head.group),
         started=system.now,
         since=system.now,
+        owner=system.owners.recall(head.owner),
         device=_device(system, saved) or system.device_named(""),
         traits=traits_of(head),
         saved=head,
