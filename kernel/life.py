@@ -113,6 +113,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
         leave_image(system, process)
     unthrottle(process)
     process.device.queue.withdraw(process)
+    process.device.release_reserve(process.pid)
     process.exit_status, process.exit_reason = status, reason
     system.counters["exited"] += 1
     system.emit("proc.exit", process.pid, amount=status, detail=reason)
@@ -171,6 +172,7 @@ def forget_old(system: System, _: object = None) -> None:
 def strike(system: System, process: LLMProcess) -> None:
     """Take a process off the table that never got its model: its spawn has failed or was taken back."""
     process.birth = None
+    process.device.release_reserve(process.pid)
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(process)
     wake(system, process.output)

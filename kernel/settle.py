@@ -37,6 +37,8 @@ def settle(system: System, process: Process) -> None:
     if state is State.READY:
         slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (WaitFor.PAGEIN, WaitFor.QUOTA)
         process.enter(state, wait, system.now)
+        if process.reserve is not None and not queued:
+            (process.reserve.woke if slept else process.reserve.refill)(system.now)
         if not queued:
             device.queue.put(process, woke=slept)
         dirty(system, device)

@@ -80,7 +80,7 @@ class Kind(enum.StrEnum):
 class SchedClass(enum.StrEnum):
     """Scheduling classes, strongest first."""
 
-    REALTIME = "realtime"
+    REALTIME = "realtime"  # while its budget lasts; FAIR from then on until the next period
     FAIR = "fair"
     BATCH = "batch"
     IDLE = "idle"
@@ -130,7 +130,8 @@ class Right(enum.IntFlag):
     MEMORY = 8  # page models in and out
     ADMIN = 16  # policy, shutdown
     SPEAK = 32  # attach for a tenant
-    ALL = 63
+    PRIORITY = 64  # schedule stronger than the default: nice below 0, and REALTIME
+    ALL = 127
 
 
 Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
@@ -266,6 +267,8 @@ class ProcessInfo(Record):
     errno: Errno = Errno.OK  # of the error that ended its last decode (lost when the kernel dies)
     reason: str = ""  # that error; why it is stopped or held up; what bounds a full context; of a zombie, why it ended
     record_bytes: int = 0  # of its records (`records`)
+    budget: float = 0.0  # of a REALTIME process: seconds of its device's time
+    period: float = 0.0  # in each so many seconds
 
 
 class ExitInfo(Record):

@@ -265,6 +265,7 @@ class Sched(Call[SchedInfo]):
     E.EIO,
     E.ENOTSUP,
     E.EDQUOT,
+    E.EBUSY,
     changes=True,
     blocks=True,
     draws=True,
@@ -275,7 +276,8 @@ class Spawn(Call[int]):
 
     The process is a child of the calling program and is killed with it; a `detached` one is a child of init and lives on
     (see `detach`). With `once` it exits when its first decode ends. The default seed is derived from the pid. `group` is
-    relative to the program's own group. `records` are those of position 0 (see `feed`).
+    relative to the program's own group. `records` are those of position 0 (see `feed`). A nice value below 0 and
+    REALTIME need the right PRIORITY; `budget` and `period` are those of a REALTIME process (see `setsched`).
     """
 
     model: ModelName
@@ -291,6 +293,8 @@ class Spawn(Call[int]):
     dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
     group: GroupPath = ""  # empty: that of the program
     records: Blobs = []
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
 @_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, changes=True, touches=(_AT_BOUNDARY,))
@@ -299,7 +303,8 @@ class Fork(Call[list[int]]):
 
     A child goes on as its parent does: it decodes if the parent is decoding. Its sampler's seed is derived from the
     parent's seed and the child's index, unless `same_seed`. The children belong to the calling program, or `detached` to
-    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on.
+    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on. Children of a
+    REALTIME process are FAIR; a nice value below 0 goes over to them only by a caller with the right PRIORITY.
     """
 
     pid: Pid
@@ -410,6 +415,11 @@ class Ps(Call[list[ProcessInfo]]):
 class Setsched(Call[None]):
     """Set nice value, class and device of a process. None and empty change nothing.
 
+    A REALTIME process may use `budget` seconds of its device's time in each `period` seconds before all others; with 0
+    these are as before, or 0.01 in 0.1 s. What it used in a step is its share of the step by tokens. When the budget is
+    used up it is FAIR until the next period. EBUSY: more than 0.8 of the device's time would be reserved; the reason says
+    by whom. To get stronger than the default (REALTIME, or a nice value below 0) needs the right PRIORITY.
+
     A process moves to another `device` while it runs: its decode goes on, programs that read it or wait for it notice
     nothing, and on a device of the same kind its tokens do not change. The call is answered when the process has arrived.
     The KV goes along if the new device computes in the same way; else it computes the log again, and the kernel log says
@@ -421,6 +431,8 @@ class Setsched(Call[None]):
     nice: Nice | None = None
     sched_class: SchedClass | None = None
     device: Name = ""
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
 @_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
-from llmasos.kernel.calls.process import newborn
+from llmasos.kernel.calls.process import modest, newborn
 from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
 from llmasos.kernel.journal.process_image import ProcessImage, read_image
 from llmasos.kernel.journal.recorder import image_of
@@ -175,8 +175,13 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
         if not wanted.hopeless:  # else where the file could be read
             device = wanted
     group.check_pids(1)
+    given = traits_of(saved)
+    own = modest(given, request.program)
+    if own != given:
+        text = f"{call.path} holds a process of class {given.sched_class.value} and nice {given.nice}; it begins with"
+        system.log("info", f"{text} {own.sched_class.value} and {own.nice}: what is stronger has to be set anew")
     traits = replace(
-        traits_of(saved),
+        own,
         name=call.name or saved.name,
         model=call.model or (saved.model if saved.model in system.config.models else saved.path),
         detached=call.detached,

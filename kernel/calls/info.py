@@ -69,6 +69,8 @@ def process_info(system: System, process: Process) -> ProcessInfo:
             "device": process.device.name,
             "sched_class": process.traits.sched_class,
             "nice": process.traits.nice,
+            "budget": seconds(process.reserve.budget) if process.reserve is not None else 0.0,
+            "period": seconds(process.reserve.period) if process.reserve is not None else 0.0,
             "length": len(process.log),
             "record_bytes": process.records.bytes,
             "cached": process.table.cached,

@@ -24,13 +24,15 @@ from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
-from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Sampler, Signal
-from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Spawn, Wait
+from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Right, Sampler, SchedClass, Signal
+from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Setsched, Spawn, Wait
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
@@ -48,6 +50,25 @@ def newborn(system: System, program: Program, group: Group, device: Device, trai
     return process
 
 
+def modest(traits: Traits, program: Program) -> Traits:
+    """The traits of a process that another begins from its own: nobody gets the part of a device's time that is reserved
+    for the other, nor a nice value that he could not set."""
+    if traits.sched_class is SchedClass.REALTIME:
+        traits = replace(traits, sched_class=SchedClass.FAIR)
+    if traits.nice < 0 and not program.rights & int(Right.PRIORITY):
+        traits = replace(traits, nice=0)
+    return traits
+
+
+def check_priority(program: Program, *stronger: str) -> None:
+    """EPERM if there is anything that is to be stronger than the default, and the program may not have that."""
+    if stronger and not program.rights & int(Right.PRIORITY):
+        why = (
+            f"{' and '.join(stronger)} is stronger than the default: that needs the right PRIORITY, which {program.name}"
+        )
+        raise Errno.EPERM(f"{why} has not")
+
+
 class Birth(desk.Begun):
     """A process that has yet to get its model."""
 
@@ -63,6 +84,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     if not isinstance(request.begun, Birth):
         group.check_pids(1)
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
+        reserve = _reserve(system, request.program, call, device)
         sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
         kind = call.sched_class, call.nice, call.once
         traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
@@ -70,6 +92,8 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
+        if reserve is not None:
+            grant(system, process, device, reserve)
     process = request.begun.process
     image = want_image(system, device, call.model, path, call.dtype)
     if image.state != RESIDENT:
@@ -82,6 +106,24 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     system.counters["fed"] += len(process.log)
     system.emit("proc.spawn", process.pid, device.name, len(process.log), process.name)
     return process.pid
+
+
+def _reserve(system: System, program: Program, call: Spawn, device: Device) -> Reserve | None:
+    """What of the device's time a new process is to have reserved. EPERM, EINVAL, EBUSY."""
+    realtime = call.sched_class is SchedClass.REALTIME
+    check_priority(program, *["REALTIME"] * realtime, *[f"nice {call.nice}"] * (call.nice < 0))
+    if not realtime:
+        check_no_reserve(call)
+        return None
+    wanted = make_reserve(call.budget, call.period)
+    check_reserve(system, device, 0, wanted, program.owner)
+    return wanted
+
+
+def check_no_reserve(call: Spawn | Setsched) -> None:
+    """EINVAL for a budget of a process that is not to be REALTIME."""
+    if call.budget or call.period:
+        raise Errno.EINVAL("`budget` and `period` are of REALTIME processes; set sched_class to realtime as well")
 
 
 def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> list[int]:
@@ -110,7 +152,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         program,
         program.group,
         parent.device,
-        replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
+        modest(replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent), program),
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),

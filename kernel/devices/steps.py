@@ -20,10 +20,11 @@ from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.force import take_out
 from llmasos.kernel.sched.plan import Plan, plan_step
+from llmasos.kernel.sched.realtime import spent
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Finish, Signal
+from llmasos.syscalls.records import Finish, SchedClass, Signal
 
 _LONGEST_STEP = 1e9  # seconds
 
@@ -51,7 +52,7 @@ def pump(system: System, device: Device) -> None:
         if image.pool.wipes:
             wipes += [(number, frame) for frame in image.pool.to_wipe()]
     step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins, wipes)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens)
+    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
     device.progress_at = system.now
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
@@ -267,9 +268,12 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
     account.steps += 1
     account.computed += tokens
     account.device_time += share * run
+    ranked = process.sched_class is not SchedClass.REALTIME  # by the policy
+    if process.reserve is not None:
+        spent(system, process, process.reserve, share * run)
     device.computed += extra
     system.counters["guessed"] += extra
-    if process.policy is device.queue.policy:
+    if ranked and process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
 
 

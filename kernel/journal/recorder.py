@@ -295,6 +295,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
         exited=exited,
         stop_reason=process.stop_reason,
         owner=process.owner.key,
+        reserve=(process.reserve.budget, process.reserve.period) if process.reserve is not None else (0, 0),
     )
 
 

@@ -118,6 +118,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     exited: Exited | None
     stop_reason: str = ""
     owner: str = ""  # empty: the user that the kernel runs as
+    reserve: tuple[int, int] = (0, 0)  # of a REALTIME process: budget and period, in nanoseconds
 
 
 class Grown(Entry, tag=7):

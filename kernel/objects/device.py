@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmasos.drivers.protocol import Failed, FromDriver, Hello, Move, Step
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Channel
+from llmasos.kernel.objects.reserve import Reserve
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import REALTIME_SHARE
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import DriverProcess, LLMProcess
@@ -36,6 +39,7 @@ class InFlight:
     step: Step
     processes: list[LLMProcess]
     tokens: int
+    began: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +116,7 @@ class Device:
     guess_rows: int = 0
     rescheduled: bool = False  # by a call, or by modules of the user's: the journal has it
     good: list[tuple[str, str]] = field(default_factory=list)  # policies before those in force: kind, name
+    reserves: dict[int, Reserve] = field(default_factory=dict)  # of REALTIME processes, and of those that move here
     # counters
     restarts: int = 0
     steps: int = 0
@@ -156,6 +161,12 @@ class Device:
         """KV memory of one model: as configured, else a gibibyte or a quarter of the device's, whichever is less."""
         return self.config.image_kv_bytes or min(1 << 30, self.kv_bytes // 4)
 
+    def release_reserve(self, pid: int) -> None:
+        """A process is REALTIME here no longer. Harmless if it was not."""
+        held = self.reserves.pop(pid, None)
+        if held is not None and held.timer is not None:
+            held.timer.cancel()
+
     @property
     def hopeless(self) -> bool:
         """Its driver does not start: calls that need it fail at once."""
@@ -172,6 +183,8 @@ class Device:
         frames = sum(i.kv_bytes for i in images if i.held)
         assert not limit or weights <= limit, f"{weights} bytes of weights in {limit}"
         assert not tier or weights + frames <= tier, f"{weights}+{frames} bytes in {tier}"
+        shares = sum(reserve.share for reserve in self.reserves.values())
+        assert shares <= REALTIME_SHARE * SECOND, f"{shares} billionths of its time are reserved"
         assert not self.swapped_out or self.outs, "something waits for frames to be moved out"
         for process in self.in_flight.processes if self.in_flight else ():
             used = process.image

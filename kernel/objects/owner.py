@@ -17,8 +17,8 @@ from llmasos.syscalls.limits import MAX_TENANTS
 from llmasos.syscalls.records import Right
 
 ROOT = 0  # the uid that may do everything anyway
-_GUESTS = int(Right.ALL & ~Right.ADMIN)
-_TENANTS = int(Right.ALL & ~Right.ADMIN & ~Right.SPEAK)
+_GUESTS = int(Right.ALL & ~Right.ADMIN & ~Right.PRIORITY)
+_TENANTS = _GUESTS & ~int(Right.SPEAK)
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 
 import msgspec
+from msgspec.structs import replace
 
 from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
@@ -20,17 +21,20 @@ from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
+from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.sched.force import note, reschedule
+from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Usage, WaitFor
+from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
@@ -189,6 +193,8 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         process.account = _account(exited.usage)
     process.records.journaled = len(saved.records)
     system.table.add(process)
+    if head.sched_class is SchedClass.REALTIME and not process.is_zombie():
+        _reserve(system, process, head.reserve)
     doing = head.doing
     if doing is not None:
         process.decoding = decoding = Decoding(
@@ -210,6 +216,21 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             decoding.request.begun = Awaited(process, decoding)
             sleep(system, decoding.request, wait(process.decoded))
     return process
+
+
+def _reserve(system: System, process: LLMProcess, times: tuple[int, int]) -> None:
+    """Give a process its part of the device's time again. There may be fewer devices than there were."""
+    wanted = Reserve(*times) if any(times) else make_reserve(0, 0)  # an older kernel knew none
+    try:
+        check_reserve(system, process.device, process.pid, wanted, process.owner)
+    except SyscallError as error:
+        process.traits = replace(process.traits, sched_class=SchedClass.FAIR)
+        system.log("warning", f"journal: process {process.pid} is FAIR from here on: {error.reason}")
+        changed(system, process)
+        return
+    grant(system, process, process.device, wanted)
+    if not any(times):
+        changed(system, process)
 
 
 def _account(usage: Usage) -> Account:

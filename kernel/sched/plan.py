@@ -62,8 +62,8 @@ def plan_step(system: System, device: Device) -> Plan:
         return plan
     _allow_guesses(device, plan)
     waiting = bool(device.queue) or any(image.starved for image in device.images.values())
-    strongest = min(plan.processes, key=lambda p: (rank(p.traits.sched_class), p.key))
-    device.queue.policy.planned(strongest, waiting)
+    if ranked := [process for process in plan.processes if process.ranked]:
+        device.queue.policy.planned(min(ranked, key=lambda p: (rank(p.sched_class), p.key)), waiting)
     return plan
 
 
