@@ -45,7 +45,7 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None
         decoding.timer.cancel()
     system.emit("proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value)
     if decoding.request is not None:
-        tokens = process.log[decoding.start :] if decoding.append else []
+        tokens = process.log[decoding.start :].tolist() if decoding.append else []
         desk.answer(system, decoding.request, DecodeResult(decoding.start, tokens, finish, decoding.collected))
     wake(system, process.output)
     if process.traits.once and finish is not Finish.KILLED:

@@ -26,6 +26,7 @@ from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, 
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
@@ -66,7 +67,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
         kind = call.sched_class, call.nice, call.once
         traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
-        process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
+        process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
@@ -112,7 +113,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         parent.device,
         replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
         image=image,
-        log=parent.log.copy(),
+        log=parent.log[:],
         records=parent.records.copy(),
         table=parent.table.fork(image.pool, program.group),
         decoding=decoding if decoding is not None and decoding.append else None,
@@ -151,7 +152,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
     _check_exec(process, image, call)
-    log = process.log if call.tokens is None else list(call.tokens)
+    log = process.log if call.tokens is None else log_of(call.tokens)
     leave_image(system, process)
     process.image, process.traits = image, replace(process.traits, model=call.model)
     process.log, process.transition = log, None

@@ -309,7 +309,7 @@ def image_of(process: LLMProcess) -> bytes:
         path=image.path,
         dtype=image.dtype,
         device=process.device.name,
-        log=process.log,
+        log=process.log.tolist(),
         forks=process.account.forks,
         stopped=process.stopped,
         ahead=process.ahead,
@@ -346,7 +346,7 @@ def _grown(process: LLMProcess) -> Grown:
     if decoding is not None and decoding.logprobs:
         known, decoding.recorded = decoding.recorded, len(decoding.collected)
         logprobs = decoding.collected[known:]
-    return Grown(process.pid, keep, process.log[keep:], account.fed, account.decoded, known, logprobs)
+    return Grown(process.pid, keep, process.log[keep:].tolist(), account.fed, account.decoded, known, logprobs)
 
 
 def _noted(process: LLMProcess) -> Noted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Tokens = tuple[int, ...]
+Tokens = bytes  # of a block: a token is an int32 of this machine's order, as in a log (kernel/tokens.py)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
 from llmasos.syscalls.records import Finish, Kind, Limits, State, TokenLogprobs, Usage, WaitFor
@@ -193,7 +194,7 @@ class LLMProcess(Process):
     saved: ProcessHead | None = None  # from the journal, until it has its model again
     stranded: str = ""  # why it cannot have it
     # context
-    log: list[int] = field(default_factory=list)
+    log: Log = field(default_factory=log_of)
     records: LogRecords = field(default_factory=LogRecords)
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
