@@ -136,7 +136,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     wake(system, process.output)
     wake(system, process.boundary)
     parent = system.table.get(process.parent)
-    parent.zombies[process.pid] = process
+    system.table.ended(process)
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
     elif process.traits.detached:
@@ -158,7 +158,7 @@ def _keep_status(system: System, process: LLMProcess) -> None:
 
 def forget_old(system: System, _: object = None) -> None:
     """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
-    kept = system.table.get(INIT_PID).zombies
+    kept = system.table.zombies(INIT_PID)
     for zombie in list(kept.values()):
         due = zombie.since + nanoseconds(KEPT_SECONDS)
         if len(kept) <= MAX_KEPT and due > system.now:
@@ -222,7 +222,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         return
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
-    for pid in sorted(program.children):
+    for pid in sorted(system.table.children(program.pid)):
         child = system.table.find(pid)
         if isinstance(child, LLMProcess):
             system.table.reparent(child, INIT_PID)

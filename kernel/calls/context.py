@@ -54,7 +54,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
     decoding.request, request.begun = request, Awaited(process, decoding)
-    return wait(process.decoded)
+    return wait(decoding.line)
 
 
 def _check_decode(process: LLMProcess, call: Decode) -> None:

@@ -198,11 +198,11 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (program.children if call.pid == 0 else _may_wait(system, program, call.pid)):
+    if not (system.table.children(program.pid) if call.pid == 0 else _may_wait(system, program, call.pid)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    pid = call.pid or min(program.zombies, default=0)
+    pid = call.pid or min(system.table.zombies(program.pid), default=0)
     zombie = system.table.find(pid)
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)

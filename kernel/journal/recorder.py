@@ -211,7 +211,8 @@ class Recorder:
 
     def _groups_gone(self, entries: list[AnyEntry]) -> None:
         """Enter the groups that were removed, and those that ended with their session."""
-        ended = {one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids}
+        left = [one for group in self._left for one in group.lineage()]
+        ended = {one.path + "/" for one in left if one.session and not one.pids}
         gone = set(self._removed)
         if ended:
             gone |= {path for path in self._groups if any(f"{path}/".startswith(one) for one in ended)}

@@ -5,7 +5,6 @@ Only `apply` says what a record means. A snapshot is a short journal that adds u
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +48,7 @@ class Answers:
     must not be done twice."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[int, Answer] = OrderedDict()  # by seq, oldest first
+        self._kept: dict[int, Answer] = {}  # by seq, oldest first
         self._bytes = 0
 
     def __eq__(self, other: object) -> bool:
