@@ -30,7 +30,7 @@ FileId = bytes  # names one writing of a file, whatever path it has
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class _Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=True):
     pass
 
 

@@ -26,9 +26,10 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
     """Run a call, which may have waited before; with `error`, what it waited for has failed."""
     if request.answered:  # it was taken back meanwhile
         return
+    if error is not None:  # not raised: this frame would hold it and it this frame, which only the collector parts
+        desk.take_back(system, request, error.errno, error.reason)
+        return
     try:
-        if error is not None:
-            raise error
         result = _run(system, request)
         if isinstance(result, Waiting):
             if not request.late:

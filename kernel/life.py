@@ -45,7 +45,7 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None
         decoding.timer.cancel()
     system.emit("proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value)
     if decoding.request is not None:
-        tokens = process.log[decoding.start :] if decoding.append else []
+        tokens = process.log[decoding.start :].tolist() if decoding.append else []
         desk.answer(system, decoding.request, DecodeResult(decoding.start, tokens, finish, decoding.collected))
     wake(system, process.output)
     if process.traits.once and finish is not Finish.KILLED:
@@ -137,7 +137,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     wake(system, process.output)
     wake(system, process.boundary)
     parent = system.table.get(process.parent)
-    parent.zombies[process.pid] = process
+    system.table.ended(process)
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
     elif process.traits.detached:
@@ -159,7 +159,7 @@ def _keep_status(system: System, process: LLMProcess) -> None:
 
 def forget_old(system: System, _: object = None) -> None:
     """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
-    kept = system.table.get(INIT_PID).zombies
+    kept = system.table.zombies(INIT_PID)
     for zombie in list(kept.values()):
         due = zombie.since + nanoseconds(KEPT_SECONDS)
         if len(kept) <= MAX_KEPT and due > system.now:
@@ -224,7 +224,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         return
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
-    for pid in sorted(program.children):
+    for pid in sorted(system.table.children(program.pid)):
         child = system.table.find(pid)
         if isinstance(child, LLMProcess):
             system.table.reparent(child, INIT_PID)

@@ -40,7 +40,7 @@ Count = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Record(msgspec.Struct, array_like=True, frozen=True):
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A value that crosses the wire."""
 
 

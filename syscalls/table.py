@@ -64,7 +64,7 @@ C = TypeVar("C", bound="Call[Any]")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unknown_fields=True):
+class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """The arguments of one system call; `R` is the type of its result."""
 
 

@@ -28,6 +28,7 @@ from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.seeds import seed_of_child, seed_of_pid
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
@@ -88,7 +89,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
         kind = call.sched_class, call.nice, call.once
         traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
-        process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
+        process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
@@ -154,7 +155,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         parent.device,
         modest(replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent), program),
         image=image,
-        log=parent.log.copy(),
+        log=parent.log[:],
         records=parent.records.copy(),
         table=parent.table.fork(image.pool, program.group),
         decoding=decoding if decoding is not None and decoding.append else None,
@@ -193,7 +194,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
     _check_exec(process, image, call)
-    log = process.log if call.tokens is None else list(call.tokens)
+    log = process.log if call.tokens is None else log_of(call.tokens)
     leave_image(system, process)
     process.image, process.traits = image, replace(process.traits, model=call.model)
     process.log, process.transition = log, None
@@ -239,11 +240,11 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (program.children if call.pid == 0 else _may_wait(system, program, call.pid)):
+    if not (system.table.children(program.pid) if call.pid == 0 else _may_wait(system, program, call.pid)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    pid = call.pid or min(program.zombies, default=0)
+    pid = call.pid or min(system.table.zombies(program.pid), default=0)
     zombie = system.table.find(pid)
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)

@@ -145,6 +145,7 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
     ask.answer = message
     if ask.came is not None:
         ask.came(system, device, ask)
+    ask.about = None  # which often knows the request in turn
     wake(system, ask.channel)
     dirty(system, device)
 
@@ -259,7 +260,7 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
 def _tell_callers(system: System, device: Device, reason: str) -> None:
     """Wake the calls that wait for the driver's answers, or for the step to end; they find out when they go on."""
     for ask in device.asked.values():
-        ask.death = reason
+        ask.death, ask.about = reason, None
         wake(system, ask.channel)
     device.asked.clear()
     wake(system, device.between_steps)

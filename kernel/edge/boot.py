@@ -27,6 +27,7 @@ import trio
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
@@ -145,7 +146,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
         )
-        kept = trio.run(server.run)
+        with short_pauses():
+            kept = trio.run(server.run)
         halted = True
         if failed := bool(server.failed):
             raise Errno.ENODEV(server.failed)

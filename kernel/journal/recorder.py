@@ -211,7 +211,8 @@ class Recorder:
 
     def _groups_gone(self, entries: list[AnyEntry]) -> None:
         """Enter the groups that were removed, and those that ended with their session."""
-        ended = {one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids}
+        left = [one for group in self._left for one in group.lineage()]
+        ended = {one.path + "/" for one in left if one.session and not one.pids}
         gone = set(self._removed)
         if ended:
             gone |= {path for path in self._groups if any(f"{path}/".startswith(one) for one in ended)}
@@ -310,7 +311,7 @@ def image_of(process: LLMProcess) -> bytes:
         path=image.path,
         dtype=image.dtype,
         device=process.device.name,
-        log=process.log,
+        log=process.log.tolist(),
         forks=process.account.forks,
         stopped=process.stopped,
         ahead=process.ahead,
@@ -347,7 +348,7 @@ def _grown(process: LLMProcess) -> Grown:
     if decoding is not None and decoding.logprobs:
         known, decoding.recorded = decoding.recorded, len(decoding.collected)
         logprobs = decoding.collected[known:]
-    return Grown(process.pid, keep, process.log[keep:], account.fed, account.decoded, known, logprobs)
+    return Grown(process.pid, keep, process.log[keep:].tolist(), account.fed, account.decoded, known, logprobs)
 
 
 def _noted(process: LLMProcess) -> Noted:

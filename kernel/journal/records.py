@@ -29,7 +29,7 @@ from llmasos.syscalls.records import (
 )
 
 
-class Traits(msgspec.Struct, frozen=True):
+class Traits(msgspec.Struct, frozen=True, gc=False):
     """What a process is, apart from what it does: the fields that a fork copies and that images and the journal carry.
     `spent`: how many tokens of its budget were used up before it was born here."""
 

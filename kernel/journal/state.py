@@ -5,7 +5,6 @@ Only `apply` says what a record means. A snapshot is a short journal that adds u
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +30,7 @@ from llmasos.kernel.journal.records import (
     ProgramHead,
     Secret,
 )
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_PARKED_CALLS
 from llmasos.syscalls.records import GroupSettings, LogRecord, TokenLogprobs
@@ -48,7 +48,7 @@ class Answers:
     must not be done twice."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[int, Answer] = OrderedDict()  # by seq, oldest first
+        self._kept: dict[int, Answer] = {}  # by seq, oldest first
         self._bytes = 0
 
     def __eq__(self, other: object) -> bool:
@@ -101,7 +101,7 @@ class SavedProcess:
     """An LLM process as the journal knows it."""
 
     head: ProcessHead
-    log: list[int] = field(default_factory=list)
+    log: Log = field(default_factory=log_of)
     fed: int = 0
     decoded: int = 0
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -156,7 +156,7 @@ class State:
                         process.logprobs = []
             case Copied():
                 child, parent = self.processes[entry.pid], self.processes[entry.parent]
-                child.log, child.records = parent.log.copy(), parent.records.copy()
+                child.log, child.records = parent.log[:], parent.records.copy()
             case Noted():
                 self._note(entry)
             case Answer():
@@ -192,7 +192,7 @@ class State:
         if entry.keep > len(process.log):
             raise BadFrame(f"{entry.keep} of {len(process.log)} tokens of process {entry.pid} are to be kept")
         del process.log[entry.keep :]
-        process.log += entry.tokens
+        process.log.extend(entry.tokens)
         process.fed, process.decoded = entry.fed, entry.decoded
         del process.logprobs[entry.known :]
         process.logprobs += entry.logprobs
@@ -213,7 +213,7 @@ class State:
             {pid: SavedProgram(saved.head, saved.answers.copy()) for pid, saved in self.programs.items()},
             {
                 pid: SavedProcess(
-                    saved.head, saved.log.copy(), saved.fed, saved.decoded, saved.logprobs.copy(), saved.records.copy()
+                    saved.head, saved.log[:], saved.fed, saved.decoded, saved.logprobs.copy(), saved.records.copy()
                 )
                 for pid, saved in self.processes.items()
             },
@@ -236,7 +236,7 @@ class State:
         for pid, process in self.processes.items():
             entries: list[AnyEntry] = [process.head]
             for start in range(0, max(1, len(process.log)), _PIECE):
-                tokens = process.log[start : start + _PIECE]
+                tokens = process.log[start : start + _PIECE].tolist()
                 known, logprobs = (0, process.logprobs) if start == 0 else (len(process.logprobs), [])
                 entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
                 yield Frame(self.now, entries)

@@ -10,7 +10,7 @@ the tokens that step computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
@@ -18,6 +18,7 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.prefix import Parent, root
 from llmasos.kernel.memory.swap import Slot, SwapSpace
+from llmasos.kernel.tokens import Log
 
 NOWHERE = 1 << 62  # a block behind every log
 
@@ -97,7 +98,7 @@ class PageTable:
             return root(self.salt, self.apart)
         return self.chain[-1] if self.chain else root(self.salt)
 
-    def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
+    def reuse(self, pool: FramePool, log: Log) -> int:
         """Map frames of equal blocks that are computed already; returns the number of tokens gained. Stops where the
         group would have to pay for a frame and may not have more.
 
@@ -108,7 +109,7 @@ class PageTable:
             return 0
         gained = 0
         while at + BLOCK_TOKENS < len(log):
-            hit = pool.prefix.find(self._parent, tuple(log[at : at + BLOCK_TOKENS]))
+            hit = pool.prefix.find(self._parent, log[at : at + BLOCK_TOKENS].tobytes())
             if hit is None:
                 break
             serial, frame = hit
@@ -253,12 +254,12 @@ class PageTable:
         self.frames += frames
         return frames
 
-    def computed(self, pool: FramePool, log: Sequence[int], tokens: int) -> None:
+    def computed(self, pool: FramePool, log: Log, tokens: int) -> None:
         """A step has computed `tokens` more; blocks that became full get their names."""
         self.cached += tokens
         while (len(self.chain) + 1) * BLOCK_TOKENS <= self.cached:
             at = len(self.chain) * BLOCK_TOKENS
-            block = tuple(log[at : at + BLOCK_TOKENS])
+            block = log[at : at + BLOCK_TOKENS].tobytes()
             self.chain.append(pool.prefix.name(self._parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Tokens = tuple[int, ...]
+Tokens = bytes  # of a block: a token is an int32 of this machine's order, as in a log (kernel/tokens.py)
 Parent = int | tuple[int, int]
 
 

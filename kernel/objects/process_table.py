@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from itertools import islice
 
 from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import State
+
+_NOBODY: frozenset[int] = frozenset()
+_NO_ROWS: dict[int, Process] = {}
 
 
 class ProcessTable:
@@ -17,6 +20,9 @@ class ProcessTable:
         self._rows: dict[int, Process] = {}
         self._next = INIT_PID
         self._capacity = capacity
+        # By the pid of the parent, only of those who have any: most rows are LLM processes, which have none.
+        self._children: dict[int, set[int]] = {}
+        self._zombies: dict[int, dict[int, Process]] = {}
         self.changed: dict[int, Process] = {}  # rows that the journal has to be told of
         self.gone: list[Process] = []  # and those taken off the table
 
@@ -57,31 +63,46 @@ class ProcessTable:
         self._rows[process.pid] = process
         self.changed[process.pid] = process
         process.group.enter(process.pid)
-        parent = self._rows.get(process.parent)
-        if parent is not None and parent is not process:
-            parent.children.add(process.pid)
-            if process.is_zombie():
-                parent.zombies[process.pid] = process
+        if process.parent in self._rows and process.parent != process.pid:
+            self._adopt(process)
 
     def remove(self, process: Process) -> None:
         del self._rows[process.pid]
         self.changed.pop(process.pid, None)
         self.gone.append(process)
         process.group.leave(process.pid)
-        parent = self._rows.get(process.parent)
-        if parent is not None:
-            parent.children.discard(process.pid)
-            parent.zombies.pop(process.pid, None)
+        self._orphan(process)
 
     def reparent(self, process: Process, parent: int) -> None:
         """Make the process a child of `parent`."""
-        old, new = self._rows.get(process.parent), self._rows[parent]
-        if old is not None:
-            old.children.discard(process.pid)
-            old.zombies.pop(process.pid, None)
+        self._orphan(process)
         process.parent = parent
-        new.children.add(process.pid)
+        self._adopt(process)
         self.changed[process.pid] = process
+
+    def ended(self, process: Process) -> None:
+        """A row has become a zombie."""
+        self._zombies.setdefault(process.parent, {})[process.pid] = process
+
+    def children(self, pid: int) -> Set[int]:
+        """The pids of the children of a row."""
+        return self._children.get(pid, _NOBODY)
+
+    def zombies(self, pid: int) -> Mapping[int, Process]:
+        """Of its children, those that have ended, by pid, the first that ended first."""
+        return self._zombies.get(pid, _NO_ROWS)
+
+    def _adopt(self, process: Process) -> None:
+        self._children.setdefault(process.parent, set()).add(process.pid)
+        if process.is_zombie():
+            self.ended(process)
+
+    def _orphan(self, process: Process) -> None:
+        for families in (self._children, self._zombies):
+            if (some := families.get(process.parent)) is not None:
+                some.pop(process.pid, None) if isinstance(some, dict) else some.discard(process.pid)
+                if not some:
+                    del families[process.parent]
 
     def sort(self) -> None:
         """Put the rows in order of pid again, after rows were added that are older than others."""

@@ -214,7 +214,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             decoding.request = Request(program, doing.seq, call, entry, program.group, absent=True)
             decoding.request.begun = Awaited(process, decoding)
-            sleep(system, decoding.request, wait(process.decoded))
+            sleep(system, decoding.request, wait(decoding.line))
     return process
 
 

@@ -62,7 +62,7 @@ BREAKS: dict[str, tuple[Callable[[Simulation], object], str]] = {
     "runs in no step": (lambda sim: setattr(first(sim), "swapped_in", 3), "in no step"),
     "wants to run, unknown": (lambda sim: model(sim).active.update({first(sim).pid: first(sim)}), "want to run"),
     "a group pays too much": (lambda sim: setattr(first(sim).group, "kv", 10**9), "is charged"),
-    "a child unknown": (lambda sim: sim.kernel.programs[1].children.clear(), "does not agree"),
+    "a child unknown": (lambda sim: sim.kernel.table._children[sim.kernel.programs[1].pid].clear(), "does not agree"),
     "a mark is left": (lambda sim: sim.kernel.stale.update({1: first(sim)}), "marks are left"),
 }
 
