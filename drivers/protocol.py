@@ -49,14 +49,22 @@ class Probe(_Message):
     dtype: str  # "" (the driver's default for the model), fp32, bf16, int8, int4
 
 
+class Trust(msgspec.Struct, frozen=True):
+    """Which models may be loaded: those with a digest that is known, or with a signature by one of the keys (PEM)."""
+
+    digests: list[str] = []
+    keys: list[str] = []
+
+
 class Load(_Message):
     """Bring a model's weights into memory as `image`, with `frames` frames of KV, and `slots[i]` places for frames in
     tier i + 1 of those declared at the hello. Answer: `Loaded`; `Progress` messages with the same ref may come before.
 
     `again`: the image exists without its weights (DropWeights) and gets them back; its frames and contexts stay as they
     are. `room`, if not 0: bytes of memory for the weights, fewer than they have; the driver streams the rest in each step
-    (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. Errors: EIO (a
-    broken file), ENOMEM.
+    (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. `trust` says
+    which models may be loaded; others are refused before their weights are read. Errors: EIO (a broken file), ENOMEM,
+    EPERM (it is not trusted; the reason has its digest).
     """
 
     ref: int
@@ -67,6 +75,7 @@ class Load(_Message):
     slots: list[int] = []
     again: bool = False
     room: int = 0
+    trust: Trust | None = None
 
 
 class DropWeights(_Message):
@@ -260,6 +269,7 @@ class Hello(_Message):
     step_tokens: int = 256  # a good number of tokens per step
     stream_tokens: int = 0  # the prompts' share of these beside processes that decode; 0: no limit
     guess_rows: int = 0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
+    libraries: dict[str, str] = {}  # native libraries of ours that it has loaded: path -> SHA-256
 
 
 class Probed(_Message):
@@ -289,6 +299,15 @@ class Loaded(_Message):
     guesses: bool = False  # may guess (Run.ahead): its tokens do not depend on what is computed beside them
     resident_bytes: Amount = 0  # of the weights, in memory; 0: all
     changed: bool = False  # the files have changed: the KV in the frames is of other weights
+
+
+class Measured(_Message):
+    """The SHA-256 of the files of a model that was loaded, as they were then; `trusted`: why it may be. Sent once it is
+    known, which may be long after `Loaded`."""
+
+    image: int
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    trusted: str = ""
 
 
 class RunResult(_Message):
@@ -387,7 +406,19 @@ IMAGES = "images"  # it does Export, Inspect and Import
 
 ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
-    Hello | Probed | Progress | Loaded | StepDone | Exported | Inspected | Imported | Done | Failed | Heartbeat | Note
+    Hello
+    | Probed
+    | Progress
+    | Loaded
+    | Measured
+    | StepDone
+    | Exported
+    | Inspected
+    | Imported
+    | Done
+    | Failed
+    | Heartbeat
+    | Note
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from llmasos.kernel import audit
 from llmasos.kernel.events import Halt, Reply
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
@@ -58,6 +59,8 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if system.trace.on and not isinstance(request.call, Trace):
         outcome = describe_outcome(errno, value if errno is Errno.OK else reason)
         system.emit(f"ret.{request.entry.name}", program.pid, amount=request.seq, detail=outcome)
+    if request.entry.audit or errno is Errno.EPERM:
+        audit.end(system, request, errno, value, reason)
     if program.parked.get(request.seq) is request:
         del program.parked[request.seq]
     system.journal.answered(request, errno, value, reason)
@@ -74,6 +77,7 @@ def halt(system: System, reason: str, *, keep: bool = False) -> None:
         return
     system.halting, system.keeping = True, keep
     system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
+    audit.note(system, "halt", "system", details={"keep": keep})
     system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
     if not keep:
         for program in list(system.programs.values()):

@@ -7,7 +7,7 @@ may wait for them, so init keeps their statuses for a while, as a service manage
 
 from __future__ import annotations
 
-from llmasos.kernel import desk
+from llmasos.kernel import audit, desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
@@ -134,6 +134,7 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
 def _become_zombie(system: System, process: LLMProcess) -> None:
     """Calls that wait for the process go on: reads see its end, others find it gone, its parent reaps it."""
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+    audit.ended(system, process, process.exit_status)
     wake(system, process.output)
     wake(system, process.boundary)
     parent = system.table.get(process.parent)
@@ -233,5 +234,6 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
             else:
                 exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended")
     program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+    audit.ended(system, program, status)
     system.table.remove(program)
     system.emit("proc.detach", program.pid, amount=status, detail=reason)

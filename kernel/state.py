@@ -15,6 +15,7 @@ from llmasos.kernel.clock import seconds
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
+from llmasos.kernel.objects.auditor import Auditor
 from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.owner import Owners
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
@@ -25,7 +26,7 @@ from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Budget, Kind
+from llmasos.syscalls.records import Budget, Kind, Measure
 
 
 class System:
@@ -49,6 +50,9 @@ class System:
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
+        self.auditor = Auditor(bool(config.audit), config.audit_required)
+        self.package: Measure | None = None  # this installation, once it is measured
+        self.measuring = Channel()  # woken then
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.started = 0

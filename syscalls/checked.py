@@ -52,7 +52,7 @@ def _value(found: Any, kind: Any, table: str, key: str) -> Any:
     inner = typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return record(found, kind, f"[{key}]")
-    if typing.get_origin(kind) is list:
+    if typing.get_origin(kind) is list and isinstance(inner[0], type) and issubclass(inner[0], msgspec.Struct):
         if not isinstance(found, list):
             raise Wrong(
                 table, f"wanted tables [[{key}]], found {f'one [{key}]' if isinstance(found, dict) else repr(found)}"

@@ -419,6 +419,7 @@ class BootInfo(Record):
     journal_path: str = ""  # the file of the journal; empty: none is kept
     fsync: str = ""  # when the journal reaches the disk: always, interval (each second), never
     arguments: list[str] = []  # of the command that booted it, without those that say where
+    audit: str = ""  # the directory of the audit log; empty: none is kept
 
 
 class Budget(Record):
@@ -455,6 +456,18 @@ class Stats(Record):
     journal: str = ""  # "kept", or why it is not; empty: there is none
     journal_frames: int = 0  # events that changed something and were written to it
     budgets: list[Budget] = []
+    audit: str = ""  # "kept", or why no line can be written; empty: there is no audit log
+
+
+class Measure(Record):
+    """Something that the kernel or a driver has loaded, and the SHA-256 of its files."""
+
+    kind: str  # package, library or model
+    name: str
+    digest: str  # SHA-256, in hexadecimal digits
+    place: str  # where its files are
+    device: str = ""  # whose driver has loaded it
+    trusted: str = ""  # why it may be loaded; empty: nobody asks ([trust])
 
 
 class TraceEvent(Record):

@@ -35,6 +35,7 @@ from llmasos.syscalls.records import (
     GroupSettings,
     Limits,
     LogLine,
+    Measure,
     ModelInfo,
     ModelName,
     Name,
@@ -125,6 +126,7 @@ class Entry(NamedTuple):
     changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
     draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
+    audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
 
 
 TABLE: dict[int, Entry] = {}
@@ -141,13 +143,14 @@ def _call(
     draws: bool = False,
     changes: bool = False,
     touches: tuple[Touches, ...] = (),
+    audit: str = "",
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws)
+        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws, audit)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -169,7 +172,7 @@ _IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH, draws=True)
+@_call(1, "system", Right(0), Errno.ESRCH, draws=True, audit="sessions")
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -225,7 +228,7 @@ class Dmesg(Call[list[LogLine]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(7, "system", Right.ADMIN, E.ENOTSUP)
+@_call(7, "system", Right.ADMIN, E.ENOTSUP, audit="system")
 class Shutdown(Call[None]):
     """Halt: kill every process, end the drivers, empty the runtime directory.
 
@@ -236,7 +239,7 @@ class Shutdown(Call[None]):
     keep: bool = False
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE,))
+@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE,), audit="system")
 class Sched(Call[SchedInfo]):
     """Set how a device is scheduled, from its next step on, and return the settings in force. An empty or zero argument
     changes nothing. A policy is one of `boot_info`'s, or `/PATH/FILE.py:CLASS`, a module of the kernel's own user: the
@@ -248,6 +251,12 @@ class Sched(Call[SchedInfo]):
     step_tokens: Annotated[int, Meta(ge=0, le=limits.MAX_STEP_TOKENS)] = 0
     victims: PolicyName = ""  # which process loses its pages first
     evictions: PolicyName = ""  # which model's weights go first
+
+
+@_call(19, "system", Right.QUERY, E.ETIME, blocks=True)
+class Inventory(Call[list[Measure]]):
+    """What this kernel consists of and has loaded: package, native libraries and models, by their digests. It is a report
+    that the kernel makes of itself, and no attestation. Waits until the package has been measured after a boot."""
 
 
 # --- process --------------------------------------------------------------------------------------------------------
@@ -270,6 +279,7 @@ class Sched(Call[SchedInfo]):
     blocks=True,
     draws=True,
     touches=(_DEVICE, Touches("group", Names.PLACE), _MODEL),
+    audit="processes",
 )
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
@@ -297,7 +307,18 @@ class Spawn(Call[int]):
     period: Seconds = 0.0
 
 
-@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, changes=True, touches=(_AT_BOUNDARY,))
+@_call(
+    21,
+    "process",
+    Right.SPAWN,
+    E.ESRCH,
+    E.EBUSY,
+    E.ENOMEM,
+    E.EDQUOT,
+    changes=True,
+    touches=(_AT_BOUNDARY,),
+    audit="processes",
+)
 class Fork(Call[list[int]]):
     """Copy a process `count` times at its next token boundary, and return the pids. Pages are shared copy-on-write.
 
@@ -331,6 +352,7 @@ class Fork(Call[list[int]]):
     changes=True,
     blocks=True,
     touches=(Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True, alone=True), _MODEL),
+    audit="processes",
 )
 class Exec(Call[None]):
     """Give an idle process another model; its pid, limits, class, group, sampler and parent stay.
@@ -349,7 +371,7 @@ class Exec(Call[None]):
     records: Blobs = []
 
 
-@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
+@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),), audit="processes")
 class Exit(Call[None]):
     """End a process with a status. `pid` 0 is the calling program itself; its children end with it."""
 
@@ -370,7 +392,7 @@ class Wait(Call[ExitInfo]):
     timeout: Seconds | None = None
 
 
-@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
+@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),), audit="processes")
 class Kill(Call[None]):
     """Send a signal. The operating system delivers a program's; the kernel restarts a driver that is killed."""
 
@@ -411,6 +433,7 @@ class Ps(Call[list[ProcessInfo]]):
     changes=True,
     blocks=True,
     touches=(Touches("pid", Names.LLM), Touches("device", Names.DEVICE, optional=True)),
+    audit="processes",
 )
 class Setsched(Call[None]):
     """Set nice value, class and device of a process. None and empty change nothing.
@@ -435,7 +458,7 @@ class Setsched(Call[None]):
     period: Seconds = 0.0
 
 
-@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),), audit="limits")
 class Setlimits(Call[Limits]):
     """Replace the limits of a process and return the old ones; None changes nothing. A token budget set here counts the
     tokens that the process itself has decoded, not those of its parent before a fork."""
@@ -444,7 +467,7 @@ class Setlimits(Call[Limits]):
     limits: Limits | None = None
 
 
-@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),), audit="processes")
 class Detach(Call[None]):
     """Make a process a child of init: it lives on when the program that started it ends, and any program may `wait` for
     it. Harmless if it is so already."""
@@ -452,7 +475,7 @@ class Detach(Call[None]):
     pid: Pid
 
 
-@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),), audit="processes")
 class Rename(Call[str]):
     """Give a process another name, and return the old one. Names are for people: several processes may have the same."""
 
@@ -573,6 +596,7 @@ class Models(Call[list[ModelInfo]]):
     E.ENOTSUP,
     blocks=True,
     touches=(_DEVICE, _MODEL),
+    audit="models",
 )
 class Pagein(Call[ModelInfo]):
     """Bring a model into a device's memory, and return its row once it is there. `model` is a known name, a directory, a
@@ -583,7 +607,18 @@ class Pagein(Call[ModelInfo]):
     dtype: Name = ""
 
 
-@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, changes=True, blocks=True, touches=(_DEVICE, _MODEL))
+@_call(
+    62,
+    "memory",
+    Right.MEMORY,
+    E.ENOENT,
+    E.EBUSY,
+    E.ENODEV,
+    changes=True,
+    blocks=True,
+    touches=(_DEVICE, _MODEL),
+    audit="models",
+)
 class Evict(Call[None]):
     """Take a model that no process uses out of memory. With `force` the weights of a model in use go too, after the step
     under way; its processes keep their KV, and the weights come back when one of them wants to run."""
@@ -607,6 +642,7 @@ class Evict(Call[None]):
     E.EBUSY,
     blocks=True,
     touches=(_DEVICE, _MODEL),
+    audit="models",
 )
 class Advise(Call[None]):
     """Say how a model will be used, as madvise and mlock do for memory. The call does not wait for weights: WILLNEED and
@@ -657,6 +693,7 @@ class Estimate(Call[EstimateInfo]):
     E.ERESTART,
     blocks=True,
     touches=(_AT_BOUNDARY, _FILE),
+    audit="files",
 )
 class Checkpoint(Call[CheckpointInfo]):
     """Write the image of a process, at its next token boundary, to the file `path` (absolute). The process goes on
@@ -690,6 +727,7 @@ class Checkpoint(Call[CheckpointInfo]):
     changes=True,
     blocks=True,
     touches=(_FILE, Touches("device", Names.DEVICE, optional=True)),
+    audit="files",
 )
 class Restore(Call[int]):
     """Start a process from the image in the file `path` (absolute), and return its pid once it goes on where the other
@@ -712,7 +750,7 @@ class Restore(Call[int]):
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PARENT),))
+@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PARENT),), audit="limits")
 class GroupCreate(Call[GroupInfo]):
     """Make a control group in a group that exists. A path without a leading slash is relative to the program's own group.
     Groups that are not below that one need the right ADMIN, in this call and in the following ones."""
@@ -721,7 +759,7 @@ class GroupCreate(Call[GroupInfo]):
     settings: GroupSettings = GroupSettings()
 
 
-@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.RULED),))
+@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.RULED),), audit="limits")
 class GroupSet(Call[GroupSettings]):
     """Replace all settings of a group, and return the old ones. A lowered limit takes KV from the group's idle processes
     at once, and from its others when they grow."""
@@ -741,7 +779,9 @@ class GroupStat(Call[list[GroupInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(Touches("path", Names.RULED),))
+@_call(
+    83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(Touches("path", Names.RULED),), audit="limits"
+)
 class GroupRemove(Call[None]):
     """Remove a group that has neither processes nor groups in it."""
 
@@ -758,6 +798,7 @@ class GroupRemove(Call[None]):
     E.EBUSY,
     changes=True,
     touches=(Touches("pid", Names.MEMBER, When.BOUNDARY), Touches("path", Names.PLACE)),
+    audit="limits",
 )
 class GroupMove(Call[None]):
     """Move a process (0: the calling program) into a group; its children stay where they are. The charges for its frames
@@ -767,7 +808,7 @@ class GroupMove(Call[None]):
     path: GroupPath
 
 
-@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PLACE),))
+@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PLACE),), audit="processes")
 class GroupKill(Call[int]):
     """Send a signal to all LLM processes of a group and of the groups below it, at once: no token is computed between the
     first and the last. Returns how many there were."""

@@ -76,6 +76,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         refaults=sum(device.refaults for device in devices),
         journal=(system.journal_trouble or "kept") if system.secret else "",
         journal_frames=system.journal.frames,
+        audit=(system.auditor.trouble or "kept") if system.auditor.on else "",
         budgets=[Budget("processes", len(system.table), system.config.max_processes), *system.budgets],
         **{name: count[name] for name in _COUNTED},
     )

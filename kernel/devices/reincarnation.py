@@ -8,13 +8,24 @@ their cause and stopped; a death by a signal from outside counts against no proc
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import Failed, FromDriver, Heartbeat, Hello, Note, Progress, StepDone, disagreement
+from llmasos.drivers.protocol import (
+    Failed,
+    FromDriver,
+    Heartbeat,
+    Hello,
+    Measured,
+    Note,
+    Progress,
+    StepDone,
+    disagreement,
+)
+from llmasos.kernel import audit
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
 from llmasos.kernel.marks import dirty, stale, want
-from llmasos.kernel.models.loading import fail_device, suspend
+from llmasos.kernel.models.loading import fail_device, measured, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Program
@@ -123,6 +134,8 @@ def _message(system: System, device: Device, message: FromDriver) -> None:
             _hello(system, device, message)
         case Failed() if (flight := device.in_flight) is not None and message.ref == flight.step.ref:
             steps.step_failed(system, device, flight, f"{message.errno.name}: {message.reason}")
+        case Measured():
+            measured(system, device, message)
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
             system.log(level, f"{device.name}: {message.text}")
@@ -166,6 +179,9 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     device.guess_rows = min(hello.guess_rows, device.step_tokens)
     device.process.enter(State.BLOCKED, WaitFor.INPUT, system.now)
     system.log("info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})")
+    for path, digest in hello.libraries.items():
+        system.log("info", f"{device.name}: {path} is sha256:{digest}")
+        audit.note(system, "library", "system", on={"path": path}, details={"device": device.name, "digest": digest})
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
     for image in device.images.values():  # all that its predecessor had, or was asked for
         want(system, device, image)

@@ -19,6 +19,7 @@ import select
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,8 @@ import trio
 
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge.audit_file import open_audit
+from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
@@ -36,6 +39,7 @@ from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.edge.standing import MARK, Standing
+from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -130,6 +134,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
+        audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -142,6 +147,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             die_with_parent=args.die_with_parent,
             journal=journal,
             fsync=fsync,
+            audit=audit,
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
@@ -166,6 +172,18 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _open_audit(
+    config: settings.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
+) -> Callable[[Callable[[Event], None]], AuditKeeper] | None:
+    """What makes the keeper of the audit log, which is held from now on. Raises SyscallError as open_audit does."""
+    wanted = config.audit_log
+    if wanted is None:
+        return None
+    file = open_audit(Path(wanted.directory), Path(wanted.keys) if wanted.keys else None, wanted.keep)
+    notes += file.notes
+    return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
 
 
 def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:

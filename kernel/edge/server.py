@@ -29,14 +29,17 @@ from trio import TaskStatus
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
+from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
+from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
     Action,
     Append,
+    Audit,
     Cancel,
     DeviceConfig,
     Disconnected,
@@ -92,6 +95,7 @@ class Server:
         die_with_parent: bool = False,
         journal: Opened | None = None,
         fsync: Fsync = "interval",
+        audit: Callable[[Callable[[Event], None]], AuditKeeper] | None = None,
         notes: Sequence[tuple[str, str]] = (),
         wanted: bool = False,
         ready: Callable[[], None] = lambda: None,
@@ -108,6 +112,7 @@ class Server:
         self._has_agents = self._saved is not None and bool(self._saved.processes or self._saved.programs)
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
+        self._audit = audit(self._handle) if audit is not None else None
         self._peers = Peers()
         self._strangers = {None, unmapped_uid()} - {os.getuid()}  # uids of nobody
         self._events: deque[Event] = deque()
@@ -157,13 +162,18 @@ class Server:
                 nursery.start_soon(self._drivers.run, self._from_driver)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._sample_figures)
+                nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
+                if self._audit is not None:
+                    nursery.start_soon(self._audit.run)
                 if self._die_with_parent:
                     nursery.start_soon(self._watch_parent)
                 nursery.start_soon(watch, self._directories, self._look_at_files)
                 task_status.started()
                 await self._halt.wait()
+                if self._audit is not None:
+                    await self._audit.finish()
                 if self._keeper is not None:
                     if self._keeps:
                         await trio.to_thread.run_sync(self._keeper.sync_all)
@@ -180,6 +190,8 @@ class Server:
             self._peers.close()
             if self._keeper is not None:
                 self._keeper.close()
+            if self._audit is not None:
+                self._audit.close()
             context.term()  # returns when the last answers have left, or their time is up
         return self._keeps
 
@@ -206,6 +218,9 @@ class Server:
             case Append():
                 if self._keeper is not None:
                     self._keeper.append(action.frame)
+            case Audit():
+                if self._audit is not None:
+                    self._audit.write(action)
             case Reply():
                 self._answer(action)
             case Send():
@@ -306,10 +321,16 @@ class Server:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
         frame = wire.encode_reply(action.seq, action.errno, value)
+        if self._audit is None:
+            self._reply_kept(peer, frame, action.changes)
+        else:
+            self._audit.when_kept(lambda: self._reply_kept(peer, frame, action.changes))
+
+    def _reply_kept(self, peer: Peer | None, frame: bytes, changes: bool) -> None:
         if self._keeper is None:
             self._reply(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
+            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=changes)
 
     def _signal(self, action: SignalProgram) -> None:
         peer = self._peers.numbered(action.peer)
@@ -372,6 +393,8 @@ class Server:
     def _look_at_files(self) -> None:
         if self._keeper is not None:
             self._keeper.look()
+        if self._audit is not None:
+            self._audit.look()
         if not self._place.missing() or self._halt.is_set():
             return
         try:

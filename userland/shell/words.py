@@ -72,6 +72,18 @@ _ALL = (
         Option("--count", Kind.INTEGER, "stop after this many events"),
         Option("--json", None, "print each event as an object of JSON"),
     ), details="Ctrl-C ends."),
+    Command("audit", "who did what: the lines of the audit log, and whether they are as they were written",
+            (Param("SHOW", Kind.AUDIT),), (
+        Option("--last", Kind.INTEGER, "of show: so many lines, from the end"),
+        Option("--anchor", Kind.FILE, "of verify: heads of the log that were kept elsewhere"),
+        Option("--keys", Kind.FILE, "of verify: the verification keys (default: those beside the log)"),
+        Option("--directory", Kind.FILE, "where the log is (default: that of this kernel)"),
+        _JSON,
+    ), details="`audit show` prints lines, `audit verify` looks at seals, signed heads and anchor; its status is 1 if "
+               "something is wrong. What it finds, and what it cannot, is in docs/audit.md."),
+    Command("inventory", "what the kernel consists of and has loaded, by digest", options=_LISTING,
+            details="Package, native library and models, as kernel and drivers report it of themselves. That is no "
+                    "attestation: `llmasos verify` looks at an installation from another one."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
             (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
@@ -311,7 +323,10 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "restore",
         ),
     ),
-    ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
+    (
+        "Looking",
+        ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace", "audit", "inventory"),
+    ),
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
         "Language",
@@ -349,6 +364,7 @@ OWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "status": ("what kernel runs where", ("--json",)),
     "halt": ("shut the running kernel down", ("--keep",)),
     "demo": ("a guided tour", ("--here", "--fast")),
+    "verify": ("is another installation the same as this one?", ("--json",)),
     "doctor": ("what this machine can and cannot do", ("--json",)),
     "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
 }
@@ -359,6 +375,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ps -o PID,TOKENS,NAME --sort -TOKENS", "those with the longest contexts first"),
         ("ps --json", "every field of every process, for a program"),
         ("ps alice", "everything of one process"),
+    ),
+    "audit": (
+        ("audit show --last 20", "what was done last, and by whom"),
+        ("audit verify --anchor /mnt/elsewhere/heads", "is it as it was written?"),
     ),
     "models": (
         ("models pull org/name", "fetch a model from the hub"),
