@@ -31,6 +31,7 @@ from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.keys import keys_of
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
@@ -62,6 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     journal.add_argument(
         "--journal", metavar="DIR", default="", help="where to remember it (default: see `llmasos status`)"
     )
+    add("--plain", action="store_true", help="encrypt neither the journal nor process images")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -92,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.die_with_parent,
             victims=args.victims,
             evictions=args.evictions,
+            plain=args.plain,
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
@@ -101,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
         args.own_runtime = lock.prepare(directory) or args.own_runtime
         if args.hand_over:
-            relieve(directory)
+            relieve(directory, keys_of(config.seal))
         if args.detach:
             return _detach(directory, given)
         return _serve(core, config, directory, args)
@@ -121,7 +124,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
         fsync: Fsync = "never"
         if config.journal is not None:
-            journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
+            journal = open_journal(Path(config.journal.directory), keys_of(config.seal))
+            fsync = config.journal.fsync
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():

@@ -28,6 +28,7 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Sealed,
     Secret,
 )
 from llmasos.syscalls.errno import Errno
@@ -87,7 +88,7 @@ class Answers:
                 return
             if len(old.value) > _SHORT:
                 self._bytes -= len(old.value) - len(_EMPTY)
-                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST)
+                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST, old.about)
 
     def _drop(self, seq: int) -> None:
         old = self._kept.pop(seq, None)
@@ -182,6 +183,8 @@ class State:
                 self.devices[entry.name] = entry
             case Secret():
                 self.secret = entry.key
+            case Sealed():
+                raise BadFrame(f"what process {entry.pid} said is still encrypted")
 
     def _grow(self, entry: Grown) -> None:
         process = self.processes[entry.pid]
