@@ -18,7 +18,7 @@ from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
 
-VERSION = 3  # of these records: another meaning or form of one is another version
+VERSION = 4  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
 EX_UNUSABLE = 78  # a driver's exit status (EX_CONFIG of sysexits.h): its device cannot be opened, now or again
 HEARTBEAT_SECONDS = 0.5
@@ -163,8 +163,9 @@ class Export(_Message):
 
     `head` is the kernel's, and `Inspect` returns it as it is. The KV is that of the first `tokens` tokens, in `frames`
     and then in `places` (tier, slot) of the context; the driver leaves out what it cannot read. The frames count as they
-    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with. Errors: EIO
-    (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
+    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with; `seal`: a key
+    of the kernel's user instead, as drivers/seals.py has it. Errors: EIO (also when there is no space), ENOENT, EPERM,
+    EINVAL, ENOMEM.
     """
 
     ref: int
@@ -176,16 +177,19 @@ class Export(_Message):
     frames: list[int]
     places: list[tuple[int, int]] = []
     key: bytes = b""
+    seal: bytes = b""
 
 
 class Inspect(_Message):
     """Read the head of a process image's file. Answer: `Inspected`; it may come before answers to earlier requests.
 
-    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one), EINVAL (no process image), EIO (a damaged one)."""
+    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one; with `Failed.sealed`, it needs a `seal`), EINVAL (no
+    process image), EIO (a damaged one)."""
 
     ref: int
     path: str
     key: bytes = b""
+    seal: bytes = b""
 
 
 class Import(_Message):
@@ -200,6 +204,7 @@ class Import(_Message):
     frames: list[int]
     tokens: int
     key: bytes = b""
+    seal: bytes = b""
 
 
 class Release(_Message):
@@ -353,6 +358,7 @@ class Failed(_Message):
     errno: Errno
     reason: str
     broken: bool = False  # the files are: trying again finds the same
+    sealed: bytes = b""  # the name of the key that the file is under
 
 
 class Heartbeat(_Message):

@@ -29,9 +29,10 @@ from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.console import console, open_log
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
-from llmasos.kernel.edge.keys import keys_of
+from llmasos.kernel.edge.keys import Keys, keys_of
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
@@ -123,8 +124,11 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             open_log(Path(args.log))
         log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
         fsync: Fsync = "never"
+        keys, why = _keys(config)
         if config.journal is not None:
-            journal = open_journal(Path(config.journal.directory), keys_of(config.seal))
+            if keys is None:
+                raise Errno.ENOENT(why)
+            journal = open_journal(Path(config.journal.directory), keys)
             fsync = config.journal.fsync
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
@@ -148,6 +152,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
+            images=Images(keys, why),
         )
         kept = trio.run(server.run)
         halted = True
@@ -178,6 +183,20 @@ def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
         os.close(args.ready)
+
+
+def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
+    """The keys as they are configured, or why there are none. A command that gives the master key is run now, since it
+    may take its time."""
+    try:
+        keys = keys_of(config.seal)
+        if config.seal.key == "command" and not keys.plain:
+            keys.masters()
+    except SyscallError as error:
+        if config.seal.key == "command":
+            raise
+        return None, error.reason
+    return keys, ""
 
 
 def _configured(args: argparse.Namespace) -> str | None:

@@ -18,7 +18,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -212,6 +212,8 @@ class Store:
             overwrite(self._descriptor)
             self.path.unlink(missing_ok=True)
             self.close()
+            with suppress(OSError):  # others are in it
+                self.path.parent.rmdir()
 
     def close(self) -> None:
         if self._descriptor >= 0:
