@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from llmasos.drivers.checkpoint_refusals import Locked
 from llmasos.drivers.protocol import (
     Drop,
     DropWeights,
@@ -39,7 +40,8 @@ def attempt(request: Work, act: Callable[[], R], tell: Callable[[str], None]) ->
     try:
         return act()
     except SyscallError as error:
-        return Failed(ref, error.errno, error.reason, isinstance(error, Broken))
+        sealed = error.name if isinstance(error, Locked) else b""
+        return Failed(ref, error.errno, error.reason, isinstance(error, Broken), sealed)
     except MemoryError as error:
         return Failed(ref, Errno.ENOMEM, f"{name}: out of memory {error}".rstrip())
     except Exception as error:

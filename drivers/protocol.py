@@ -174,9 +174,9 @@ class Export(_Message):
 
     `head` is the kernel's, and `Inspect` returns it as it is. The KV is that of the first `tokens` tokens, in `frames`
     and then in `places` (tier, slot) of the context; the driver leaves out what it cannot read. The frames count as they
-    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with. `sound`: of
-    how many leading tokens the KV is what this kernel's drivers have computed. Errors: EIO (also when there is no space),
-    ENOENT, EPERM, EINVAL, ENOMEM.
+    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with; `seal`: a key
+    of the kernel's user instead, as drivers/seals.py has it. `sound`: of how many leading tokens the KV is what this
+    kernel's drivers have computed. Errors: EIO (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
     """
 
     ref: int
@@ -189,16 +189,19 @@ class Export(_Message):
     places: list[tuple[int, int]] = []
     key: bytes = b""
     sound: int = 0
+    seal: bytes = b""
 
 
 class Inspect(_Message):
     """Read the head of a process image's file. Answer: `Inspected`; it may come before answers to earlier requests.
 
-    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one), EINVAL (no process image), EIO (a damaged one)."""
+    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one; with `Failed.sealed`, it needs a `seal`), EINVAL (no
+    process image), EIO (a damaged one)."""
 
     ref: int
     path: str
     key: bytes = b""
+    seal: bytes = b""
 
 
 class Import(_Message):
@@ -215,6 +218,7 @@ class Import(_Message):
     tokens: int
     key: bytes = b""
     wipes: list[int] = []
+    seal: bytes = b""
 
 
 class Release(_Message):
@@ -380,6 +384,7 @@ class Failed(_Message):
     errno: Errno
     reason: str
     broken: bool = False  # the files are: trying again finds the same
+    sealed: bytes = b""  # the name of the key that the file is under
 
 
 class Heartbeat(_Message):

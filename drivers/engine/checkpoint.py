@@ -114,7 +114,7 @@ def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick:
         return checkpoint.nothing_imported(request, fingerprint)
     size = block_bytes(image)
     try:
-        with Reader(request.path, request.key) as file:
+        with Reader(request.path, request.key, request.seal) as file:
             if reason := checkpoint.mistrust(file, request, fingerprint, size):
                 return checkpoint.nothing_imported(request, reason)
 

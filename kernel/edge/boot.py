@@ -33,8 +33,10 @@ from llmasos.kernel.edge.console import console, open_log
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.keys import Keys, keys_of
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
@@ -67,6 +69,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     journal.add_argument(
         "--journal", metavar="DIR", default="", help="where to remember it (default: see `llmasos status`)"
     )
+    add("--plain", action="store_true", help="encrypt neither the journal nor process images")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -97,6 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.die_with_parent,
             victims=args.victims,
             evictions=args.evictions,
+            plain=args.plain,
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
@@ -106,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
         args.own_runtime = lock.prepare(directory) or args.own_runtime
         if args.hand_over:
-            relieve(directory)
+            relieve(directory, keys_of(config.seal))
         if args.detach:
             return _detach(directory, given)
         return _serve(core, config, directory, args)
@@ -125,8 +129,12 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             open_log(Path(args.log))
         log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
         fsync: Fsync = "never"
+        keys, why = _keys(config)
         if config.journal is not None:
-            journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
+            if keys is None:
+                raise Errno.ENOENT(why)
+            journal = open_journal(Path(config.journal.directory), keys)
+            fsync = config.journal.fsync
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -151,6 +159,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
+            images=Images(keys, why),
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -194,6 +203,20 @@ def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
         os.close(args.ready)
+
+
+def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
+    """The keys as they are configured, or why there are none. A command that gives the master key is run now, since it
+    may take its time."""
+    try:
+        keys = keys_of(config.seal)
+        if config.seal.key == "command" and not keys.plain:
+            keys.masters()
+    except SyscallError as error:
+        if config.seal.key == "command":
+            raise
+        return None, error.reason
+    return keys, ""
 
 
 def _configured(args: argparse.Namespace) -> str | None:

@@ -60,7 +60,7 @@ class Keeper:
     def __init__(
         self, opened: Opened, fsync: Fsync, report: Callable[[Event], None], snapshot: Callable[[], State]
     ) -> None:
-        self.path, self._opened = opened.path, opened
+        self.path, self._opened, self._seal = opened.path, opened, opened.seal
         self.failing = ""
         self._copies = [_Copy(opened.fd, opened.size)]  # two while the file is being replaced
         self._fsync = fsync
@@ -72,6 +72,7 @@ class Keeper:
         self._synced = 0  # of these, on the disk
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._missed: list[bytes] | None = None  # frames since the snapshot of a new file that is being written
+        self._stumbled = False  # a frame could not be encrypted, so that only a new snapshot has it
         self._unsynced = trio.Event()
         self._wanted = trio.Event()  # a new file
         self._switching = trio.Lock()  # held while the files are synced or exchanged
@@ -86,8 +87,13 @@ class Keeper:
 
     def append(self, frame: Frame) -> None:
         """Write a frame, or note that it could not be written."""
-        data = file.framed(encode(frame))
         self._frames += 1
+        try:
+            data = file.framed(encode(frame) if self._seal is None else self._seal.live.encode(frame))
+        except SyscallError as error:  # there is no place for a key
+            self._stumbled = True
+            self._fail(OSError(errno.EIO, error.reason))
+            return
         if self._missed is not None:
             self._missed.append(data)
         elif not self.failing:
@@ -152,6 +158,7 @@ class Keeper:
     def sync_all(self) -> None:
         """The kernel halts and is to come back: bring all frames to the disk, if that can still be done."""
         with contextlib.suppress(OSError):
+            self._sync_keys()
             for copy in self._copies:
                 os.fsync(copy.fd)
             file.sync_directory(self.path)
@@ -169,6 +176,7 @@ class Keeper:
                 async with self._switching:
                     frames = self._frames
                     try:
+                        await trio.to_thread.run_sync(self._sync_keys)
                         for copy in list(self._copies):
                             await trio.to_thread.run_sync(os.fdatasync, copy.fd)
                     except OSError as error:  # it is not known what is on the disk: only a new file helps
@@ -177,6 +185,11 @@ class Keeper:
                     self._kept(frames)
             if self._fsync == "interval":
                 await trio.sleep(INTERVAL_SECONDS)
+
+    def _sync_keys(self) -> None:
+        """A frame is of no use without its keys."""
+        if self._seal is not None:
+            self._seal.store.sync()
 
     def _kept(self, frames: int) -> None:
         self._synced = max(self._synced, frames)
@@ -237,17 +250,18 @@ class Keeper:
 
     def _write_compacted(self, upto: int) -> int:
         try:
-            found = file.read(self.path, upto, self._rest())
+            keys = self._seal.keys if self._seal is not None else None
+            found = file.read(self.path, upto, self._rest(), keys)
         except SyscallError as error:
             raise OSError(errno.EIO, error.reason) from None
         if found.trouble:
             raise OSError(errno.EIO, f"it is damaged: {found.trouble}")
-        return file.write_new(self.path, found.state.snapshot(), self._rest())
+        return file.write_new(self.path, found.state.snapshot(), self._rest(), self._seal)
 
     async def _repair(self) -> bool:
         """Replace the file by one of the live state, since it lacks the frames that could not be written."""
         state = self._snapshot()
-        self._missed = []
+        self._missed, self._stumbled = [], False
         new = -1
         try:
             new = await trio.to_thread.run_sync(self._write_live, state)
@@ -256,6 +270,8 @@ class Keeper:
                 file.write_all(new, b"".join(missed))
                 await trio.to_thread.run_sync(os.fsync, new)
             async with self._switching:
+                if self._stumbled:
+                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.replace(self.path)
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 file.write_all(new, b"".join(self._missed))
@@ -275,7 +291,7 @@ class Keeper:
 
     def _write_live(self, state: State) -> int:
         self._opened.hold_again()
-        new = file.write_new(self.path, state.snapshot(), self._rest())
+        new = file.write_new(self.path, state.snapshot(), self._rest(), self._seal)
         os.fsync(new)
         return new
 

@@ -30,8 +30,10 @@ from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
+from llmasos.kernel.edge.keys import Store
 from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, chosen_id, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
@@ -99,6 +101,7 @@ class Server:
         notes: Sequence[tuple[str, str]] = (),
         wanted: bool = False,
         ready: Callable[[], None] = lambda: None,
+        images: Images | None = None,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
@@ -113,6 +116,7 @@ class Server:
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._audit = audit(self._handle) if audit is not None else None
+        self._images = images or Images(None, "no keys are kept here")
         self._peers = Peers()
         self._strangers = {None, unmapped_uid()} - {os.getuid()}  # uids of nobody
         self._events: deque[Event] = deque()
@@ -224,8 +228,7 @@ class Server:
             case Reply():
                 self._answer(action)
             case Send():
-                identity = self._supervisor.identity(action.device, action.incarnation)
-                self._drivers.send(protocol.encode(action.message), identity)
+                self._send(action)
             case WakeAt():
                 self._wake_at = action.at
                 self._set_alarm()
@@ -359,13 +362,42 @@ class Server:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
         else:
-            self._handle(event)
-            if isinstance(event.message, protocol.Hello):
-                self._decided(name)
+            self._take(event)
+
+    def _take(self, event: FromDevice) -> None:
+        """An answer for the core; for the driver it is another question where the file that it looked at is sealed."""
+        found = self._images.incoming(event.device, event.message)
+        if isinstance(found, protocol.Inspect):
+            self._drivers.send(protocol.encode(found), self._supervisor.identity(event.device, event.incarnation))
+            return
+        event = FromDevice(event.device, event.incarnation, found)
+        if isinstance(found, protocol.Exported) and (keys := self._images.kept(event.device, found)) is not None:
+            self._nursery.start_soon(self._when_synced, keys, event, found.ref)
+            return
+        self._handle(event)
+        if isinstance(event.message, protocol.Hello):
+            self._decided(event.device)
+
+    async def _when_synced(self, keys: Store, event: FromDevice, ref: int) -> None:
+        """A file is of no use without its key, so that is on the disk before anybody hears of it."""
+        try:
+            await trio.to_thread.run_sync(keys.sync)
+        except OSError as error:
+            reason = f"the key of the file cannot be written: {error.strerror}"
+            event = FromDevice(event.device, event.incarnation, protocol.Failed(ref, Errno.EIO, reason))
+        self._handle(event)
+
+    def _send(self, action: Send) -> None:
+        message = self._images.outgoing(action.device, action.message)
+        if isinstance(message, protocol.Failed):
+            self._handle(FromDevice(action.device, action.incarnation, message))
+            return
+        self._drivers.send(protocol.encode(message), self._supervisor.identity(action.device, action.incarnation))
 
     def _from_supervisor(self, event: Event) -> None:
         if isinstance(event, DriverExited):
             self._drivers.drain()  # the messages that it still sent count
+            self._images.died(event.device)
         self._handle(event)
         if isinstance(event, DriverExited):
             self._decided(event.device, self._supervisor.unusable.get(event.device, ""))

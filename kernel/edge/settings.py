@@ -26,6 +26,13 @@
     required = ["rights", "files"]   # classes of calls that are not made if their line cannot be written
     anchor = ["ssh", "log@host", "cat >> heads"]   # gets the signed head each minute; or the path of a file
 
+    [seal]                    # how the journal and process images are encrypted (kernel/edge/keys.py)
+    enabled = true            # false: as `llmasos boot --plain`
+    key = "file"              # where the master key is; "keyring": the operating system's; "command": what it prints
+    key_file = "/etc/llmasos/seal.key"   # empty: $XDG_CONFIG_HOME/llmasos/seal.key, made at the first boot
+    key_command = "pass show llmasos"
+    directory = "/var/lib/llmasos/keys"  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -165,6 +172,17 @@ class Audit(msgspec.Struct, forbid_unknown_fields=True):
     keep: Annotated[int, Meta(ge=0)] = 16  # files of 8 MiB that are kept; 0: all
 
 
+class Seal(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[seal]` of the file: how the journal and process images are encrypted."""
+
+    enabled: bool = True  # false: as `llmasos boot --plain`
+    # `file`: a file of mode 0600; `keyring`: the operating system's, which a reboot empties; `command`: what one prints.
+    key: Literal["file", "keyring", "command"] = "file"
+    key_file: str = ""  # empty: $XDG_CONFIG_HOME/llmasos/seal.key
+    key_command: str = ""  # prints the master key, in hexadecimal
+    directory: str = ""  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
@@ -174,6 +192,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
     trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
     audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
+    seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -220,6 +239,8 @@ def _check(found: File) -> None:
     for name, path in found.models.items():
         with _where(f"[models] {name}"):
             check_place(path)
+    if found.seal.key == "command" and not found.seal.key_command.strip():
+        raise Wrong("[seal] key_command", 'wanted the command that prints the key, since key = "command"; found nothing')
     for path, group in found.groups.items():
         with _where(f'[groups."{path}"]'):
             _check_group(path, group)
@@ -312,6 +333,7 @@ class Overrides:
     private: bool = False  # the kernel ends with its parent
     victims: str = ""
     evictions: str = ""
+    plain: bool = False  # nothing is encrypted
     file: str = ""  # the path of the configuration, for what is said of it
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
@@ -342,6 +364,7 @@ class BootConfig(KernelConfig):
     journal: JournalConfig | None = None  # None: no journal is kept
     audit_log: AuditConfig | None = None  # None: none is kept
     devices_named: bool = False  # on the command line or in the file
+    seal: Seal = dataclasses.field(default_factory=Seal)
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
@@ -399,6 +422,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         audit_required=list(file.audit.required),
         trust=_trust(file.trust),
         devices_named=bool(over.devices or file.device),
+        seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),

@@ -41,12 +41,16 @@ from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.table import TABLE, Names
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
     from llmasos.kernel.objects.request import Request
 
 _encode = msgspec.msgpack.Encoder().encode
+_LOGS = (Names.LLM, Names.LOG, Names.RUNNER)
+# The field by which a call names the LLM process that its answer tells of.
+_ABOUT = {row.number: one.field for row in TABLE.values() for one in row.touches if one.what in _LOGS}
 
 
 class Recorder:
@@ -109,7 +113,8 @@ class Recorder:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
         if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
-            answer = Answer(request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason)
+            number, about = request.entry.number, getattr(request.call, _ABOUT.get(request.entry.number, ""), 0)
+            answer = Answer(request.program.pid, request.seq, number, errno, _encode(value), reason, about)
             self._answers.append((request.program, answer))
 
     def group_set(self, group: Group) -> None:

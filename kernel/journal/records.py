@@ -143,7 +143,8 @@ class Gone(Entry, tag=8):
 
 
 class Answer(Entry, tag=9):
-    """The answer to a call that may have changed something; `value` is still encoded."""
+    """The answer to a call that may have changed something; `value` is still encoded. `about`: the LLM process that it
+    tells of, or 0."""
 
     program: int
     seq: int
@@ -151,6 +152,7 @@ class Answer(Entry, tag=9):
     errno: Errno
     value: bytes
     reason: str
+    about: int = 0
 
 
 class GroupHead(Entry, tag=10):
@@ -205,6 +207,16 @@ class OwnerHead(Entry, tag=16):
     salt: int
 
 
+class Sealed(Entry, tag=21):
+    """A Grown, a Noted or an Answer about process `pid`, under that process's key of this name, at byte `at` of its
+    stream. Only files have it (kernel/edge/journal_seal.py)."""
+
+    pid: int
+    name: bytes
+    at: int
+    data: bytes
+
+
 AnyEntry = (
     Secret
     | Pids
@@ -213,6 +225,7 @@ AnyEntry = (
     | Grown
     | Copied
     | Noted
+    | Sealed
     | Gone
     | Answer
     | GroupHead

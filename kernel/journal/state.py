@@ -28,6 +28,7 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Sealed,
     Secret,
 )
 from llmasos.kernel.tokens import Log, log_of
@@ -88,7 +89,7 @@ class Answers:
                 return
             if len(old.value) > _SHORT:
                 self._bytes -= len(old.value) - len(_EMPTY)
-                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST)
+                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST, old.about)
 
     def _drop(self, seq: int) -> None:
         old = self._kept.pop(seq, None)
@@ -186,6 +187,8 @@ class State:
                 self.owners[entry.name] = entry
             case Secret():
                 self.secret = entry.key
+            case Sealed():
+                raise BadFrame(f"what process {entry.pid} said is still encrypted")
 
     def _grow(self, entry: Grown) -> None:
         process = self.processes[entry.pid]

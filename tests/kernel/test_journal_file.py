@@ -424,10 +424,10 @@ def test_a_journal_that_cannot_be_compacted_grows_and_is_compacted_later(
     monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
     write_new, full = file.write_new, True
 
-    def refusing(*given: Any) -> int:
+    def refusing(*given: Any, **named: Any) -> int:
         if full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_new(*given)
+        return write_new(*given, **named)
 
     monkeypatch.setattr(file, "write_new", refusing)
     told: list[str] = []
