@@ -162,7 +162,7 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                program = recovery.take_up(self, event, event.call.ticket) if event.call.ticket else self._attach(event)
+                program = self._enter(event, event.call)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
@@ -179,6 +179,13 @@ class Kernel(System):
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
         elif not (program.to_replay and recovery.answer_again(self, request)):
             dispatch(self, request)
+
+    def _enter(self, event: events.Syscall, call: Attach) -> Program:
+        if call.ticket:
+            return recovery.take_up(self, event, call.ticket, call.seen)
+        program = self._attach(event)
+        program.told = call.seen >= 0
+        return program
 
     def _attach(self, event: events.Syscall) -> Program:
         pid = self.table.new_pid()

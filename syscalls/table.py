@@ -166,7 +166,7 @@ _IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH)
+@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE)
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -174,11 +174,16 @@ class Attach(Call[BootInfo]):
     BootInfo that this kernel gave before it died, the program gets back its pid, rights and processes. It then sends its
     unanswered calls again under their old sequence numbers; the kernel does nothing twice. ESRCH: no program with this
     ticket is expected back. EAGAIN: another connection is still attached as this program.
+
+    With `seen`, answers have a fifth element if a journal is kept: its position. A program that comes back shows the
+    last one that it has had (0: none). ESTALE: the journal that this kernel read ends before it, so answers that the
+    program has had are lost; with `seen` 0 it is taken up nevertheless, and goes on with what there is.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
+    seen: Annotated[int, Meta(ge=-1)] = -1
 
 
 @_call(2, "system", Right(0))

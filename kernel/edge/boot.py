@@ -31,6 +31,7 @@ from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
@@ -122,6 +123,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         fsync: Fsync = "never"
         if config.journal is not None:
             journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
+            stamp(journal.state, damaged=bool(journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
