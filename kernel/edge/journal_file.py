@@ -182,6 +182,13 @@ def replace(path: Path) -> None:
     os.replace(_beside(path), path)
 
 
+def replace_durably(path: Path, new: int) -> None:
+    """The same, and file and name are on the disk: what is written to the file can be kept by syncing it. Raises OSError."""
+    os.fsync(new)
+    replace(path)
+    sync_directory(path)
+
+
 def drop_new(path: Path, new: int) -> None:
     """Close and remove a new file that is not wanted any more."""
     os.close(new)
@@ -252,7 +259,7 @@ def open_journal(directory: Path) -> Opened:
         notes: list[tuple[str, str]] = []
         if not path.exists():
             fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot())
-            replace(path)
+            replace_durably(path, fd)
             return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes, fresh=True)
         found = read(path)
         if found.trouble and (not found.torn or not found.state.secret):
@@ -302,7 +309,7 @@ def _mend(path: Path, found: Found, notes: list[tuple[str, str]]) -> tuple[int, 
         os.link(path, aside)
     if not aside.exists():
         path.rename(aside)
-    replace(path)
+    replace_durably(path, fd)
     notes.append(
         (
             "error",

@@ -236,14 +236,16 @@ class State:
         )
 
     def snapshot(self) -> Iterator[Frame]:
-        """Frames that add up to this state, each of bounded size."""
+        """Frames that add up to this state, each of bounded size. The last one has the position: what is cut short claims
+        none."""
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
         if self.machine or self.ends:
             head.append(Began(self.ends, self.machine))
         for entries in self._pieces([*head, *self.devices.values()]):
-            yield Frame(self.now, entries, self.position)
+            yield Frame(self.now, entries)
+        yield Frame(self.now, [], self.position)
 
     def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
         yield head
