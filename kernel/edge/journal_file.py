@@ -183,7 +183,7 @@ def replace(path: Path) -> None:
 
 
 def replace_durably(path: Path, new: int) -> None:
-    """The same, and file and name are on the disk: what is written to the file can be kept by syncing it. Raises OSError."""
+    """The same, and file and name are on the disk: from then on syncing the file keeps what it has. Raises OSError."""
     os.fsync(new)
     replace(path)
     sync_directory(path)
