@@ -147,12 +147,6 @@ class Reader:
         except OSError as error:
             raise refusal(path, error) from None
 
-    @property
-    def vouched(self) -> bool:
-        """Whether its seals say that a kernel of this user has written it. A passphrase does not: whoever knows it may
-        have made the file by hand."""
-        return False
-
     def __enter__(self) -> Reader:
         return self
 

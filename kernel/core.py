@@ -174,8 +174,7 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                call = event.call
-                program = recovery.take_up(self, event, call.ticket) if call.ticket else self._attach(event, call)
+                program = self._enter(event, event.call)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 if event.call.ticket or error.errno is Errno.EPERM:
@@ -212,6 +211,13 @@ class Kernel(System):
             self.log("error", f"audit: {reason}; {what} until it can be written again")
         else:
             self.log("info", "audit: it can be written again")
+
+    def _enter(self, event: events.Syscall, call: Attach) -> Program:
+        if call.ticket:
+            return recovery.take_up(self, event, call.ticket, call.seen)
+        program = self._attach(event, call)
+        program.told = call.seen >= 0
+        return program
 
     def _attach(self, event: events.Syscall, call: Attach) -> Program:
         owner = self.owners.of(event.uid, call.tenant, event.drawn)

@@ -162,6 +162,7 @@ class Reply(Action):
     value: Any = None
     reason: str = ""
     changes: bool = False  # the call may have changed something
+    told: bool = False  # the position of the journal goes with it
 
 
 class Send(Action):

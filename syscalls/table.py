@@ -172,7 +172,7 @@ _IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH, draws=True, audit="sessions")
+@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE, draws=True, audit="sessions")
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -184,12 +184,16 @@ class Attach(Call[BootInfo]):
     The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
     whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
     uid's. Programs of the uid have every right over its tenants.
+    With `seen`, answers have a fifth element if a journal is kept: its position. A program that comes back shows the
+    last one that it has had (0: none). ESTALE: the journal that this kernel read ends before it, so answers that the
+    program has had are lost; with `seen` 0 it is taken up nevertheless, and goes on with what there is.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
     tenant: Tenant = ""
+    seen: Annotated[int, Meta(ge=-1)] = -1
 
 
 @_call(2, "system", Right(0))

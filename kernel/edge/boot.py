@@ -37,6 +37,7 @@ from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
@@ -133,8 +134,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         if config.journal is not None:
             if keys is None:
                 raise Errno.ENOENT(why)
-            journal = open_journal(Path(config.journal.directory), keys)
-            fsync = config.journal.fsync
+            journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
+            stamp(journal.state, damaged=bool(journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():

@@ -112,6 +112,7 @@ class Server:
         self._console = console
         self._die_with_parent = die_with_parent
         self._saved = journal.state if journal is not None else None
+        self._position = self._saved.position if self._saved is not None else 0  # of the journal's latest frame
         self._has_agents = self._saved is not None and bool(self._saved.processes or self._saved.programs)
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
@@ -222,6 +223,7 @@ class Server:
             case Append():
                 if self._keeper is not None:
                     self._keeper.append(action.frame)
+                    self._position = action.frame.position
             case Audit():
                 if self._audit is not None:
                     self._audit.write(action)
@@ -323,7 +325,7 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
-        frame = wire.encode_reply(action.seq, action.errno, value)
+        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told else 0)
         if self._audit is None:
             self._reply_kept(peer, frame, action.changes)
         else:

@@ -16,10 +16,12 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from llmasos.kernel.groups.group import Group, GroupTree
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.process_image import Continuing, ProcessImage, version_with, write_image
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
+    Began,
     Copied,
     DeviceHead,
     Doing,
@@ -60,6 +62,11 @@ class Recorder:
     def __init__(self) -> None:
         self.on = False
         self.frames = 0  # made so far
+        self.position = 0  # of the latest frame
+        self.ends: list[int] = []  # positions at which the journals of earlier kernels end
+        self.pids_from = 0  # the first pid that no earlier kernel can have given out, if the journal lacks something
+        self._machine = ""
+        self._next: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
         self._next_pid = 0  # as the journal has it
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
@@ -80,6 +87,9 @@ class Recorder:
         self._known = set(state.programs) | set(state.processes)
         self._next_pid = state.next_pid
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
+        self.position, self.ends, self._machine = state.position, state.ends, state.machine
+        self.pids_from = positions.beyond(state.next_pid)
+        self._next = (state.boot, state.here) if state.boot else None
 
     def end(self) -> None:
         """Record nothing more. For the journal, changes that are in no frame yet have not happened."""
@@ -186,7 +196,17 @@ class Recorder:
         if not entries:
             return None
         self.frames += 1
-        return Frame(now, entries)
+        if self._next is not None:
+            entries.insert(0, self._begun(*self._next))
+        self.position += self.position > 0
+        return Frame(now, entries, self.position)
+
+    def _begun(self, boot: int, machine: str) -> Began:
+        """This kernel writes its first frame: its positions begin."""
+        self._next = None
+        self.ends = [*self.ends, *([self.position] if self.position else [])][-positions.KEPT :]
+        self.position, self._machine = positions.first(boot), machine
+        return Began(self.ends, self._machine)
 
     def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
         for process in changed:
@@ -233,7 +253,7 @@ class Recorder:
         self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
-        state = State(secret, now, table.next_pid)
+        state = State(secret, now, table.next_pid, position=self.position, ends=self.ends, machine=self._machine)
         state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):

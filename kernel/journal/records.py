@@ -192,6 +192,14 @@ class Copied(Entry, tag=14):
     parent: int
 
 
+class Began(Entry, tag=20):
+    """A kernel writes from here on. `ends` are the last positions of those before it, `machine` names the boot of the
+    machine that it runs in."""
+
+    ends: list[int]
+    machine: str
+
+
 class Noted(Entry, tag=15):
     """The opaque records of a process: the first `keep` of the earlier ones, then these."""
 
@@ -226,6 +234,7 @@ AnyEntry = (
     | Copied
     | Noted
     | Sealed
+    | Began
     | Gone
     | Answer
     | GroupHead
@@ -239,10 +248,12 @@ Moment = Annotated[int, msgspec.Meta(ge=0)]  # nanoseconds
 
 
 class Frame(Entry):
-    """The records of one event, at a time of the kernel's clock."""
+    """The records of one event, at a time of the kernel's clock. `position`: see positions.py; 0: from before there were
+    any."""
 
     now: Moment
     entries: list[AnyEntry]
+    position: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -15,6 +15,7 @@ from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
     BadFrame,
+    Began,
     Copied,
     DeviceHead,
     Frame,
@@ -117,7 +118,11 @@ class SavedProgram:
 
 @dataclass(slots=True)
 class State:
-    """Everything the journal remembers. `now` is the clock of the last frame."""
+    """Everything the journal remembers. `now` is the clock of the last frame, `position` its position (positions.py).
+
+    Whoever opens the journal for the next kernel says what is not in it: `boot`, the random number of that kernel (0: it
+    tells no positions), the machine that it runs in (`here`), and whether something may be `lost`.
+    """
 
     secret: bytes
     now: int = 0
@@ -128,6 +133,12 @@ class State:
     spent: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceHead] = field(default_factory=dict)
     owners: dict[str, OwnerHead] = field(default_factory=dict)
+    position: int = 0
+    ends: list[int] = field(default_factory=list)  # last positions of the kernels before
+    machine: str = ""
+    boot: int = 0
+    here: str = ""
+    lost: bool = False
 
     @property
     def tokens(self) -> int:
@@ -137,6 +148,7 @@ class State:
     def apply(self, frame: Frame) -> None:
         """Take a frame in. Raises BadFrame if its records do not fit those before them."""
         self.now = frame.now
+        self.position = frame.position or self.position
         for entry in frame.entries:
             try:
                 self._apply(entry)
@@ -185,6 +197,8 @@ class State:
                 self.devices[entry.name] = entry
             case OwnerHead():
                 self.owners[entry.name] = entry
+            case Began():
+                self.ends, self.machine = entry.ends, entry.machine
             case Secret():
                 self.secret = entry.key
             case Sealed():
@@ -224,32 +238,43 @@ class State:
             self.spent.copy(),
             self.devices.copy(),
             self.owners.copy(),
+            self.position,
+            self.ends.copy(),
+            self.machine,
         )
 
     def snapshot(self) -> Iterator[Frame]:
-        """Frames that add up to this state, each of bounded size."""
+        """Frames that add up to this state, each of bounded size. The last one has the position: what is cut short claims
+        none."""
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
-        yield Frame(self.now, [*head, *self.devices.values(), *self.owners.values()])
+        if self.machine or self.ends:
+            head.append(Began(self.ends, self.machine))
+        for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
+            yield Frame(self.now, entries)
+        yield Frame(self.now, [], self.position)
+
+    def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
+        yield head
         for program in self.programs.values():
-            yield Frame(self.now, [program.head])
+            yield [program.head]
             for answer in program.answers:
-                yield Frame(self.now, [answer])
+                yield [answer]
         for pid, process in self.processes.items():
             entries: list[AnyEntry] = [process.head]
             for start in range(0, max(1, len(process.log)), _PIECE):
                 tokens = process.log[start : start + _PIECE].tolist()
                 known, logprobs = (0, process.logprobs) if start == 0 else (len(process.logprobs), [])
                 entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
-                yield Frame(self.now, entries)
+                yield entries
                 entries = []
             if process.records:
-                yield Frame(self.now, [Noted(pid, 0, process.records)])
+                yield [Noted(pid, 0, process.records)]
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners"):
+        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners", "position", "ends", "machine"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

@@ -141,6 +141,7 @@ class Program(Process):
     peer: int = 0
     os_pid: int = 0
     rights: int = 0
+    told: bool = False  # its answers tell the journal's position
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
@@ -41,12 +42,14 @@ from llmasos.syscalls.table import BY_RECORD
 # --- tickets --------------------------------------------------------------------------------------------------------
 
 
-def take_up(system: System, event: Syscall, shown: bytes) -> Program:
-    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already."""
+def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
+    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already; ESTALE:
+    it was told what the journal does not have, `seen` being the last position that it was told (-1: it does not say)."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
+    _check_seen(system, pid, seen)
     program = system.table.find(pid)
     if not isinstance(program, Program):
         raise Errno.ESRCH(
@@ -56,11 +59,27 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
         raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
+    program.told = seen >= 0
     system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back")
     system.emit("journal.attach", pid, amount=event.os_pid)
     return program
+
+
+def _check_seen(system: System, pid: int, seen: int) -> None:
+    """Refuse a program that knows more than the journal. From then on no pid is given out that it may know."""
+    journal = system.journal
+    end = positions.end((*journal.ends, journal.position), seen)
+    if seen <= 0 or (end is not None and seen <= end):
+        return
+    system.table.resume(max(system.table.next_pid, journal.pids_from))
+    found = "nothing of that kernel" if end is None else f"that kernel's records up to {positions.told(end)}"
+    text = f"program {pid} was told of record {positions.told(seen)}, the journal has {found}"
+    system.log("error", f"journal: {text}: what came after it is lost")
+    raise Errno.ESTALE(
+        f"{text}: answers that it has had are lost; attach with the ticket and `seen` 0 to go on with what there is"
+    )
 
 
 def join(waiting: Request, request: Request) -> bool:
@@ -101,7 +120,7 @@ def recover(system: System, state: State) -> None:
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
     _schedule(system, state)
-    system.table.resume(state.next_pid)
+    system.table.resume(positions.beyond(state.next_pid) if state.lost else state.next_pid)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()

@@ -15,6 +15,7 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.memory.swap import SwapSpace
+from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Prog, Simulation, simulate, slots
 from llmasos.simulator.driver import Driver
 from llmasos.syscalls.records import Right, Sampler, Signal
@@ -154,7 +155,7 @@ def test_what_is_computed_again_is_found_by_others(file: str) -> None:
 
 
 def test_only_what_follows_from_unsure_kv_is_unsure() -> None:
-    group, pool, log = Group(), FramePool(16), [1] * 200
+    group, pool, log = Group(), FramePool(16), log_of([1] * 200)
     table = PageTable(group, 7)
     table.extend(pool, 32)
     table.computed(pool, log, 32)
@@ -206,7 +207,7 @@ def test_a_copy_is_not_wiped_behind_its_back() -> None:
     stranger.extend(pool, 48)
     stranger.cut(pool, 0)
     parent.extend(pool, 8)
-    parent.computed(pool, [1] * 8, 8)
+    parent.computed(pool, log_of([1] * 8), 8)
     assert pool.to_wipe() == parent.frames
     child = parent.fork(pool, group)
     source, copied = child.extend(pool, 1) or (-1, -1)
