@@ -48,7 +48,7 @@ from llmasos.drivers.protocol import (
 from llmasos.drivers.reader import STILL_SECONDS
 from llmasos.drivers.worker import Worker
 from llmasos.modelfiles.files import shown
-from llmasos.syscalls import transport
+from llmasos.syscalls import transport, undumped
 from llmasos.syscalls.errno import Errno
 
 _LINGER_SECONDS = 0.2
@@ -184,6 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runtime", required=True, type=Path, help="the kernel's runtime directory")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     chosen = parser.parse_args(arguments)
+    undumped.keep_out_of_dumps()
     if chosen.kind not in KINDS:
         parser.error(f"no driver of kind {chosen.kind!r}; there are {', '.join(KINDS)}")
     options: dict[str, str] = {}

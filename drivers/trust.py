@@ -40,7 +40,7 @@ def _unsigned(place: Path, signature: Path, key: str) -> str:
     if not signature.is_file():
         return f"there is no {signature}"
     try:
-        from model_signing import verifying
+        from model_signing import hashing, verifying
     except ImportError:
         raise SyscallError(
             Errno.ENOTSUP, "signatures of models are checked by model-signing: pip install 'llmasos[trust]'"
@@ -49,7 +49,10 @@ def _unsigned(place: Path, signature: Path, key: str) -> str:
         held.write(key.encode())
         held.flush()
         try:
-            verifying.Config().use_elliptic_key_verifier(public_key=Path(held.name)).verify(place, signature)
+            # As the library's command does: all files but the signature, and no others than were signed.
+            hashed = hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
+            check = verifying.Config().set_hashing_config(hashed).use_elliptic_key_verifier(public_key=Path(held.name))
+            check.verify(place, signature)
         except Exception as error:  # the library has no class of its own, and a signature is anybody's bytes
             return f"{signature} does not hold: {str(error).strip() or type(error).__name__}"
     return ""

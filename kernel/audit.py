@@ -23,11 +23,13 @@ from llmasos.kernel.objects.process import Process
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait, wake
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, Limits
 from llmasos.syscalls.table import BY_RECORD
 
 MOST_REFUSALS = 10  # of one owner in a second that get a line each; others are counted
+_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what others have is not there for one: whether it is, nobody looks here either
 REFUSALS = "refusals"  # their class
 ASKED, BEGUN = "asked", "begun"  # instead of an errno: before it is made, and while it waits
 
@@ -42,7 +44,7 @@ def begin(system: System, request: Request) -> Waiting | None:
     request.audited = Stage.ASKED
     auditor.asked += 1
     auditor.unwritten[auditor.asked] = request, (channel := Channel())
-    system.act(Audit(_line(request, ASKED), auditor.asked))  # behind what this event has already done
+    auditor.lines.append(Audit(_line(system, request, ASKED), auditor.asked))
     return wait(channel)
 
 
@@ -53,7 +55,10 @@ def written(system: System, ref: int, trouble: str) -> Request | None:
     if request.answered:
         return None
     request.audited = Stage.NONE if trouble else Stage.TOLD
-    error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {trouble}") if trouble else None
+    why = (
+        trouble if request.program.owner.operator else "the audit log cannot be written"
+    )  # where it is, is the operator's
+    error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {why}") if trouble else None
     wake(system, channel, error)
     return request
 
@@ -64,11 +69,11 @@ def end(system: System, request: Request, errno: Errno, value: Any, reason: str)
         return
     stage, request.audited = request.audited, Stage.NONE
     if stage in (Stage.ASKED, Stage.TOLD):
-        system.auditor.lines.append(Audit(_line(request, errno.name, value, reason)))
+        system.auditor.lines.append(Audit(_line(system, request, errno.name, value, reason)))
     elif stage is Stage.BEGUN and errno is Errno.OK:
-        system.auditor.outcomes[request] = Audit(_line(request, errno.name, value))
-    elif errno is Errno.EPERM:
-        refuse(system, _line(request, errno.name, None, reason))
+        system.auditor.outcomes[request] = Audit(_line(system, request, errno.name, value))
+    elif errno is Errno.EPERM or (errno in _UNSEEN and not request.program.owner.operator):
+        refuse(system, _line(system, request, errno.name, None, reason))
 
 
 def refuse(system: System, line: AuditLine) -> None:
@@ -109,7 +114,14 @@ def note(
 def ended(system: System, process: Process, status: int) -> None:
     """A process has ended, of itself or by what others did."""
     if system.auditor.on:
-        note(system, "ended", "processes", who=process.owner.name, on={"pid": process.pid}, details={"status": status})
+        note(
+            system,
+            "ended",
+            "processes",
+            who=process.owner.name,
+            on={"pid": _shown(process.pid)},
+            details={"status": status},
+        )
 
 
 def lines(system: System) -> list[Audit]:
@@ -121,7 +133,7 @@ def lines(system: System) -> list[Audit]:
             found.append(one)
         elif one.audited is Stage.BEGUN:
             one.audited = Stage.TOLD
-            found.append(Audit(_line(one, BEGUN)))
+            found.append(Audit(_line(system, one, BEGUN)))
         elif one in auditor.outcomes:
             found.append(auditor.outcomes[one])
     auditor.lines, auditor.outcomes = [], {}
@@ -134,16 +146,16 @@ def stranger(system: System, call: Syscall, errno: Errno, reason: str) -> None:
     refuse(system, AuditLine(BY_RECORD[type(call.call)].name, REFUSALS, who, 0, call.os_pid, {}, {}, errno.name, reason))
 
 
-def _line(request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
+def _line(system: System, request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
     program, entry = request.program, request.entry
-    on, details = _named(request)
+    on, details = _named(system, request)
     if isinstance(value, int | list):  # the pids of what it made, or how many it reached
-        details["gave"] = value
+        details["gave"] = [_shown(one) for one in value] if isinstance(value, list) else _shown(value)
     return AuditLine(
         entry.name,
         entry.audit or REFUSALS,
         program.owner.name,
-        program.pid,
+        pids.number_of(program.pid),
         program.os_pid,
         on,
         details,
@@ -152,7 +164,7 @@ def _line(request: Request, result: str, value: Any = None, reason: str = "") ->
     )
 
 
-def _named(request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
+def _named(system: System, request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
     """The objects that a call names, and those of its other arguments that are no content: numbers, switches, limits."""
     call, named = request.call, {touches.field for touches in request.entry.touches}
     on: dict[str, str | int] = {}
@@ -161,7 +173,10 @@ def _named(request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
         value = getattr(call, field.name)
         if value == field.default:
             continue
-        if field.name in named or field.name == "model":
+        if field.name == "pid":
+            space, own = request.program.owner.space, value not in system.table.shared and value <= pids.MOST
+            on[field.name] = _shown(pids.pid_of(space, value) if own else value)
+        elif field.name in named or field.name == "model":
             on[field.name] = value
         elif isinstance(value, enum.Enum):
             details[field.name] = value.name
@@ -170,6 +185,11 @@ def _named(request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
         elif isinstance(value, int | float):
             details[field.name] = value
     return on, details
+
+
+def _shown(pid: int) -> int | str:
+    """A pid as the operator writes it."""
+    return pid if pid < pids.MARK else pids.shown(pid)
 
 
 def _limits(value: Limits | GroupSettings) -> dict[str, Any]:

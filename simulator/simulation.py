@@ -27,6 +27,9 @@ from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import (
     Action,
     Append,
+    Audit,
+    Audited,
+    AuditLine,
     Event,
     Halt,
     KernelConfig,
@@ -97,6 +100,8 @@ class Simulation:
         self.drivers: dict[str, Driver] = {}
         self.programs: list[Prog] = []
         self.log: list[Log] = []
+        self.audited: list[AuditLine] = []
+        self.audit_trouble = ""  # why no line of the audit log can be written
         self.signals: list[SignalProgram] = []
         self.steps: list[Step] = []  # done by any device, latest last
         self.halted = ""
@@ -194,15 +199,17 @@ class Simulation:
             assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
 
     def _act(self, actions: list[Action], *, whole: bool = True) -> None:
-        for action in actions[:1]:
-            if isinstance(action, Append):
-                self._append(action)
+        first = next((action for action in actions if not isinstance(action, Audit)), None)
+        if isinstance(first, Append):
+            self._append(first)
         if self.checked and whole:
             self._check_journal()
         for action in actions:
             match action:
                 case Append():
-                    assert action is actions[0], "records come before whatever they make true"
+                    assert action is first, "records come before whatever they make true"
+                case Audit():
+                    self._audit(action)
                 case Reply():
                     self._reply(action)
                 case Send():
@@ -231,6 +238,13 @@ class Simulation:
                     self.halted = action.reason or "halted"
                     for driver in self.drivers.values():
                         driver.alive = False
+
+    def _audit(self, audit: Audit) -> None:
+        """Write a line of the audit log, and tell a call that waits for it. `audit_trouble`: it cannot be written."""
+        if not self.audit_trouble:
+            self.audited.append(audit.line)
+        if audit.ref:
+            self.at(self.now, lambda: self.event(Audited(audit.ref, self.audit_trouble)))
 
     def _tick(self, number: int) -> None:
         if number == self._wake:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from llmasos.kernel import audit
 from llmasos.kernel.events import Measured
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.rights import is_shown
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait, wake
 from llmasos.syscalls.records import Measure
@@ -26,7 +29,7 @@ def inventory(system: System, request: Request, call: Inventory) -> list[Measure
     """Row 19 of the table, `Inventory`."""
     if system.package is None:
         return wait(system.measuring, _PATIENCE, "the package is still being measured; try again")
-    rows = [system.package]
+    rows, owner = [system.package], request.program.owner
     for device in system.devices.values():
         if device.hello is not None:
             found = device.hello.libraries.items()
@@ -34,6 +37,6 @@ def inventory(system: System, request: Request, call: Inventory) -> list[Measure
         rows += [
             Measure("model", image.name, image.digest, image.path, device.name, image.trusted)
             for image in device.images.values()
-            if image.digest
+            if image.digest and is_shown(system, owner, image)
         ]
-    return rows
+    return rows if owner.operator else [structs.replace(one, place="") for one in rows]

@@ -93,8 +93,13 @@ class AuditFile:
         self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        if self.keep:
-            for path in files(self.directory)[: -self.keep]:
+        """Remove the files that are too many; a line says so first, for a file less is a change like any other."""
+        found = files(self.directory)
+        going = found[: -self.keep] if self.keep else []
+        if going:
+            since = int(found[len(going)].stem)
+            self.write({"what": "dropped", "of": "log", "details": {"before": since}})
+            for path in going:
                 path.unlink(missing_ok=True)
 
     def in_place(self) -> bool:

@@ -43,7 +43,7 @@ from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
-from llmasos.syscalls import runtime
+from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
@@ -78,6 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ready", metavar="FD", type=int, default=-1, help="write a byte there once the devices are up")
     add("--own-runtime", action="store_true", help="remove the runtime directory in the end")
     add("--log", metavar="FILE", default="", help="write the log to this file, and keep it short")
+    add("--debuggable", action="store_true", help="let debuggers of this user look into the kernel's memory")
     add("--quiet", action="store_true", help="no log on the terminal but warnings and errors")
     return parser.parse_args(arguments)
 
@@ -121,6 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
+    if not args.debuggable:
+        undumped.shut()
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -240,7 +243,7 @@ def _without_place(given: list[str]) -> list[str]:
         elif name in ("--runtime", "--log", "--ready"):
             if not equals:
                 next(rest, None)
-        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):
+        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable"):
             words.append(word)
     return words
 
@@ -292,8 +295,10 @@ def _detach(directory: Path, given: list[str]) -> int:
     log = directory / runtime.LOG
     command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
     command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
+    command += ["--debuggable"] if "--debuggable" in given else []
     ready, told = os.pipe()
-    with log.open("ab") as output, os.fdopen(ready, "rb") as heard:
+    private = partial(os.open, mode=0o600)
+    with open(log, "ab", opener=private) as output, os.fdopen(ready, "rb") as heard:
         before = output.tell()
         child = subprocess.Popen(
             [*command, "--ready", str(told)],

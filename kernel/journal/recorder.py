@@ -64,11 +64,14 @@ class Recorder:
         self.frames = 0  # made so far
         self.position = 0  # of the latest frame
         self.ends: list[int] = []  # positions at which the journals of earlier kernels end
-        self.pids_from = 0  # the first pid that no earlier kernel can have given out, if the journal lacks something
+        self.pids_from: dict[
+            int, int
+        ] = {}  # by user, the first pids that no earlier kernel can have given out, if the journal
+        # lacks something
         self._machine = ""
-        self._next: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
+        self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
-        self._next_pid = 0  # as the journal has it
+        self._next: dict[int, int] = {}  # pids, as the journal has them
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
         # Of this event.
         self._first: list[AnyEntry] = []  # come before all others in the frame
@@ -85,11 +88,11 @@ class Recorder:
         """Record from here on. The journal has `state`, from which the kernel was made."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
-        self._next_pid = state.next_pid
+        self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
         self.position, self.ends, self._machine = state.position, state.ends, state.machine
-        self.pids_from = positions.beyond(state.next_pid)
-        self._next = (state.boot, state.here) if state.boot else None
+        self.pids_from = {space: positions.beyond(number) for space, number in self._next.items()}
+        self._begin = (state.boot, state.here) if state.boot else None
 
     def end(self) -> None:
         """Record nothing more. For the journal, changes that are in no frame yet have not happened."""
@@ -163,9 +166,10 @@ class Recorder:
             owners.changed.clear()
             return None
         entries, self._first = self._first, []
-        if table.next_pid != self._next_pid:
-            self._next_pid = table.next_pid
-            entries.append(Pids(self._next_pid))
+        if table.next != self._next:
+            new = [(space, number) for space, number in table.next.items() if self._next.get(space) != number]
+            entries += [Pids(number, space) for space, number in new]
+            self._next = table.next.copy()
         if owners.changed:
             entries += map(owner_head, owners.changed.values())
             owners.changed.clear()
@@ -196,14 +200,14 @@ class Recorder:
         if not entries:
             return None
         self.frames += 1
-        if self._next is not None:
-            entries.insert(0, self._begun(*self._next))
+        if self._begin is not None:
+            entries.insert(0, self._begun(*self._begin))
         self.position += self.position > 0
         return Frame(now, entries, self.position)
 
     def _begun(self, boot: int, machine: str) -> Began:
         """This kernel writes its first frame: its positions begin."""
-        self._next = None
+        self._begin = None
         self.ends = [*self.ends, *([self.position] if self.position else [])][-positions.KEPT :]
         self.position, self._machine = positions.first(boot), machine
         return Began(self.ends, self._machine)
@@ -253,7 +257,9 @@ class Recorder:
         self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
-        state = State(secret, now, table.next_pid, position=self.position, ends=self.ends, machine=self._machine)
+        numbers = table.next.copy()
+        state = State(secret, now, numbers.pop(0), numbers=numbers)
+        state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):

@@ -133,6 +133,7 @@ class State:
     spent: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceHead] = field(default_factory=dict)
     owners: dict[str, OwnerHead] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
     position: int = 0
     ends: list[int] = field(default_factory=list)  # last positions of the kernels before
     machine: str = ""
@@ -175,7 +176,10 @@ class State:
             case Answer():
                 self.programs[entry.program].answers.add(entry)
             case Pids():
-                self.next_pid = entry.next
+                if entry.space:
+                    self.numbers[entry.space] = entry.next
+                else:
+                    self.next_pid = entry.next
             case ProgramHead():
                 if entry.pid in self.programs:
                     self.programs[entry.pid].head = entry
@@ -238,6 +242,7 @@ class State:
             self.spent.copy(),
             self.devices.copy(),
             self.owners.copy(),
+            self.numbers.copy(),
             self.position,
             self.ends.copy(),
             self.machine,
@@ -249,6 +254,7 @@ class State:
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
+        head += [Pids(number, space) for space, number in self.numbers.items()]
         if self.machine or self.ends:
             head.append(Began(self.ends, self.machine))
         for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
@@ -274,7 +280,8 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners", "position", "ends", "machine"):
+        facts = "secret", "next_pid", "groups", "spent", "devices", "owners", "numbers", "position", "ends", "machine"
+        for name in facts:
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

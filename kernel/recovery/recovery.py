@@ -62,7 +62,7 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     program.told = seen >= 0
     system.stale[pid] = program
     system.programs[event.peer] = program
-    system.log("info", f"program {pid} ({program.name}) is back")
+    system.log("info", f"program {pid} ({program.name}) is back", program)
     system.emit("journal.attach", pid, amount=event.os_pid)
     return program
 
@@ -73,7 +73,8 @@ def _check_seen(system: System, pid: int, seen: int) -> None:
     end = positions.end((*journal.ends, journal.position), seen)
     if seen <= 0 or (end is not None and seen <= end):
         return
-    system.table.resume(max(system.table.next_pid, journal.pids_from))
+    for space, number in journal.pids_from.items():
+        system.table.resume(space, number)
     found = "nothing of that kernel" if end is None else f"that kernel's records up to {positions.told(end)}"
     text = f"program {pid} was told of record {positions.told(seen)}, the journal has {found}"
     system.log("error", f"journal: {text}: what came after it is lost")
@@ -120,7 +121,7 @@ def recover(system: System, state: State) -> None:
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
     _schedule(system, state)
-    system.table.resume(positions.beyond(state.next_pid) if state.lost else state.next_pid)
+    resume_pids(system, state)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
@@ -136,6 +137,12 @@ def recover(system: System, state: State) -> None:
             f"{waiting} wait for their model, the programs have {system.config.grace:g} s to come back",
         )
         system.emit("journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
+
+
+def resume_pids(system: System, state: State) -> None:
+    """Give out no pid that was given out before."""
+    for space, number in (0, state.next_pid), *state.numbers.items():
+        system.table.resume(space, positions.beyond(number) if state.lost else number)
 
 
 def _schedule(system: System, state: State) -> None:
@@ -176,7 +183,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _missing(system: System, program: Program) -> None:
-    system.log("warning", f"program {program.pid} ({program.name}) has not come back")
+    system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
     end_program(system, program, 0, "it did not come back after the kernel was booted")
 
 

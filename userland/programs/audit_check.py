@@ -90,6 +90,7 @@ class _Check:
     expected: int = -1  # the number of the next line; -1: any
     head: bytes | None = None  # None: not known, after something was wrong
     signs: str = ""  # the key of signatures that the log itself names
+    dropped: int = 0  # lines before this number were removed by the kernel, which keeps so many files
 
     def wrong(self, where: str, why: str) -> None:
         self.report.wrong.append(f"{where}: {why}")
@@ -99,8 +100,6 @@ class _Check:
         report, body = self.report, line.fields
         if self.expected < 0:
             report.first = line.number
-            if line.number:
-                report.notes.append(f"the log begins with line {line.number}; older lines are not here")
         elif line.number != self.expected:
             self.wrong(where, f"its number is {line.number}, and {self.expected} was to come: lines are missing or moved")
         self.expected = line.number + 1
@@ -120,6 +119,8 @@ class _Check:
             return False
         if body.get("what") in _SAID and body.get("of") == "log":
             self.wrong(where, _SAID[body["what"]])
+        if body.get("what") == "dropped" and body.get("of") == "log":
+            self.dropped = _number(body.get("details"), "before")
         self.head = audit_chain.next_head(self.head, line.seal, line.body)
         report.lines += 1
         self._anchor()
@@ -163,6 +164,11 @@ class _Check:
             else:
                 self.report.anchored_heads += 1
                 self.report.anchored = head.lines
+
+
+def _number(details: object, name: str) -> int:
+    found = details.get(name) if isinstance(details, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def is_signed(key: str, signature: str, lines: int, head: bytes) -> bool:
@@ -215,6 +221,10 @@ def _lines(text: bytes) -> Iterator[tuple[int, Line | None]]:
 
 def _end(walk: _Check, heads: Sequence[Head], synced: int) -> None:
     report, total, whole = walk.report, max(walk.expected, 0), walk.head is not None
+    if report.first > walk.dropped:
+        walk.wrong("the beginning", f"the lines before {report.first} are not here, and the kernel did not remove them")
+    elif report.first:
+        report.notes.append(f"the log begins with line {report.first}: the kernel keeps no more files")
     known = {row.sign for row in walk.keys.rows} or {walk.signs}
     for head in heads:
         try:
