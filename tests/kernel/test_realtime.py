@@ -162,7 +162,7 @@ def test_a_device_takes_reserves_up_to_four_fifths_and_says_whose_they_are() -> 
 def test_whoever_ends_or_becomes_fair_gives_its_part_back() -> None:
     sim = simulate()
     program = sim.program()
-    full = {"sched_class": RT, "budget": 0.8, "period": 1.0}
+    full: dict[str, Any] = {"sched_class": RT, "budget": 0.8, "period": 1.0}
     pid = spawn(program, 1, **full)
     assert refused(program, Spawn("sim", tokens=[2], sched_class=RT)).errno is Errno.EBUSY
     program.call(Setsched(pid, sched_class=SchedClass.BATCH))
@@ -218,7 +218,7 @@ def test_what_is_stronger_than_the_default_needs_a_right(tmp_path: Any) -> None:
         pid = spawn(program, 2, nice=5)
         for more in ({"nice": -1}, {"sched_class": RT}):
             assert refused(program, Spawn("sim", tokens=[2], **more)).errno is Errno.EPERM
-            assert "PRIORITY" in refused(program, Setsched(pid, **more)).reason  # type: ignore[arg-type]
+            assert "PRIORITY" in refused(program, Setsched(pid, **more)).reason
         program.call(Setsched(pid, nice=0, sched_class=SchedClass.FAIR))
     assert refused(plain, Setsched(strong, budget=0.05)).errno is Errno.EPERM
     assert refused(plain, Setsched(strong, nice=-6)).errno is Errno.EPERM

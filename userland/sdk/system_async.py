@@ -84,6 +84,8 @@ class System(AsyncConnection):
         system: str = "",
         nice: int = 0,
         sched_class: SchedClass | SchedClassName = SchedClass.FAIR,
+        budget: float = 0.0,
+        period: float = 0.0,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -109,7 +111,8 @@ class System(AsyncConnection):
         """Start a process on a model (empty: the system's default) and return a handle on it.
 
         `prompt`: plain text, chat messages, or token ids. `name`: in the process table. `system`: the instructions of a
-        conversation. `nice`: -20 (largest share of the device) to 19 (smallest); `sched_class`: above all of that.
+        conversation. `nice`: -20 (largest share of the device) to 19 (smallest); `sched_class`: above all of that;
+        a "realtime" one has `budget` seconds of the device's time in each `period` seconds (0: 0.01 in 0.1).
         `temperature` (0: greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`: None is what the model's makers advise
         (its generation_config.json), and off if they advise nothing; a model of Ollama's store starts as Ollama starts
         it; `defaults=False` ignores all of these. `seed` of the sampler (None: one of its own). `limits`: tokens of its
@@ -137,6 +140,8 @@ class System(AsyncConnection):
             system=system,
             nice=nice,
             sched_class=member(SchedClass, sched_class),
+            budget=budget,
+            period=period,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

@@ -138,6 +138,13 @@ _ALL = (
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)), (
         Option("-n", Kind.INTEGER, "the value, before the process, as nice(1) has it", alone=True),
     ), details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
+    Command("realtime", "give a process a part of its device's time before all others", (_AGENT,), (
+        Option("--budget", Kind.DECIMAL, "seconds of the device's time (default: 0.01)"),
+        Option("--period", Kind.DECIMAL, "in each so many seconds (default: 0.1)"),
+        Option("--off", None, "make it FAIR again"),
+    ), details="When the budget is used up the process is FAIR until the next period, and what it used beyond comes off "
+               "that one. A device takes budgets up to 0.8 of its time together. It needs the right PRIORITY. `ps -o "
+               "name,class,budget` shows it."),
     Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
@@ -295,6 +302,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cont",
             "kill",
             "nice",
+            "realtime",
             "migrate",
             "exec",
             "fork",
