@@ -127,7 +127,7 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
     process.stopped, process.stop_reason, process.crashes = True, reason, 1
     changed(system, process)
     why = f"process {process.pid} is stopped: {reason}; its log stays, `cont` tries again"
-    system.log("error", why)
+    system.log("error", why, process)
     refuse_caller(system, process, Errno.EIO, why)
 
 
@@ -185,7 +185,7 @@ def _tell(system: System, process: LLMProcess) -> None:
     programs = [parent] if isinstance(parent, Program) else list(system.programs.values())
     wanted = (0, process.pid) if isinstance(parent, Program) else (process.pid,)
     for program in programs:
-        wake_some(system, program.ended, lambda request: isinstance(request.call, Wait) and request.call.pid in wanted)
+        wake_some(system, program.ended, lambda request: isinstance(request.call, Wait) and request.begun in wanted)
 
 
 def lives_on(system: System, process: LLMProcess) -> bool:

@@ -137,7 +137,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
     process, target = moving.process, moving.target
     if moving.coming is None:
         old = process.mapped
-        image = want_image(system, target, process.traits.model, old.path, old.dtype)
+        image = want_image(system, target, process.traits.model, old.path, old.dtype, process.owner)
         if image.state != RESIDENT:
             return wait(image.loaded)
         moving.coming = Coming(target, image, process, process.table.like(system.groups.system))

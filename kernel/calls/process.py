@@ -23,12 +23,14 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.sched.realtime import check_reserve, grant
-from llmasos.kernel.seeds import seed_of_child, seed_of_pid
+from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Right, Sampler, SchedClass, Signal
@@ -40,9 +42,10 @@ from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setli
 def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
     EAGAIN."""
-    pid, now = system.table.new_pid(), system.now
+    pid, now = system.table.new_pid(program.owner.space), system.now
     if not traits.name:
-        traits = replace(traits, name=f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64])
+        model = traits.model.rstrip("/").rpartition("/")[2]
+        traits = replace(traits, name=f"{model}-{pids.number_of(pid)}"[:64])
     ours = pid, INIT_PID if traits.detached else program.pid, Kind.LLM, traits.name, group, now
     process = LLMProcess(*ours, since=now, owner=program.owner, device=device, traits=traits, turn=now, **more)
     system.table.add(process)
@@ -85,7 +88,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         group.check_pids(1)
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
         reserve = _reserve(system, request.program, call, device)
-        sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
+        sampler = call.sampler or Sampler(seed=request.drawn)
         kind = call.sched_class, call.nice, call.once
         traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
         process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
@@ -95,7 +98,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         if reserve is not None:
             grant(system, process, device, reserve)
     process = request.begun.process
-    image = want_image(system, device, call.model, path, call.dtype)
+    image = want_image(system, device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
         return wait(image.loaded)
     process.check_model(image, process.log)
@@ -143,6 +146,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
+    own = program.owner is parent.owner  # no frame is shared between owners: the child's KV is computed
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
@@ -156,10 +160,10 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, program.group),
+        table=parent.table.fork(image.pool, program.group) if own else None,
         decoding=decoding if decoding is not None and decoding.append else None,
-        high_water=parent.high_water,
-        taken=parent.taken,
+        high_water=parent.high_water if own else 0,
+        taken=parent.taken and own,
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
@@ -188,7 +192,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     if call.records and call.tokens is None:
         raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
-    image = want_image(system, process.device, call.model, path, call.dtype)
+    image = want_image(system, process.device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
@@ -233,27 +237,26 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
         desk.answer(system, request, None)
         end_program(system, request.program, call.status, "exit")
     else:
-        exit_process(system, system.table.llm(process.pid), call.status, "exit")
+        exit_process(system, only_llm(process), call.status, "exit")
 
 
-def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
+def wait_(system: System, request: Request, call: Wait, process: Process | None) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (program.children if call.pid == 0 else _may_wait(system, program, call.pid)):
+    if not (program.children if call.pid == 0 else _may_wait(program, process)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    pid = call.pid or min(program.zombies, default=0)
-    zombie = system.table.find(pid)
+    zombie = process or program.zombies.get(min(program.zombies, default=0))
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)
-    what = f"process {pid} has not ended" if pid else "no child ended"
+    request.begun = process.pid if process is not None else 0  # whom it waits for (life.py)
+    what = f"process {call.pid} has not ended" if call.pid else "no child ended"
     return wait(program.ended, call.timeout, f"{what} within {call.timeout} s")
 
 
-def _may_wait(system: System, program: Program, pid: int) -> bool:
+def _may_wait(program: Program, process: Process | None) -> bool:
     """Its own children, and detached processes. Init reaps its other children, those of programs that have ended."""
-    process = system.table.find(pid)
     if not isinstance(process, LLMProcess):
         return False
     return process.parent == program.pid or (process.parent == INIT_PID and process.traits.detached)

@@ -20,6 +20,7 @@ from llmasos.kernel.objects.owner import ROOT, Owner
 from llmasos.kernel.timers import Timer
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
+from llmasos.syscalls.pids import number_of
 from llmasos.syscalls.records import GroupSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -269,6 +270,7 @@ class GroupTree:
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
         self.users.home = True
+        self.homes = {self.users.name}  # of uids, in /users
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""
@@ -295,13 +297,14 @@ class GroupTree:
         group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
         if not group.home:
             group.home = True
+            self.homes |= set() if owner.tenant else {name}
             for one in self.below(group):  # somebody may have made it, to set limits
                 one.owner = owner
         return group
 
     def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.home(owner), f"{_SESSION}{pid}", _DEFAULT)
+        group = self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT)
         group.session = True
         return group
 
@@ -316,13 +319,6 @@ class GroupTree:
                 raise Errno.ENOENT(f"no group {name!r} in {group.path}, which has: {there}")
             group = group.children[name]
         return group
-
-    def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
-        """The group that has, or would have, the last name of a path; and that name. ENOENT, EINVAL."""
-        *parents, name = names(path) or [""]
-        if not name:
-            raise Errno.EINVAL(f"{path!r} names no group to create")
-        return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
 
     def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
         """A new group. EINVAL if the name is taken or not allowed, EAGAIN if there are too many groups."""
@@ -357,6 +353,8 @@ class GroupTree:
             what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
             raise Errno.EBUSY(f"{group.path} has {what} in it; end or move them first")
         group.end()
+        if group.home and not group.owner.tenant:
+            self.homes.discard(group.name)
 
     @staticmethod
     def _add(parent: Group, name: str, settings: GroupSettings) -> Group:
@@ -364,6 +362,14 @@ class GroupTree:
             above.inside += 1
         group = parent.children[name] = Group(name, parent, settings)
         return group
+
+
+def split(path: str) -> tuple[str, str]:
+    """The path of the group that has, or would have, the last name of a path; and that name. EINVAL."""
+    *parents, name = names(path) or [""]
+    if not name:
+        raise Errno.EINVAL(f"{path!r} names no group to create")
+    return ("/" if path.startswith("/") else "") + "/".join(parents), name
 
 
 def names(path: str) -> list[str]:

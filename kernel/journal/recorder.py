@@ -57,7 +57,7 @@ class Recorder:
         self.on = False
         self.frames = 0  # made so far
         self._known: set[int] = set()  # pids that the journal has
-        self._next_pid = 0  # as the journal has it
+        self._next: dict[int, int] = {}  # pids, as the journal has them
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
         # Of this event.
         self._first: list[AnyEntry] = []  # come before all others in the frame
@@ -74,7 +74,7 @@ class Recorder:
         """Record from here on. The journal has `state`, from which the kernel was made."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
-        self._next_pid = state.next_pid
+        self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
 
     def end(self) -> None:
@@ -148,9 +148,10 @@ class Recorder:
             owners.changed.clear()
             return None
         entries, self._first = self._first, []
-        if table.next_pid != self._next_pid:
-            self._next_pid = table.next_pid
-            entries.append(Pids(self._next_pid))
+        if table.next != self._next:
+            new = [(space, number) for space, number in table.next.items() if self._next.get(space) != number]
+            entries += [Pids(number, space) for space, number in new]
+            self._next = table.next.copy()
         if owners.changed:
             entries += map(owner_head, owners.changed.values())
             owners.changed.clear()
@@ -227,7 +228,8 @@ class Recorder:
         self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
-        state = State(secret, now, table.next_pid)
+        numbers = table.next.copy()
+        state = State(secret, now, numbers.pop(0), numbers=numbers)
         state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):

@@ -60,9 +60,10 @@ class Secret(Entry, tag=1):
 
 
 class Pids(Entry, tag=2):
-    """The next new pid."""
+    """The next new pid of a user; 0: of the operator."""
 
     next: int
+    space: int = 0
 
 
 class ProgramHead(Entry, tag=3):

@@ -127,6 +127,7 @@ class State:
     spent: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceHead] = field(default_factory=dict)
     owners: dict[str, OwnerHead] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
 
     @property
     def tokens(self) -> int:
@@ -162,7 +163,10 @@ class State:
             case Answer():
                 self.programs[entry.program].answers.add(entry)
             case Pids():
-                self.next_pid = entry.next
+                if entry.space:
+                    self.numbers[entry.space] = entry.next
+                else:
+                    self.next_pid = entry.next
             case ProgramHead():
                 if entry.pid in self.programs:
                     self.programs[entry.pid].head = entry
@@ -221,6 +225,7 @@ class State:
             self.spent.copy(),
             self.devices.copy(),
             self.owners.copy(),
+            self.numbers.copy(),
         )
 
     def snapshot(self) -> Iterator[Frame]:
@@ -228,6 +233,7 @@ class State:
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
+        head += [Pids(number, space) for space, number in self.numbers.items()]
         yield Frame(self.now, [*head, *self.devices.values(), *self.owners.values()])
         for program in self.programs.values():
             yield Frame(self.now, [program.head])
@@ -246,7 +252,7 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners"):
+        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners", "numbers"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

@@ -45,6 +45,11 @@ class Owner:
         return int(Right.ALL) if self.operator else _TENANTS if self.tenant else _GUESTS
 
     @property
+    def space(self) -> int:
+        """Whose numbers its pids are (syscalls/pids.py); 0: the operator's."""
+        return 0 if self.operator or self.base.operator else self.uid
+
+    @property
     def key(self) -> str:
         """Its name in the journal and in tickets: an operator's is empty, since the kernel may be another user's one
         day."""
@@ -71,6 +76,9 @@ class Owners:
     def __getitem__(self, name: str) -> Owner:
         """KeyError: there is none of that name."""
         return self._known[name]
+
+    def get(self, name: str) -> Owner | None:
+        return self._known.get(name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._known

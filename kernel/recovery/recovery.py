@@ -58,7 +58,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
     system.stale[pid] = program
     system.programs[event.peer] = program
-    system.log("info", f"program {pid} ({program.name}) is back")
+    system.log("info", f"program {pid} ({program.name}) is back", program)
     system.emit("journal.attach", pid, amount=event.os_pid)
     return program
 
@@ -101,7 +101,7 @@ def recover(system: System, state: State) -> None:
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
     _schedule(system, state)
-    system.table.resume(state.next_pid)
+    resume_pids(system, state)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
@@ -117,6 +117,12 @@ def recover(system: System, state: State) -> None:
             f"{waiting} wait for their model, the programs have {system.config.grace:g} s to come back",
         )
         system.emit("journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
+
+
+def resume_pids(system: System, state: State) -> None:
+    """Give out no pid that was given out before."""
+    for space, number in (0, state.next_pid), *state.numbers.items():
+        system.table.resume(space, number)
 
 
 def _schedule(system: System, state: State) -> None:
@@ -157,7 +163,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _missing(system: System, program: Program) -> None:
-    system.log("warning", f"program {program.pid} ({program.name}) has not come back")
+    system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
     end_program(system, program, 0, "it did not come back after the kernel was booted")
 
 
