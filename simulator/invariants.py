@@ -12,6 +12,7 @@ from typing import Protocol
 
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.memory.prefix import COMMON
 from llmasos.kernel.objects.device import UP, Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
 from llmasos.kernel.objects.process import LLMProcess, Program
@@ -133,7 +134,7 @@ def check_frames(system: System) -> None:
                 for frame in user.table.frames:
                     owner = image.pool.owners[frame]
                     _require(
-                        owner == user.table.owner or user.table.salt != user.table.owner,
+                        owner == user.table.owner or user.table.salt == COMMON,
                         f"{image.name}: process {user.pid} maps frame {frame}, which has KV of another owner",
                     )
             _require(not image.pool.wipes, f"{image.name}: {image.pool.wipes} are yet to be wiped")

@@ -146,7 +146,8 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
-    own = program.owner is parent.owner  # no frame is shared between owners: the child's KV is computed
+    table = parent.table.fork(image.pool, program.group, program.owner.salt)
+    own = program.owner is parent.owner
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
@@ -160,7 +161,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, program.group) if own else None,
+        table=table,
         decoding=decoding if decoding is not None and decoding.append else None,
         high_water=parent.high_water if own else 0,
         taken=parent.taken and own,

@@ -114,6 +114,7 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
     pids_max: Annotated[int, Meta(ge=0)] = 0
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100
     kv_action: KvAction = KvAction.SPILL
+    share_prefixes: bool = False
 
     def settings(self, path: str) -> GroupSettings:
         fields = {name: getattr(self, name) for name in self.__struct_fields__}

@@ -128,6 +128,11 @@ class Group:
                 group._refill(now)
                 group._credit -= count * _TOKEN
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether processes that are born here have the names of their KV's blocks in common with other owners."""
+        return any(group.settings.share_prefixes for group in self.chain)
+
     # --- limits -----------------------------------------------------------------------------------------------------
 
     def kv_room(self) -> tuple[int, Group | None]:

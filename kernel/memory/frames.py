@@ -107,11 +107,12 @@ class FramePool:
                 else:
                     self._free.append(frame)
 
-    def private(self, frame: int) -> bool:
-        """Whether a frame has one mapping only, so that it may be written. Then it loses its name, which would not
+    def private(self, frame: int, owner: int = 0) -> bool:
+        """Whether a frame has one mapping only, so that `owner` may write it. Then it loses its name, which would not
         survive."""
         if self.refs[frame] != 1:
             return False
+        self.owners[frame] = owner
         self.prefix.unname(frame)
         return True
 

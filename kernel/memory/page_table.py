@@ -16,10 +16,16 @@ from dataclasses import dataclass
 from llmasos.drivers.protocol import BLOCK_TOKENS
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
-from llmasos.kernel.memory.prefix import Parent, root
+from llmasos.kernel.memory.prefix import COMMON, Parent, root
 from llmasos.kernel.memory.swap import Slot, SwapSpace
 
 NOWHERE = 1 << 62  # a block behind every log
+
+
+def table_of(group: Group, owner: int) -> PageTable:
+    """The empty table of a process of that owner (his salt) which is born in a group. Where its blocks have their names
+    stays as it is then, whatever group the process comes to."""
+    return PageTable(group, COMMON if group.shares_prefixes else owner, owner)
 
 
 def blocks(tokens: int) -> int:
@@ -59,10 +65,14 @@ class PageTable:
         self.salt = salt
         self.kept: dict[int, Kept] = {}
 
-    def fork(self, pool: FramePool, group: Group) -> PageTable:
-        """A copy that shares every frame; the driver knows nothing of it yet. The places in lower tiers stay the
-        parent's."""
-        child = self.like(group)
+    def fork(self, pool: FramePool, group: Group, owner: int | None = None) -> PageTable:
+        """A copy that shares every frame, for a child of `owner` (None: the same); the driver knows nothing of it yet.
+        The places in lower tiers stay the parent's. Where the child's blocks have their names elsewhere, as those of
+        another owner have who does not share them, it has nothing."""
+        child = table_of(group, self.owner if owner is None else owner)
+        if child.salt != self.salt:
+            return child
+        child.alien, child.apart = self.alien, self.apart
         child.frames = self.frames.copy()
         child.cached = self.cached
         child.chain = self.chain.copy()
@@ -239,7 +249,7 @@ class PageTable:
         """
         copied: tuple[int, int] | None = None
         index = self.cached // BLOCK_TOKENS
-        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index]):
+        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index], self.owner):
             copied = (self.frames[index], pool.alloc(self.group, self.owner, whole=True))
             pool.release((copied[0],))
             self.frames[index] = copied[1]

@@ -348,6 +348,7 @@ class System(AsyncConnection):
         pids_max: int | None = None,
         cpu_weight: int | None = None,
         kv_action: KvAction | KvActionName | None = None,
+        share_prefixes: bool | None = None,
         timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
@@ -356,8 +357,9 @@ class System(AsyncConnection):
         `kv_max`: bytes of KV in a device's memory, and `kv_action` what happens there (spill, wait, fail or kill);
         `kv_high`: bytes above which its sleeping processes lose pages first; `swap_max`: bytes in lower tiers;
         `weights_max`: bytes of the weights that its processes run; `tokens_max`: tokens a second; `tokens_total`: tokens
-        in its life; `pids_max`: processes and programs; `cpu_weight`: 1 to 10,000 beside its siblings (100). Raises
-        EINVAL, EPERM, ENOENT (the group above it).
+        in its life; `pids_max`: processes and programs; `cpu_weight`: 1 to 10,000 beside its siblings (100);
+        `share_prefixes`: processes that begin here share KV of equal beginnings with other owners whose groups say so
+        too. Raises EINVAL, EPERM, ENOENT (the group above it).
 
         Example:
             await system.group("guests", kv_max=64 << 20, tokens_max=50, cpu_weight=50)
@@ -372,6 +374,7 @@ class System(AsyncConnection):
             "pids_max": pids_max,
             "cpu_weight": cpu_weight,
             "kv_action": None if kv_action is None else member(KvAction, kv_action),
+            "share_prefixes": share_prefixes,
         }
         changes = {name: value for name, value in given.items() if value is not None}
         return await self.run(options.group(path, changes), timeout)

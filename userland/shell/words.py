@@ -177,9 +177,9 @@ _ALL = (
             (Param("PATH", Kind.GROUP), Param("NAME=VALUE", Kind.WORDS, required=False)),
             (Option("--remove", None, "remove it; it must be empty"), _JSON),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
-                    "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
-                    "limit away. PATH begins with a slash, or is in the shell's own group, which ends with it; "
-                    "that of a verb is in the user's, /users/NAME."),
+                    "pids_max, cpu_weight (1 to 10000, default 100), kv_action (spill, wait, fail, kill) and "
+                    "share_prefixes (yes, no); 0 takes a limit away. PATH begins with a slash, or is in the shell's own "
+                    "group, which ends with it; that of a verb is in the user's, /users/NAME."),
     Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
