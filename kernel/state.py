@@ -37,7 +37,7 @@ class System:
         self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
         self.owners = Owners(config.uid, config.salt)
-        self.groups = GroupTree(config.user, self.owners.operator)
+        self.groups = GroupTree(config.user, self.owners.operator, config.most_of_session)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls

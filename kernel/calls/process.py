@@ -42,6 +42,7 @@ from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setli
 def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
     EAGAIN."""
+    system.table.check_room(1)
     pid, now = system.table.new_pid(program.owner.space), system.now
     if not traits.name:
         model = traits.model.rstrip("/").rpartition("/")[2]

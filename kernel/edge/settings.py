@@ -97,6 +97,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     idle_seconds: Annotated[float, Meta(ge=0.0, le=1e9)] = IDLE_SECONDS
     pagein_seconds: Seconds | UnsetType = UNSET
     max_processes: Positive | UnsetType = UNSET
+    session_processes: Positive | UnsetType = UNSET
     max_crashes: Positive | UnsetType = UNSET
     trace_events: Positive | UnsetType = UNSET
     log_lines: Positive | UnsetType = UNSET

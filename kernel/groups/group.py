@@ -53,6 +53,7 @@ class Group:
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
         self.home = False  # it is an owner's, and has the sessions of his programs
+        self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
@@ -180,7 +181,7 @@ class Group:
     def check_pids(self, count: int, already: Group | None = None) -> None:
         """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
         for group in self.chain:
-            limit = group.settings.pids_max
+            limit = group.settings.pids_max or group.usual_pids
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
                 group.events["pids_max"] += 1
                 raise Errno.EAGAIN(
@@ -270,7 +271,9 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str, operator: Owner) -> None:
+    def __init__(self, user: str, operator: Owner, session_pids: int = 0) -> None:
+        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number."""
+        self._session_pids = session_pids
         self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
@@ -309,8 +312,10 @@ class GroupTree:
 
     def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT)
-        group.session = True
+        return self._as_session(self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT))
+
+    def _as_session(self, group: Group) -> Group:
+        group.session, group.usual_pids = True, self._session_pids
         return group
 
     def find(self, path: str, base: Group) -> Group:
@@ -346,7 +351,8 @@ class GroupTree:
         for name in filter(None, path.split("/")):
             if name not in group.children:
                 made = self._add(group, name, _DEFAULT)
-                made.session = name.startswith(_SESSION) and group.home
+                if name.startswith(_SESSION) and group.home:
+                    self._as_session(made)
             group = group.children[name]
         return group
 
