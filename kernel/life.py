@@ -20,7 +20,6 @@ from llmasos.syscalls.limits import KEPT_SECONDS, MAX_KEPT
 from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
 from llmasos.syscalls.table import Wait
 
-
 _LEAST_KEPT = 16  # statuses, however few processes there may be
 
 
