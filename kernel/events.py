@@ -227,6 +227,15 @@ _LEAST_OF_SESSION = 64
 
 
 @dataclass(slots=True)
+class Partition:
+    """Owners that have turns on the devices, and frames, of their own; all others together have one more. `turn` is the
+    length of a turn in seconds: a step begins with each, and takes no longer."""
+
+    owners: list[str] = field(default_factory=list)  # 1000, or 1000/TENANT; empty: nobody has
+    turn: float = 0.05
+
+
+@dataclass(slots=True)
 class KernelConfig:
     """The configuration of the core; boot.py makes it from the configuration file and the command line."""
 
@@ -256,6 +265,7 @@ class KernelConfig:
     max_processes: int = 200_000  # programs among them
     session_processes: int = 0  # of one program, unless its group says otherwise; 0: a quarter of `max_processes`
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
+    partition: Partition = field(default_factory=Partition)
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536  # the latest that are kept

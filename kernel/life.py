@@ -114,7 +114,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
     if process.image is not None:
         leave_image(system, process)
     unthrottle(process)
-    process.device.queue.withdraw(process)
+    process.device.queue_of(process).withdraw(process)
     process.device.release_reserve(process.pid)
     process.exit_status, process.exit_reason = status, reason
     system.counters["exited"] += 1

@@ -140,7 +140,7 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
         image.join(process, system.now)
-        table = table_of(process.group, process.owner.salt)
+        table = table_of(process.group, process.owner)
         restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
         return waiting

@@ -147,7 +147,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
-    table = parent.table.fork(image.pool, program.group, program.owner.salt)
+    table = parent.table.fork(image.pool, program.group, program.owner)
     own = program.owner is parent.owner
     decoding = parent.decoding
     if decoding is not None:

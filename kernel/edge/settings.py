@@ -21,6 +21,10 @@
     directory = "/var/lib/llmasos"   # empty: $XDG_STATE_HOME/llmasos; of a kernel elsewhere its runtime directory
     grace = 30.0              # seconds that programs have to come back
 
+    [partition]               # these users share neither frames nor steps with anybody (kernel/sched/partition.py)
+    owners = ["1001", "1002"]
+    turn_seconds = 0.05
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -47,7 +51,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
-from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.kernel.events import DeviceConfig, KernelConfig, Partition
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
@@ -124,6 +128,13 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
         return GroupSettings(**fields)
 
 
+class PartitionFile(msgspec.Struct, forbid_unknown_fields=True):
+    """`[partition]`: turns and frames of their own for owners, so that they do not feel each other."""
+
+    owners: list[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}(/[^/]+)?\Z")]] = []  # user ids, as "1000", or "1000/TENANT"
+    turn_seconds: Annotated[float, Meta(ge=0.001, le=10.0)] = 0.05  # a step begins with each turn, and takes no longer
+
+
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
     """The `[journal]` of the file. `enabled` unset: a journal is kept, unless the kernel ends with its parent."""
 
@@ -141,6 +152,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     models: dict[str, str] = {}  # `[models]`: names of directories, `story = "/srv/models/story"`
     groups: dict[str, GroupFile] = {}  # `[groups."/PATH"]`: control groups to be made at boot
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
+    partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -348,6 +360,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,
+        partition=Partition(file.partition.owners, file.partition.turn_seconds),
         devices_named=bool(over.devices or file.device),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",

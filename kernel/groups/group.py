@@ -52,6 +52,7 @@ class Group:
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
+        self.apart = False  # its processes compete among themselves only, since their owner has turns of his own
         self.home = False  # it is an owner's, and has the sessions of his programs
         self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
@@ -253,7 +254,7 @@ class Group:
         part, whole, own, group = 1, 1, weight, self
         while True:
             part, whole = part * own, whole * max(group.load.get(device, 0), own)
-            if group.parent is None:
+            if group.parent is None or group.apart:
                 return part, whole
             own, group = group.weight, group.parent
 
@@ -271,13 +272,14 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str, operator: Owner, session_pids: int = 0) -> None:
-        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number."""
-        self._session_pids = session_pids
+    def __init__(self, user: str, operator: Owner, session_pids: int = 0, *, parted: bool = False) -> None:
+        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number.
+        `parted`: owners have turns of their own."""
+        self._session_pids, self._parted = session_pids, parted
         self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
-        self.users.home = True
+        self.users.home, self.users.apart = True, parted
         self.homes = {self.users.name}  # of uids, in /users
 
     def __iter__(self) -> Iterator[Group]:
@@ -304,7 +306,7 @@ class GroupTree:
     def _home(self, parent: Group, name: str, owner: Owner) -> Group:
         group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
         if not group.home:
-            group.home = True
+            group.home, group.apart = True, self._parted
             self.homes |= set() if owner.tenant else {name}
             for one in self.below(group):  # somebody may have made it, to set limits
                 one.owner = owner

@@ -236,7 +236,7 @@ class LLMProcess(Process):
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)
-        self.table = self.table or table_of(self.group, self.owner.salt)
+        self.table = self.table or table_of(self.group, self.owner)
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; also tells its group and its image what it does now."""

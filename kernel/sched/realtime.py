@@ -93,5 +93,5 @@ def _refill(system: System, process: LLMProcess) -> None:
         _watch(system, process, held)
         return
     held.since = system.now
-    process.device.queue.withdraw(process)  # its place there is another
+    process.device.queue_of(process).withdraw(process)  # its place there is another
     stale(system, process)

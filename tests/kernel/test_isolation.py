@@ -15,6 +15,7 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable, table_of
 from llmasos.kernel.memory.swap import SwapSpace
+from llmasos.kernel.objects.owner import Owner
 from llmasos.simulator import Prog, Simulation, simulate, slots
 from llmasos.simulator.driver import Driver
 from llmasos.syscalls import pids
@@ -265,10 +266,12 @@ def test_what_comes_back_from_a_lower_tier_is_found_within_an_owner_only() -> No
     alice.call(Kill(pid, Signal.STOP))
     sim.run_idle()
     image = row(sim, pids.pid_of(1001, pid)).mapped
-    for frame in list(image.pool._cached):  # nothing is left of it but its places
-        del image.pool._cached[frame]
+    (cached,) = image.pool._cached
+    for frame in list(cached):  # nothing is left of it but its places
+        del cached[frame]
         image.pool.prefix.unname(frame)
         image.pool._free.append(frame)
+        image.pool._held[0] -= 1
     alice.call(Kill(pid, Signal.CONT))
     alice.call(Decode(pid, 1))
     assert sim.kernel.counters["moved_in"]
@@ -333,7 +336,7 @@ def test_a_process_of_another_owner_that_is_forked_begins_without_frames() -> No
 def test_a_shared_frame_that_another_owner_writes_is_wiped_before_the_first_gets_it() -> None:
     shared = Group(settings=GroupSettings(share_prefixes=True))
     pool, log = FramePool(2), list(range(64))
-    first, second = table_of(shared, 1), table_of(shared, 2)
+    first, second = (table_of(shared, Owner(f"{uid}", uid, "", uid)) for uid in (1, 2))
     first.extend(pool, 16)
     first.computed(pool, log, 16)
     assert second.reuse(pool, log) == 16
