@@ -226,7 +226,7 @@ class Kernel(System):
         if (event.uid or 0) > pids.MOST_UID:
             raise Errno.EPERM(f"user id {event.uid} is greater than any that this kernel serves ({pids.MOST_UID})")
         owner = self.owners.of(event.uid, call.tenant, event.drawn)
-        self.table.check_room(1)
+        self.table.check_room(1, owner)
         self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid(owner.space)
         blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)

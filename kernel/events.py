@@ -267,6 +267,18 @@ class DeviceConfig:
     options: dict[str, str] = field(default_factory=dict)  # of its driver
 
 
+_LEAST_OF_SESSION = 64
+
+
+@dataclass(slots=True)
+class Partition:
+    """Owners that have turns on the devices, and frames, of their own; all others together have one more. `turn` is the
+    length of a turn in seconds: a step begins with each, and takes no longer."""
+
+    owners: list[str] = field(default_factory=list)  # 1000, or 1000/TENANT; empty: nobody has
+    turn: float = 0.05
+
+
 @dataclass(slots=True)
 class KernelConfig:
     """The configuration of the core; boot.py makes it from the configuration file and the command line."""
@@ -298,8 +310,15 @@ class KernelConfig:
     idle_seconds: float = 0.0  # a model that nobody has run for so long leaves memory; 0: it stays
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000  # programs among them
+    session_processes: int = 0  # of one program, unless its group says otherwise; 0: a quarter of `max_processes`
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
+    partition: Partition = field(default_factory=Partition)
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536  # the latest that are kept
     log_lines: int = 4_096  # the latest that `dmesg` shows
+
+    @property
+    def most_of_session(self) -> int:
+        """Processes that the session of one program may have."""
+        return self.session_processes or max(_LEAST_OF_SESSION, self.max_processes // 4)

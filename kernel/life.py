@@ -20,6 +20,8 @@ from llmasos.syscalls.limits import KEPT_SECONDS, MAX_KEPT
 from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
 from llmasos.syscalls.table import Wait
 
+_LEAST_KEPT = 16  # statuses, however few processes there may be
+
 
 class Awaited(desk.Begun):
     """A decode that a call waits for. It ends if the call is taken back."""
@@ -112,7 +114,7 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
     if process.image is not None:
         leave_image(system, process)
     unthrottle(process)
-    process.device.queue.withdraw(process)
+    process.device.queue_of(process).withdraw(process)
     process.device.release_reserve(process.pid)
     process.exit_status, process.exit_reason = status, reason
     system.counters["exited"] += 1
@@ -161,9 +163,10 @@ def _keep_status(system: System, process: LLMProcess) -> None:
 def forget_old(system: System, _: object = None) -> None:
     """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
     kept = system.table.zombies(INIT_PID)
+    most = min(MAX_KEPT, max(_LEAST_KEPT, system.config.max_processes // 16))  # or they would fill a small table
     for zombie in list(kept.values()):
         due = zombie.since + nanoseconds(KEPT_SECONDS)
-        if len(kept) <= MAX_KEPT and due > system.now:
+        if len(kept) <= most and due > system.now:
             if system.forgetting is None or system.forgetting.kind is None:
                 system.forgetting = system.timers.at(due, forget_old, None)
             return

@@ -85,7 +85,10 @@ def _sleepers(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
 
 
 def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
-    return (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
+    """Of the same part, if there is a partition: it gets no frames of another."""
+    part = wanting.table.part
+    others = (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
+    return (holder for holder in others if holder.table.part == part)
 
 
 # --- control groups ---

@@ -40,11 +40,11 @@ def settle(system: System, process: Process) -> None:
         if process.reserve is not None and not queued:
             (process.reserve.woke if slept else process.reserve.refill)(system.now)
         if not queued:
-            device.queue.put(process, woke=slept)
+            device.queue_of(process).put(process, woke=slept)
         dirty(system, device)
     else:
         process.enter(state, wait, system.now)
-        device.queue.withdraw(process)
+        device.queue_of(process).withdraw(process)
     note_fault(system, process)
 
 

@@ -37,8 +37,9 @@ class System:
         self.config = config
         self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
-        self.owners = Owners(config.uid, config.salt)
-        self.groups = GroupTree(config.user, self.owners.operator)
+        self.owners = Owners(config.uid, config.salt, config.partition.owners)
+        parted = self.owners.parts > 1
+        self.groups = GroupTree(config.user, self.owners.operator, config.most_of_session, parted=parted)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls

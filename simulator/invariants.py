@@ -12,6 +12,7 @@ from typing import Protocol
 
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.memory.prefix import COMMON
 from llmasos.kernel.objects.device import UP, Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
 from llmasos.kernel.objects.process import LLMProcess, Program
@@ -86,14 +87,14 @@ def check_waits(system: System) -> None:
 def check_run_queues(system: System) -> None:
     """Every READY process is reachable by the scheduler, exactly once."""
     for device in system.devices.values():
-        queued = [p.pid for p in device.queue]
+        queued = [p.pid for queue in device.queues for p in queue]
         ready = [p.pid for p in _llms(system) if p.state is State.READY and p.device is device]
         _require(sorted(queued) == sorted(ready), f"{device.name}: queued {queued}, ready {ready}")
-        _require(
-            len(device.queue) == len(queued), f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}"
-        )
+        counted = sum(map(len, device.queues))
+        _require(counted == len(queued), f"{device.name}: the queue counts {counted} of {len(queued)}")
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.over_limit]
+        idle = idle and len(device.queues) == 1  # else they wait for their turns
         _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
 
 
@@ -133,7 +134,7 @@ def check_frames(system: System) -> None:
                 for frame in user.table.frames:
                     owner = image.pool.owners[frame]
                     _require(
-                        owner == user.table.owner or user.table.salt != user.table.owner,
+                        owner == user.table.owner or user.table.salt == COMMON,
                         f"{image.name}: process {user.pid} maps frame {frame}, which has KV of another owner",
                     )
             _require(not image.pool.wipes, f"{image.name}: {image.pool.wipes} are yet to be wiped")

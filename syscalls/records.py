@@ -521,6 +521,7 @@ class GroupSettings(Record):
     pids_max: Count = 0  # processes, programs among them (then EAGAIN)
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100  # beside its siblings
     kv_action: KvAction = KvAction.SPILL  # what happens at `kv_max`
+    share_prefixes: bool = False  # KV of equal beginnings is shared with other owners whose groups say so too
 
 
 class PressureInfo(Record):

@@ -23,7 +23,7 @@ from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
-from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.page_table import table_of
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT
@@ -141,7 +141,7 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
         image.join(process, system.now)
-        table = PageTable(process.group, process.owner.salt)
+        table = table_of(process.group, process.owner)
         restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
         return waiting

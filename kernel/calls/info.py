@@ -138,7 +138,7 @@ def device_info(device: Device, program: Program) -> DeviceInfo:
         kind=device.config.kind,
         pid=device.process.pid,
         policy=device.queue.policy.name,
-        ready=len(device.queue),
+        ready=sum(map(len, device.queues)),
         tokens_computed=device.computed,
         tokens_decoded=device.decoded,
         busy_seconds=seconds(device.busy),

@@ -120,7 +120,7 @@ def _set(system: System, process: LLMProcess, call: Setsched, reserve: Reserve |
         process.traits = replace(process.traits, sched_class=call.sched_class or process.traits.sched_class)
     elif reserve is not process.reserve:
         grant(system, process, process.device, reserve)
-    process.device.queue.withdraw(process)  # its place there is another
+    process.device.queue_of(process).withdraw(process)  # its place there is another
     changed(system, process)
     system.emit("sched.set", process.pid, amount=process.traits.nice, detail=process.traits.sched_class.value)
 
@@ -225,7 +225,7 @@ def _switch(system: System, moving: Moving, coming: Coming) -> None:
     table = coming.take_over()
     most = len(process.log) - (process.decoding is not None)  # the last token's logits are wanted
     table.cut(image.pool, min(most, _alike(coming.log, process.log, table.cached)))
-    source.queue.withdraw(process)
+    source.queue_of(process).withdraw(process)
     leave_image(system, process)
     dirty(system, source)
     came = table.cached

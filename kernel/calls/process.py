@@ -43,6 +43,7 @@ from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setli
 def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
     EAGAIN."""
+    system.table.check_room(1)
     pid, now = system.table.new_pid(program.owner.space), system.now
     if not traits.name:
         model = traits.model.rstrip("/").rpartition("/")[2]
@@ -147,7 +148,8 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
-    own = program.owner is parent.owner  # no frame is shared between owners: the child's KV is computed
+    table = parent.table.fork(image.pool, program.group, program.owner)
+    own = program.owner is parent.owner
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
@@ -161,7 +163,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         image=image,
         log=parent.log[:],
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, program.group) if own else None,
+        table=table,
         decoding=decoding if decoding is not None and decoding.append else None,
         high_water=parent.high_water if own else 0,
         taken=parent.taken and own,

@@ -42,7 +42,7 @@ _WATCH = SECOND
 
 def add_device(system: System, config: DeviceConfig) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
-    queue = RunQueue(system.sources.scheduling(config.policy, system.config.quantum))
+    policies = [system.sources.scheduling(config.policy, system.config.quantum) for _ in range(system.owners.parts)]
     config.victims = system.sources.victims(config.victims).name  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
@@ -50,7 +50,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
     blocked = State.BLOCKED, WaitFor.DEVICE, now
     process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
-    device = Device(config, process, queue, evictions=system.sources.evictions(config.evictions))
+    device = Device(config, process, list(map(RunQueue, policies)), evictions=system.sources.evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
     if foreign(device):

@@ -19,6 +19,7 @@ from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.force import take_out
+from llmasos.kernel.sched.partition import begins, check_turn
 from llmasos.kernel.sched.plan import Plan, plan_step
 from llmasos.kernel.sched.realtime import spent
 from llmasos.kernel.state import System
@@ -36,7 +37,7 @@ def pump(system: System, device: Device) -> None:
         return
     take_out(system, device)
     page(system, device)
-    if device.in_flight is not None or device.loads_alone:
+    if device.in_flight is not None or device.loads_alone or not begins(system, device):
         return
     if device.dropped:
         system.send(device, Drop(device.dropped))
@@ -89,6 +90,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     if not flight.processes:
         return
     device.steps += 1
+    device.queue.steps += 1
     device.computed += flight.tokens
     duration = nanoseconds(message.seconds)
     device.busy += duration
@@ -98,7 +100,10 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
         again += _again(process) if process.taken else 0  # a crash is no thrashing
         _apply(system, device, process, result, duration // max(1, flight.tokens))
     lost = duration * again // max(1, flight.tokens) + nanoseconds(message.phases.get("swap", 0.0))
-    _look_for_thrashing(system, device, flight, duration, lost)
+    if len(device.queues) == 1:
+        _look_for_thrashing(system, device, flight, duration, lost)
+    else:
+        check_turn(system, device, duration)
     for process in flight.processes:
         boundary(system, process)
 

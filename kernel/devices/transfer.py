@@ -100,6 +100,9 @@ def bring_in(system: System, coming: Coming) -> Waiting | None:
     device, stored = coming.device, coming.stored
     if stored is None:
         return None
+    if len(device.queues) > 1:
+        coming.stored, coming.reason = None, "under a partition no KV is read between the turns"
+        return None
     if coming.asked is None:
         if device.outs:
             return wait(device.swapped_out)

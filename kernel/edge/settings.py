@@ -33,6 +33,10 @@
     key_command = "pass show llmasos"
     directory = "/var/lib/llmasos/keys"  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
 
+    [partition]               # these users share neither frames nor steps with anybody (kernel/sched/partition.py)
+    owners = ["1001", "1002"]
+    turn_seconds = 0.05
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -60,7 +64,7 @@ from msgspec import UNSET, Meta, UnsetType
 from llmasos.drivers import protocol
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
-from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.kernel.events import DeviceConfig, KernelConfig, Partition
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
@@ -110,6 +114,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     idle_seconds: Annotated[float, Meta(ge=0.0, le=1e9)] = IDLE_SECONDS
     pagein_seconds: Seconds | UnsetType = UNSET
     max_processes: Positive | UnsetType = UNSET
+    session_processes: Positive | UnsetType = UNSET
     max_crashes: Positive | UnsetType = UNSET
     trace_events: Positive | UnsetType = UNSET
     log_lines: Positive | UnsetType = UNSET
@@ -127,12 +132,20 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
     pids_max: Annotated[int, Meta(ge=0)] = 0
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100
     kv_action: KvAction = KvAction.SPILL
+    share_prefixes: bool = False
 
     def settings(self, path: str) -> GroupSettings:
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("kv_max", "kv_high", "swap_max", "weights_max"):
             fields[name] = size(fields[name], f"{name} of group {path}")
         return GroupSettings(**fields)
+
+
+class PartitionFile(msgspec.Struct, forbid_unknown_fields=True):
+    """`[partition]`: turns and frames of their own for owners, so that they do not feel each other."""
+
+    owners: list[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}(/[^/]+)?\Z")]] = []  # user ids, as "1000", or "1000/TENANT"
+    turn_seconds: Annotated[float, Meta(ge=0.001, le=10.0)] = 0.05  # a step begins with each turn, and takes no longer
 
 
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
@@ -193,6 +206,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
     audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
     seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
+    partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -421,6 +435,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         audit=audit.directory if audit is not None else "",
         audit_required=list(file.audit.required),
         trust=_trust(file.trust),
+        partition=Partition(file.partition.owners, file.partition.turn_seconds),
         devices_named=bool(over.devices or file.device),
         seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",

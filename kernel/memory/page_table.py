@@ -16,11 +16,18 @@ from dataclasses import dataclass
 from llmasos.drivers.protocol import BLOCK_TOKENS
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
-from llmasos.kernel.memory.prefix import Parent, root
+from llmasos.kernel.memory.prefix import COMMON, Parent, root
 from llmasos.kernel.memory.swap import Slot, SwapSpace
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.tokens import Log
 
 NOWHERE = 1 << 62  # a block behind every log
+
+
+def table_of(group: Group, owner: Owner) -> PageTable:
+    """The empty table of a process of that owner which is born in a group. Where its blocks have their names stays as it
+    is then, whatever group the process comes to."""
+    return PageTable(group, COMMON if group.shares_prefixes else owner.salt, owner.salt, owner.part)
 
 
 def blocks(tokens: int) -> int:
@@ -47,10 +54,11 @@ class PageTable:
     the root `apart`, where only this process and its forks look.
     """
 
-    __slots__ = ("alien", "apart", "cached", "chain", "frames", "group", "kept", "owner", "salt", "sent")
+    __slots__ = ("alien", "apart", "cached", "chain", "frames", "group", "kept", "owner", "part", "salt", "sent")
 
-    def __init__(self, group: Group, salt: int = 0, owner: int | None = None) -> None:
+    def __init__(self, group: Group, salt: int = 0, owner: int | None = None, part: int = 0) -> None:
         self.group = group
+        self.part = part  # of the pool, from which its frames are
         self.owner = salt if owner is None else owner
         self.alien, self.apart = NOWHERE, 0
         self.frames: list[int] = []
@@ -60,10 +68,14 @@ class PageTable:
         self.salt = salt
         self.kept: dict[int, Kept] = {}
 
-    def fork(self, pool: FramePool, group: Group) -> PageTable:
-        """A copy that shares every frame; the driver knows nothing of it yet. The places in lower tiers stay the
-        parent's."""
-        child = self.like(group)
+    def fork(self, pool: FramePool, group: Group, owner: Owner | None = None) -> PageTable:
+        """A copy that shares every frame, for a child of `owner` (None: the same); the driver knows nothing of it yet.
+        The places in lower tiers stay the parent's. Where the child's blocks have their names elsewhere, as those of
+        another owner have who does not share them, it has nothing."""
+        child = self.like(group) if owner is None else table_of(group, owner)
+        if child.salt != self.salt:
+            return child
+        child.alien, child.apart = self.alien, self.apart
         child.frames = self.frames.copy()
         child.cached = self.cached
         child.chain = self.chain.copy()
@@ -72,7 +84,7 @@ class PageTable:
 
     def like(self, group: Group) -> PageTable:
         """An empty table for the same KV, elsewhere."""
-        other = PageTable(group, self.salt, self.owner)
+        other = PageTable(group, self.salt, self.owner, self.part)
         other.alien, other.apart = self.alien, self.apart
         return other
 
@@ -179,7 +191,7 @@ class PageTable:
         """Take frames at a block boundary for up to `tokens` tokens whose KV comes from elsewhere, as far as there are
         frames and the group may have them. They count as cached from here on, but get their names only in `computed`."""
         size, group = self.group.kv_room()
-        count = min(blocks(tokens), pool.available)
+        count = min(blocks(tokens), pool.available_to(self.part))
         if group is not None:
             count = min(count, size // pool.frame_bytes)
         self.cached += min(tokens, count * BLOCK_TOKENS)
@@ -218,7 +230,7 @@ class PageTable:
     def room(self, pool: FramePool) -> int:
         """How many tokens can be computed with the frames that are available now, counting a copy of a shared last
         block."""
-        return self._room(pool, pool.available)
+        return self._room(pool, pool.available_to(self.part))
 
     def room_of_group(self, pool: FramePool) -> tuple[int, Group | None]:
         """The same with the frames that the group may have; and which group limits it."""
@@ -240,8 +252,8 @@ class PageTable:
         """
         copied: tuple[int, int] | None = None
         index = self.cached // BLOCK_TOKENS
-        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index]):
-            copied = (self.frames[index], pool.alloc(self.group, self.owner, whole=True))
+        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index], self.owner):
+            copied = (self.frames[index], pool.alloc(self.group, self.owner, self.part, whole=True))
             pool.release((copied[0],))
             self.frames[index] = copied[1]
             self.sent = min(self.sent, index)
@@ -250,7 +262,7 @@ class PageTable:
 
     def _grow(self, pool: FramePool, count: int) -> list[int]:
         """Take `count` more frames; returns them."""
-        frames = [pool.alloc(self.group, self.owner) for _ in range(count)]
+        frames = [pool.alloc(self.group, self.owner, self.part) for _ in range(count)]
         self.frames += frames
         return frames
 

@@ -4,7 +4,7 @@ A block's name is the chain (parent's serial, its 16 tokens). The dictionary com
 collision can never map a wrong frame; serials are never reused, so a name whose parent was forgotten can never be
 reached again by mistake. The chain's root is the owner's salt: contexts of different owners never share, which keeps one
 from probing another's prompts by timing. KV that this kernel cannot vouch for hangs on a root of its own, which only the
-process that brought it and its forks have.
+process that brought it and its forks have. Contexts whose owners have both said so have a root in common.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 Tokens = bytes  # of a block: a token is an int32 of this machine's order, as in a log (kernel/tokens.py)
 Parent = int | tuple[int, int]
+COMMON = -1  # the salt of all owners' contexts that are to share prefixes: no owner has it
 
 
 @dataclass(slots=True)

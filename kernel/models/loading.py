@@ -61,6 +61,8 @@ def _known_image(system: System, device: Device, model: str, path: str, dtype: s
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
+        if system.owners.parts > 1 and not owner.operator:
+            raise Errno.EPERM(f"{model} is not in memory, and under a partition only the operator brings models there")
         image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
@@ -166,7 +168,7 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
-    image.pool = FramePool(frames, probed.block_bytes)
+    image.pool = FramePool(frames, probed.block_bytes, len(device.queues))
     check_fits(device, image, [other for other in others if other.mapped or other.loaded])
     return going
 
@@ -204,7 +206,9 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
 def _slots(device: Device, frame_bytes: int) -> list[int]:
     """Places for frames in each lower tier, for a new image: half of what the others have left there."""
     spaces = [image.swap for image in device.images.values()]
-    slots = []
+    slots: list[int] = []
+    if len(device.queues) > 1:  # whether there is a place would depend on others
+        return slots
     for number, size in enumerate(device.tier_bytes):
         used = sum(space.counts[number] * space.frame_bytes for space in spaces if number < len(space.counts))
         slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, frame_bytes)))
@@ -269,7 +273,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     wake(system, image.loaded)
     for process in image.users.values():
         stale(system, process)
-    if system.config.idle_seconds:
+    if system.config.idle_seconds and system.owners.parts == 1:
         system.timers.at(
             system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image, image.pageins)
         )

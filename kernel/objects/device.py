@@ -7,7 +7,7 @@ progress: a busy driver that lives but does not get on is killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ class Device:
 
     config: DeviceConfig
     process: DriverProcess
-    queue: RunQueue
+    queues: list[RunQueue]  # one, or one for each part of a partition
     state: str = DOWN
     incarnation: int = 0
     hello: Hello | None = None
@@ -109,6 +109,10 @@ class Device:
     progress_at: int = 0
     heard: int = 0
     watchdog: Timer | None = None
+    part: int = 0  # of the partition, whose turn it was last
+    turn: int = -1  # the number of the turn in which the last step began
+    overran: bool = False  # a step took longer than a turn
+    turns: Timer | None = None  # when the next one begins, if there is a partition
     # configuration in force
     max_runs: int = 1
     step_tokens: int = 1
@@ -129,6 +133,18 @@ class Device:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def queue(self) -> RunQueue:
+        """The processes that want it, of the part whose turn it is."""
+        return self.queues[self.part]
+
+    def queue_of(self, process: LLMProcess) -> RunQueue:
+        return self.queues[process.owner.part]
+
+    def here(self, processes: Collection[LLMProcess]) -> Collection[LLMProcess]:
+        """Of these processes those of the part whose turn it is."""
+        return processes if len(self.queues) == 1 else [p for p in processes if p.owner.part == self.part]
 
     @property
     def kv_bytes(self) -> int:

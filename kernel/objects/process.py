@@ -16,7 +16,7 @@ from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
-from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.page_table import PageTable, table_of
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
@@ -235,7 +235,7 @@ class LLMProcess(Process):
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)
-        self.table = self.table or PageTable(self.group, self.owner.salt)
+        self.table = self.table or table_of(self.group, self.owner)
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; also tells its group and its image what it does now."""

@@ -14,6 +14,7 @@ from llmasos.syscalls.records import Kind, State
 
 _NOBODY: frozenset[int] = frozenset()
 _NO_ROWS: dict[int, Process] = {}
+_KEPT, _SHARE_KEPT = 1000, 16  # places of a large table, and of a small one one in so many
 
 
 class ProcessTable:
@@ -40,17 +41,21 @@ class ProcessTable:
     def __contains__(self, pid: int) -> bool:
         return pid in self._rows
 
-    def check_room(self, count: int) -> None:
-        """EAGAIN if the table cannot take `count` more rows."""
-        if len(self._rows) + count > self._capacity:
+    def check_room(self, count: int, attaches: Owner | None = None) -> None:
+        """EAGAIN if the table cannot take `count` more rows: processes, or programs of an owner that attach. A part of it
+        is kept for programs, and a part of that for operators', so that one can always come and end the others."""
+        kept = min(_KEPT, self._capacity // _SHARE_KEPT)
+        if attaches is not None:
+            kept = 0 if attaches.operator else kept // 4
+        if len(self._rows) + count > self._capacity - kept:
+            whose = f", {kept} places are kept for {'programs' if attaches is None else 'operators'}" if kept else ""
             raise Errno.EAGAIN(
-                f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
+                f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it{whose}); "
                 "kill or wait for some first"
             )
 
     def new_pid(self, space: int = 0) -> int:
-        """The next pid of the user `space`; raises EAGAIN when the table is full, or his pids are used up."""
-        self.check_room(1)
+        """The next pid of the user `space`; raises EAGAIN when his pids are used up."""
         number = self.next.get(space, pids.FIRST)
         while space and number in self.shared:
             number += 1

@@ -15,6 +15,7 @@ from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.objects.reserve import Reserve
 from llmasos.kernel.state import System
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import REALTIME_SHARE
 from llmasos.syscalls.records import SchedClass
@@ -35,7 +36,7 @@ def check_reserve(system: System, device: Device, pid: int, wanted: Reserve, own
     for other, held in sorted(others.items(), key=lambda item: -item[1].share):
         process = system.table.find(other)
         if process is not None and owner.over(process.owner) and len(named) < _NAMED:
-            named.append(f"{_percent(held.share)} process {other} ({process.name})")
+            named.append(f"{_percent(held.share)} process {pids.shown(other)} ({process.name})")
         else:
             hidden += held.share
     whose = ", ".join([*named, *([f"{_percent(hidden)} others"] if hidden else [])])
@@ -92,5 +93,5 @@ def _refill(system: System, process: LLMProcess) -> None:
         _watch(system, process, held)
         return
     held.since = system.now
-    process.device.queue.withdraw(process)  # its place there is another
+    process.device.queue_of(process).withdraw(process)  # its place there is another
     stale(system, process)

@@ -44,6 +44,7 @@ class RunQueue:
         self._size = 0
         self._ticket = 0  # the last one given
         self._puts = 0  # since the last sweep
+        self.steps = 0  # that were done of its processes
 
     def __len__(self) -> int:
         return self._size

@@ -13,12 +13,14 @@ from llmasos.drivers.checkpoint_file import Reader
 from llmasos.drivers.protocol import BLOCK_TOKENS, VERSION, Step, decode_to_driver, encode
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
-from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.page_table import PageTable, table_of
 from llmasos.kernel.memory.swap import SwapSpace
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Prog, Simulation, simulate, slots
 from llmasos.simulator.driver import Driver
-from llmasos.syscalls.records import Right, Sampler, Signal
+from llmasos.syscalls import pids
+from llmasos.syscalls.records import GroupSettings, Right, Sampler, Signal
 from llmasos.syscalls.table import Checkpoint, Decode, Feed, Fork, Getinfo, Kill, Restore, Setsched, Spawn, Truncate
 from tests.kernel.moved import PROMPT, row, said, spawn, whole
 
@@ -218,3 +220,160 @@ def test_a_copy_is_not_wiped_behind_its_back() -> None:
 def test_records_that_an_older_driver_cannot_carry_out_are_of_another_version() -> None:
     assert VERSION == 4
     assert msgspec.structs.asdict(decode_to_driver(encode(Step(1, [], wipes=[(2, 3)]))))["wipes"] == [(2, 3)]
+
+
+# --- prefixes, between owners and within one ------------------------------------------------------------------------
+
+
+def reused(sim: Simulation, program: Prog, tokens: list[int] = PROMPT, **more: object) -> int:
+    """The tokens that a new process of a program finds computed already; it decodes what it should."""
+    pid = pids.pid_of(program.uid or 0, program.call(Spawn("sim", tokens=tokens, sampler=Sampler(), **more)))  # type: ignore[arg-type]
+    sim.run_idle()
+    found = row(sim, pid).account.reused
+    number = pids.number_of(pid) if program.uid else pid
+    assert program.call(Decode(number, 9)).tokens == sim.continuation(tokens, 9)
+    program.call(Kill(number, Signal.KILL))
+    return found
+
+
+def owners(sim: Simulation) -> tuple[Prog, Prog, Prog]:
+    """Two programs of one user, and one of another."""
+    return sim.program("alice", uid=1001), sim.program("alice's other", uid=1001), sim.program("bob", uid=1002)
+
+
+def mapped(sim: Simulation, alice: Prog, **more: object) -> int:
+    return alice.call(Spawn("sim", tokens=PROMPT, sampler=Sampler(), **more))  # type: ignore[arg-type]
+
+
+def test_frames_are_found_within_an_owner_and_never_by_another() -> None:
+    sim = simulate(options={"swap": slots(64)})
+    alice, again, bob = owners(sim)
+    mapped(sim, alice)
+    sim.run_idle()
+    assert (reused(sim, bob), reused(sim, again)) == (0, 32)
+    assert reused(sim, sim.program()) == 0, "nor by the operator"
+    assert reused(sim, sim.program("tenant", uid=1001, tenant="acme")) == 0
+    alice.disconnect()
+    sim.run_idle()
+    assert (reused(sim, bob), reused(sim, again)) == (32, 32), "each finds his own, which nobody maps any more"
+    assert reused(sim, sim.program(uid=1003)) == 0
+
+
+def test_what_comes_back_from_a_lower_tier_is_found_within_an_owner_only() -> None:
+    sim = simulate(options={"swap": slots(64)})
+    alice, again, bob = owners(sim)
+    pid = mapped(sim, alice)
+    sim.run_idle()
+    alice.call(Kill(pid, Signal.STOP))
+    sim.run_idle()
+    image = row(sim, pids.pid_of(1001, pid)).mapped
+    (cached,) = image.pool._cached
+    for frame in list(cached):  # nothing is left of it but its places
+        del cached[frame]
+        image.pool.prefix.unname(frame)
+        image.pool._free.append(frame)
+        image.pool._held[0] -= 1
+    alice.call(Kill(pid, Signal.CONT))
+    alice.call(Decode(pid, 1))
+    assert sim.kernel.counters["moved_in"]
+    assert (reused(sim, bob), reused(sim, again)) == (0, 32)
+
+
+def test_what_comes_from_a_file_is_found_within_an_owner_only(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "vouched", True)
+    sim = simulate()
+    alice, again, bob = owners(sim)
+    pid = mapped(sim, alice)
+    sim.run_idle()
+    alice.call(Checkpoint(pid, file))
+    alice.call(Kill(pid, Signal.KILL))
+    bob_pid = pids.pid_of(1002, bob.call(Restore(file)))
+    assert (row(sim, bob_pid).account.reused, row(sim, bob_pid).table.cached) == (0, 39), "he reads the file"
+    other = simulate()
+    alice, again, bob = owners(other)
+    restored = alice.call(Restore(file))
+    assert alice.call(Getinfo(restored)).cached == 39
+    assert (reused(other, bob), reused(other, again)) == (0, 32)
+
+
+def test_what_was_moved_to_another_device_is_found_within_an_owner_only() -> None:
+    sim = simulate(devices=2)
+    alice, again, bob = owners(sim)
+    pid = mapped(sim, alice)
+    sim.run_idle()
+    alice.call(Setsched(pid, device="sim1"))
+    assert alice.call(Getinfo(pid)).cached == 39
+    assert (reused(sim, bob, device="sim1"), reused(sim, again, device="sim1")) == (0, 32)
+
+
+def test_owners_share_where_both_say_so() -> None:
+    config = {f"/users/{uid}/open": GroupSettings(share_prefixes=True) for uid in (1001, 1002)}
+    sim = simulate(groups=config)
+    alice, _, bob = owners(sim)
+    mapped(sim, alice, group="/users/1001/open")
+    sim.run_idle()
+    assert reused(sim, bob) == 0, "his group does not say so"
+    assert reused(sim, bob, group="/users/1002/open") == 32
+    mapped(sim, bob, group="")
+    sim.run_idle()
+    assert reused(sim, alice) == 0, "what is not shared is not found"
+
+
+def test_a_process_of_another_owner_that_is_forked_begins_without_frames() -> None:
+    sim = simulate()
+    alice, _, bob = owners(sim)
+    pid = pids.pid_of(1001, mapped(sim, alice))
+    sim.run_idle()
+    operator = sim.program()
+    (child,) = operator.call(Fork(pid))
+    sim.run_idle()
+    frames = set(row(sim, pid).table.frames)
+    assert not frames & set(row(sim, child).table.frames)
+    assert row(sim, child).table.owner == sim.kernel.owners.operator.salt
+    assert operator.call(Decode(child, 9)).tokens == sim.continuation(PROMPT, 9)
+    assert bob.call(Decode(mapped(sim, bob), 9)).tokens == sim.continuation(PROMPT, 9)
+
+
+def test_a_shared_frame_that_another_owner_writes_is_wiped_before_the_first_gets_it() -> None:
+    shared = Group(settings=GroupSettings(share_prefixes=True))
+    pool, log = FramePool(2), log_of(range(64))
+    first, second = (table_of(shared, Owner(f"{uid}", uid, "", uid)) for uid in (1, 2))
+    first.extend(pool, 16)
+    first.computed(pool, log, 16)
+    assert second.reuse(pool, log) == 16
+    first.cut(pool, 0)
+    second.cut(pool, 8)
+    second.extend(pool, 8)  # in the frame that the first one had written
+    second.cut(pool, 0)
+    first.extend(pool, 32)
+    assert pool.to_wipe() == [0]
+
+
+# --- frames at work -------------------------------------------------------------------------------------------------
+
+
+def test_no_owner_gets_a_frame_with_anything_of_another() -> None:
+    """The simulated device remembers what is in its frames, and the invariants whose each one is."""
+    sim = simulate(frames=6, options={"swap": slots(16)})
+    memory = sim.driver().device._memory
+    alice, _, bob = owners(sim)
+    seen: list[tuple[int, int]] = []
+    wipe = memory.wipe
+    memory.wipe = lambda frames: (seen.extend(frames), wipe(frames))[1]  # type: ignore[method-assign]
+    before = sim.driver().device._images
+    for turn in range(3):
+        for program in (alice, bob):
+            assert reused(sim, program, [turn, 7, *range(70)]) == 0
+    (image,) = before.values()
+    assert len(seen) >= 5, "frames went to and fro"
+    assert all(number in before for number, _ in seen)
+    pool = next(iter(sim.kernel.devices["sim0"].images.values())).pool
+    assert {pool.owners[frame] for frame in image.tokens} <= {owner.salt for owner in sim.kernel.owners}
+
+
+def test_with_one_owner_nothing_is_wiped() -> None:
+    sim = simulate(frames=6, options={"swap": slots(16)})
+    program = sim.program()
+    for turn in range(3):
+        assert reused(sim, program, [turn, 7, *range(70)]) == 0
+    assert not any(step.wipes for step in sim.steps)

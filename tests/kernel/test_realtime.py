@@ -13,6 +13,7 @@ from llmasos.kernel.clock import MILLISECOND, SECOND, nanoseconds
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.objects.reserve import Reserve
 from llmasos.simulator import Future, Prog, Simulation, simulate
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Right, SchedClass, State
 from llmasos.syscalls.table import Checkpoint, Decode, Exit, Fork, Getinfo, Kill, Restore, Setsched, Spawn
@@ -138,24 +139,25 @@ def test_a_device_takes_reserves_up_to_four_fifths_and_says_whose_they_are() -> 
     program, alice = sim.program(), sim.program("alice", uid=1001)
     sim.kernel.programs[alice.peer].rights = int(Right.ALL)
     hers = spawn(alice, 1, sched_class=RT, budget=0.2, period=1.0)
+    her_pid = pids.pid_of(1001, hers)
     first = spawn(program, 2, name="first", sched_class=RT, budget=0.5, period=1.0)
     error = refused(program, Spawn("sim", tokens=[3], sched_class=RT, budget=0.02, period=0.1))
     assert error.errno is Errno.EBUSY
     assert "20% more" in error.reason
     assert f"50% process {first} (first)" in error.reason
-    assert f"process {hers}" in error.reason, "an operator sees all"
+    assert f"process 1001:{hers}" in error.reason, "an operator sees all"
     error = refused(alice, Setsched(hers, sched_class=RT, budget=0.31, period=1.0))
     assert (error.errno, "first" in error.reason) == (Errno.EBUSY, False)
     assert "50% others" in error.reason
-    assert program.call(Getinfo(hers)).budget == 0.2, "as before"
+    assert alice.call(Getinfo(hers)).budget == 0.2, "as before"
     alice.call(Setsched(hers, budget=0.3, period=1.0))
-    assert (program.call(Getinfo(hers)).budget, program.call(Getinfo(hers)).period) == (0.3, 1.0)
+    assert (program.call(Getinfo(her_pid)).budget, program.call(Getinfo(her_pid)).period) == (0.3, 1.0)
     elsewhere = spawn(program, 4, sched_class=RT, budget=0.7, period=1.0, device="sim1")
     assert refused(program, Setsched(first, device="sim1")).errno is Errno.EBUSY
     program.call(Exit(elsewhere))
     program.call(Setsched(first, device="sim1"))
     assert set(sim.kernel.devices["sim1"].reserves) == {first}
-    assert set(sim.kernel.devices["sim0"].reserves) == {hers}
+    assert set(sim.kernel.devices["sim0"].reserves) == {her_pid}
     spawn(program, 3, sched_class=RT, budget=0.5, period=1.0)
 
 

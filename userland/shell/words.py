@@ -150,6 +150,13 @@ _ALL = (
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)), (
         Option("-n", Kind.INTEGER, "the value, before the process, as nice(1) has it", alone=True),
     ), details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
+    Command("realtime", "give a process a part of its device's time before all others", (_AGENT,), (
+        Option("--budget", Kind.DECIMAL, "seconds of the device's time (default: 0.01)"),
+        Option("--period", Kind.DECIMAL, "in each so many seconds (default: 0.1)"),
+        Option("--off", None, "make it FAIR again"),
+    ), details="When the budget is used up the process is FAIR until the next period, and what it used beyond comes off "
+               "that one. A device takes budgets up to 0.8 of its time together. It needs the right PRIORITY. `ps -o "
+               "name,class,budget` shows it."),
     Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
@@ -182,9 +189,9 @@ _ALL = (
             (Param("PATH", Kind.GROUP), Param("NAME=VALUE", Kind.WORDS, required=False)),
             (Option("--remove", None, "remove it; it must be empty"), _JSON),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
-                    "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
-                    "limit away. PATH begins with a slash, or is in the shell's own group, which ends with it; "
-                    "that of a verb is in the user's, /users/NAME."),
+                    "pids_max, cpu_weight (1 to 10000, default 100), kv_action (spill, wait, fail, kill) and "
+                    "share_prefixes (yes, no); 0 takes a limit away. PATH begins with a slash, or is in the shell's own "
+                    "group, which ends with it; that of a verb is in the user's, /users/NAME."),
     Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
@@ -307,6 +314,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cont",
             "kill",
             "nice",
+            "realtime",
             "migrate",
             "exec",
             "fork",
