@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Set
-from itertools import islice
 
 from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import State
 
+_STALE = 64  # pids of rows that have gone, above which they are thrown out
 _NOBODY: frozenset[int] = frozenset()
 _NO_ROWS: dict[int, Process] = {}
 
@@ -18,6 +19,7 @@ class ProcessTable:
 
     def __init__(self, capacity: int) -> None:
         self._rows: dict[int, Process] = {}
+        self._order: list[int] = []  # the pids of all rows in order, and some of rows that have gone
         self._next = INIT_PID
         self._capacity = capacity
         # By the pid of the parent, only of those who have any: most rows are LLM processes, which have none.
@@ -61,6 +63,10 @@ class ProcessTable:
 
     def add(self, process: Process) -> None:
         self._rows[process.pid] = process
+        if self._order and process.pid < self._order[-1]:
+            insort(self._order, process.pid)
+        else:
+            self._order.append(process.pid)
         self.changed[process.pid] = process
         process.group.enter(process.pid)
         if process.parent in self._rows and process.parent != process.pid:
@@ -68,6 +74,8 @@ class ProcessTable:
 
     def remove(self, process: Process) -> None:
         del self._rows[process.pid]
+        if len(self._order) > 2 * len(self._rows) + _STALE:
+            self._order = sorted(self._rows)
         self.changed.pop(process.pid, None)
         self.gone.append(process)
         process.group.leave(process.pid)
@@ -107,6 +115,7 @@ class ProcessTable:
     def sort(self) -> None:
         """Put the rows in order of pid again, after rows were added that are older than others."""
         self._rows = dict(sorted(self._rows.items()))
+        self._order = list(self._rows)
 
     def find(self, pid: int) -> Process | None:
         return self._rows.get(pid)
@@ -129,5 +138,11 @@ class ProcessTable:
         return process
 
     def after(self, pid: int, limit: int) -> list[Process]:
-        """Rows in order of pid after `pid`. Insertion order is pid order, because pids only grow."""
-        return list(islice((row for row in self._rows.values() if row.pid > pid), limit))
+        """Rows in order of pid after `pid`, at a cost that does not depend on how many stand before them."""
+        found: list[Process] = []
+        at = bisect_right(self._order, pid)
+        while len(found) < limit and at < len(self._order):
+            some = self._order[at : at + limit - len(found)]
+            found += [self._rows[pid] for pid in some if pid in self._rows]
+            at += len(some)
+        return found

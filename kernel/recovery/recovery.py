@@ -197,7 +197,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             doing.start,
             frozenset(doing.stop_ids),
             doing.logprobs,
-            collected=saved.logprobs,
+            collected=list(saved.logprobs),
             recorded=len(saved.logprobs),
             interrupted=doing.interrupted,
         )
