@@ -65,7 +65,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         calls=system.calls.total(),
         rejected_frames=count["rejected"],
         processes=len(system.table),
-        by_state=dict(Counter(process.state.value for process in system.table)),
+        by_state=dict(Counter(process.state._value_ for process in system.table)),  # `value` costs ten times as much
         tokens_fed=count["fed"],
         tokens_computed=sum(device.computed for device in devices),
         tokens_reused=sum(device.reused for device in devices),

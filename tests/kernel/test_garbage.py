@@ -84,7 +84,8 @@ def test_nor_are_programs_groups_images_and_moves(tmp_path: Path) -> None:
             sim.run_for(1.0)
             other.disconnect()
             sim.run_idle()
-            assert decoding.done and not waiting.done
+            assert decoding.done
+            assert not waiting.done
             del other, waiting, decoding
     assert not found
 
