@@ -44,8 +44,8 @@ socket.bind(sys.argv[1])
 while True:
     socket.send_multipart(socket.recv_multipart())
 """
-# A kernel that notes in a mapped file how long its collector's longest pause was, in time of the processor (other programs
-# of the machine have theirs) and by the clock.
+# A kernel that notes in a mapped file how long its collector's longest pause was, in time of the processor (other
+# programs of the machine have theirs) and by the clock.
 _KERNEL = """
 import gc, mmap, os, struct, sys, time
 from llmasos.kernel.edge import boot

@@ -90,6 +90,8 @@ class Kernel(System):
                 desk.halt(self, event.reason, keep=event.keep)
             case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
+            case events.JournalWaits():
+                recovery.journal_waits(self, event.seconds, done=event.done)
             case events.JournalGrows():
                 self.log("warning", f"journal: it grows, since it could not be compacted: {event.reason}")
             case events.JournalCompacted():

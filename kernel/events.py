@@ -104,6 +104,13 @@ class JournalFails(Event):
     reason: str
 
 
+class JournalWaits(Event):
+    """A sync of the journal has been under way for so many seconds; or, `done`, it has taken them."""
+
+    seconds: float
+    done: bool
+
+
 class JournalGrows(Event):
     """The journal is whole but could not be compacted; the edge will try again."""
 
@@ -141,6 +148,7 @@ class Reply(Action):
     value: Any = None
     reason: str = ""
     changes: bool = False  # the call may have changed something
+    tells: bool = True  # it tells of what the journal keeps
 
 
 class Send(Action):

@@ -48,6 +48,7 @@ class System:
         self.budgets: list[Budget] = []  # of the edge
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
+        self.journal_wait = ""  # why what is written may not be on the disk yet
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()

@@ -125,6 +125,7 @@ class Entry(NamedTuple):
     changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
     draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
+    tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
 
 
 TABLE: dict[int, Entry] = {}
@@ -140,6 +141,7 @@ def _call(
     blocks: bool = False,
     draws: bool = False,
     changes: bool = False,
+    tells: bool = True,
     touches: tuple[Touches, ...] = (),
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
@@ -147,7 +149,7 @@ def _call(
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws)
+        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws, tells)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -189,22 +191,22 @@ class Attach(Call[BootInfo]):
     tenant: Tenant = ""
 
 
-@_call(2, "system", Right(0))
+@_call(2, "system", Right(0), tells=False)
 class Null(Call[None]):
     """Do nothing and answer: the round trip that benchmarks measure, and a check that the kernel lives."""
 
 
-@_call(3, "system", Right.QUERY)
+@_call(3, "system", Right.QUERY, tells=False)
 class BootInfoCall(Call[BootInfo]):
     """The running kernel: its version, devices, policies and runtime directory."""
 
 
-@_call(4, "system", Right.QUERY)
+@_call(4, "system", Right.QUERY, tells=False)
 class StatsCall(Call[Stats]):
     """Counters since boot."""
 
 
-@_call(5, "system", Right.QUERY, blocks=True)
+@_call(5, "system", Right.QUERY, blocks=True, tells=False)
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
@@ -217,7 +219,7 @@ class Trace(Call[TraceResult]):
     timeout: Seconds = 0.0
 
 
-@_call(6, "system", Right.QUERY)
+@_call(6, "system", Right.QUERY, tells=False)
 class Dmesg(Call[list[LogLine]]):
     """Lines of the kernel log after sequence number `after`."""
 
@@ -544,7 +546,7 @@ class Records(Call[RecordsResult]):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@_call(60, "memory", Right.QUERY)
+@_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
     """The models that this kernel knows by name, and those in memory."""
 

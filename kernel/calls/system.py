@@ -74,7 +74,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         driver_restarts=sum(device.restarts for device in devices),
         calls_by_name=dict(system.calls),
         refaults=sum(device.refaults for device in devices),
-        journal=(system.journal_trouble or "kept") if system.secret else "",
+        journal=(system.journal_trouble or system.journal_wait or "kept") if system.secret else "",
         journal_frames=system.journal.frames,
         budgets=[Budget("processes", len(system.table), system.config.max_processes), *system.budgets],
         **{name: count[name] for name in _COUNTED},

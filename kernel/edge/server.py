@@ -309,7 +309,7 @@ class Server:
         if self._keeper is None:
             self._reply(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
+            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes, tells=action.tells)
 
     def _signal(self, action: SignalProgram) -> None:
         peer = self._peers.numbered(action.peer)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from llmasos.kernel.journal.process_image import check_places, check_size
 from llmasos.syscalls.records import LogRecord
 
-
 _NONE: list[LogRecord] = []  # of all processes that have none, so never written
 
 

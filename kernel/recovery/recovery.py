@@ -234,6 +234,16 @@ def journal_fails(system: System, reason: str) -> None:
     system.emit("journal.fail" if reason else "journal.whole", detail=reason)
 
 
+def journal_waits(system: System, duration: float, *, done: bool) -> None:
+    """Log that the disk takes long, and that it is done."""
+    if done:
+        system.journal_wait = ""
+        system.log("info", f"journal: the disk took {duration:.1f} s for a sync")
+        return
+    system.journal_wait = "slow: a sync of the disk is taking long; answers that need it wait, all else goes on"
+    system.log("warning", f"journal: the disk has been at a sync for {duration:.1f} s; answers that need it wait for it")
+
+
 def _device(system: System, saved: SavedProcess) -> Device | None:
     """The device on which a process goes on: its own, or another of that kind, since that computes the same; or None."""
     head = saved.head
