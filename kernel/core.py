@@ -101,6 +101,8 @@ class Kernel(System):
                 inventory.installation(self, event)
             case events.AuditFails():
                 self._audit_fails(event.reason)
+            case events.JournalWaits():
+                recovery.journal_waits(self, event.seconds, done=event.done)
             case events.JournalGrows():
                 self.log("warning", f"journal: it grows, since it could not be compacted: {event.reason}")
             case events.JournalCompacted():

@@ -72,7 +72,10 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)
     elif program.peer in system.programs:
-        system.act(Reply(program.peer, request.seq, errno, value, reason, request.entry.changes, program.told))
+        entry = request.entry
+        system.act(
+            Reply(program.peer, request.seq, errno, value, reason, entry.changes, told=program.told, tells=entry.tells)
+        )
 
 
 def halt(system: System, reason: str, *, keep: bool = False) -> None:

@@ -104,6 +104,13 @@ class JournalFails(Event):
     reason: str
 
 
+class JournalWaits(Event):
+    """A sync of the journal has been under way for so many seconds; or, `done`, it has taken them."""
+
+    seconds: float
+    done: bool
+
+
 class JournalGrows(Event):
     """The journal is whole but could not be compacted; the edge will try again."""
 
@@ -163,6 +170,7 @@ class Reply(Action):
     reason: str = ""
     changes: bool = False  # the call may have changed something
     told: bool = False  # the position of the journal goes with it
+    tells: bool = True  # it tells of what the journal keeps
 
 
 class Send(Action):

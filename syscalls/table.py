@@ -153,6 +153,7 @@ class Entry(NamedTuple):
     touches: tuple[Touches, ...]
     draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
     audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
+    tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
 
 
 TABLE: dict[int, Entry] = {}
@@ -168,6 +169,7 @@ def _call(
     blocks: bool = False,
     draws: bool = False,
     changes: bool = False,
+    tells: bool = True,
     touches: tuple[Touches, ...] = (),
     audit: str = "",
 ) -> Callable[[type[C]], type[C]]:
@@ -177,7 +179,7 @@ def _call(
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
-        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit)
+        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -232,22 +234,22 @@ class Attach(Call[BootInfo]):
     seen: Annotated[int, Meta(ge=-1)] = -1
 
 
-@_call(2, "system", Right(0))
+@_call(2, "system", Right(0), tells=False)
 class Null(Call[None]):
     """Do nothing and answer: the round trip that benchmarks measure, and a check that the kernel lives."""
 
 
-@_call(3, "system", Right.QUERY)
+@_call(3, "system", Right.QUERY, tells=False)
 class BootInfoCall(Call[BootInfo]):
     """The running kernel: its version, devices, policies and runtime directory."""
 
 
-@_call(4, "system", Right.QUERY)
+@_call(4, "system", Right.QUERY, tells=False)
 class StatsCall(Call[Stats]):
     """Counters since boot."""
 
 
-@_call(5, "system", Right.QUERY, blocks=True)
+@_call(5, "system", Right.QUERY, blocks=True, tells=False)
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
@@ -260,7 +262,7 @@ class Trace(Call[TraceResult]):
     timeout: Seconds = 0.0
 
 
-@_call(6, "system", Right.QUERY)
+@_call(6, "system", Right.QUERY, tells=False)
 class Dmesg(Call[list[LogLine]]):
     """Lines of the kernel log after sequence number `after`."""
 
@@ -655,7 +657,7 @@ class Records(Call[RecordsResult]):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@_call(60, "memory", Right.QUERY)
+@_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
     """The models that this kernel knows by name, and those in memory."""
 

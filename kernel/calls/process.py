@@ -6,6 +6,7 @@ As in xv6's sysproc.c: a handler checks its arguments, does its work on the proc
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 from msgspec.structs import replace
@@ -36,6 +37,8 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Right, Sampler, SchedClass, Signal
 from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Setsched, Spawn, Wait
+
+_UNLIMITED = Limits()
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
@@ -92,7 +95,9 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         reserve = _reserve(system, request.program, call, device)
         sampler = call.sampler or Sampler(seed=request.drawn)
         kind = call.sched_class, call.nice, call.once
-        traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
+        limits = call.limits if call.limits != _UNLIMITED else _UNLIMITED  # most have no others, and so one for all
+        model = sys.intern(call.model)
+        traits = Traits(call.name, model, sampler, limits, *kind, spent=0, detached=call.detached)
         process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)

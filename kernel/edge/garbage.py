@@ -19,7 +19,7 @@ from typing import Any
 
 LONG_SECONDS = 0.004  # of a collection after which all that is alive is frozen
 OLDEST = 2  # the generation with which all others are collected
-THRESHOLDS = 700, 10, 3  # Python's, but that the oldest are looked at before there are many
+THRESHOLDS = 700, 5, 2  # lower than Python's, so that no collection has many to walk
 
 
 @contextmanager

@@ -325,17 +325,17 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
-        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told else 0)
+        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told and action.tells else 0)
         if self._audit is None:
-            self._reply_kept(peer, frame, action.changes)
+            self._reply_kept(peer, frame, action)
         else:
-            self._audit.when_kept(lambda: self._reply_kept(peer, frame, action.changes))
+            self._audit.when_kept(lambda: self._reply_kept(peer, frame, action))
 
-    def _reply_kept(self, peer: Peer | None, frame: bytes, changes: bool) -> None:
+    def _reply_kept(self, peer: Peer | None, frame: bytes, action: Reply) -> None:
         if self._keeper is None:
             self._reply(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=changes)
+            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes, tells=action.tells)
 
     def _signal(self, action: SignalProgram) -> None:
         peer = self._peers.numbered(action.peer)

@@ -42,6 +42,11 @@ _SHORT = 256  # bytes of an answer that is always kept whole
 _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
+# Of those that have none; never changed.
+_NO_LOGPROBS: list[TokenLogprobs] = []
+_NO_RECORDS: list[LogRecord] = []
+_encode = msgspec.msgpack.Encoder().encode
+_decode_head = msgspec.msgpack.Decoder(ProcessHead).decode
 
 
 class Answers:
@@ -98,16 +103,51 @@ class Answers:
             self._bytes -= len(old.value)
 
 
-@dataclass(slots=True)
 class SavedProcess:
-    """An LLM process as the journal knows it."""
+    """An LLM process as the journal knows it. Its head is kept encoded: a compaction holds all processes once more, and
+    reads no head."""
 
-    head: ProcessHead
-    log: Log = field(default_factory=log_of)
-    fed: int = 0
-    decoded: int = 0
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    records: list[LogRecord] = field(default_factory=list)
+    __slots__ = ("_head", "decoded", "fed", "log", "logprobs", "records")
+
+    def __init__(
+        self,
+        head: ProcessHead,
+        log: Log | None = None,
+        fed: int = 0,
+        decoded: int = 0,
+        logprobs: list[TokenLogprobs] = _NO_LOGPROBS,
+        records: list[LogRecord] = _NO_RECORDS,
+    ) -> None:
+        self.head = head
+        self.log = log_of() if log is None else log
+        self.fed, self.decoded = fed, decoded
+        self.logprobs, self.records = logprobs, records
+
+    @property
+    def head(self) -> ProcessHead:
+        return _decode_head(self._head)
+
+    @head.setter
+    def head(self, head: ProcessHead) -> None:
+        self._head = _encode(head)
+
+    def copy(self) -> SavedProcess:
+        """A copy that does not change when this does."""
+        other = SavedProcess.__new__(SavedProcess)
+        other._head, other.log, other.fed, other.decoded = self._head, self.log[:], self.fed, self.decoded
+        other.logprobs, other.records = self.logprobs.copy(), self.records.copy()
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SavedProcess) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        told = self.head, self.log.tolist(), self.fed, self.decoded, self.logprobs, self.records
+        return f"SavedProcess{told}"
 
 
 @dataclass(slots=True)
@@ -167,7 +207,7 @@ class State:
                 else:
                     process.head = entry
                     if entry.doing is None:
-                        process.logprobs = []
+                        process.logprobs = _NO_LOGPROBS
             case Copied():
                 child, parent = self.processes[entry.pid], self.processes[entry.parent]
                 child.log, child.records = parent.log[:], parent.records.copy()
@@ -215,11 +255,14 @@ class State:
         del process.log[entry.keep :]
         process.log.extend(entry.tokens)
         process.fed, process.decoded = entry.fed, entry.decoded
-        del process.logprobs[entry.known :]
-        process.logprobs += entry.logprobs
+        if process.logprobs or entry.logprobs:
+            process.logprobs = process.logprobs or []
+            del process.logprobs[entry.known :]
+            process.logprobs += entry.logprobs
 
     def _note(self, entry: Noted) -> None:
-        records = self.processes[entry.pid].records
+        process = self.processes[entry.pid]
+        records = process.records = process.records or []
         if entry.keep > len(records):
             raise BadFrame(f"{entry.keep} of {len(records)} records of process {entry.pid} are to be kept")
         del records[entry.keep :]
@@ -232,12 +275,7 @@ class State:
             self.now,
             self.next_pid,
             {pid: SavedProgram(saved.head, saved.answers.copy()) for pid, saved in self.programs.items()},
-            {
-                pid: SavedProcess(
-                    saved.head, saved.log[:], saved.fed, saved.decoded, saved.logprobs.copy(), saved.records.copy()
-                )
-                for pid, saved in self.processes.items()
-            },
+            {pid: saved.copy() for pid, saved in self.processes.items()},
             self.groups.copy(),
             self.spent.copy(),
             self.devices.copy(),

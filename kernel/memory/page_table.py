@@ -43,6 +43,9 @@ class Kept:
     tokens: int
 
 
+_NOTHING: dict[int, Kept] = {}  # in lower tiers: of all tables that have nothing there, so never written
+
+
 class PageTable:
     """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold.
 
@@ -66,7 +69,7 @@ class PageTable:
         self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
         self.sent = 0  # leading frames the driver knows
         self.salt = salt
-        self.kept: dict[int, Kept] = {}
+        self.kept = _NOTHING
 
     def fork(self, pool: FramePool, group: Group, owner: Owner | None = None) -> PageTable:
         """A copy that shares every frame, for a child of `owner` (None: the same); the driver knows nothing of it yet.
@@ -148,6 +151,8 @@ class PageTable:
             slot = kept.slot if kept is not None else self._place(space)
             if slot is None:
                 break
+            if not self.kept:
+                self.kept = {}
             self.kept[block] = Kept(slot, held)
             moves.append((frame, slot))
         return moves

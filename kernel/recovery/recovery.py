@@ -229,7 +229,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             doing.start,
             frozenset(doing.stop_ids),
             doing.logprobs,
-            collected=saved.logprobs,
+            collected=list(saved.logprobs),
             recorded=len(saved.logprobs),
             interrupted=doing.interrupted,
         )
@@ -279,6 +279,16 @@ def journal_fails(system: System, reason: str) -> None:
     else:
         system.log("info", "journal: whole again")
     system.emit("journal.fail" if reason else "journal.whole", detail=reason)
+
+
+def journal_waits(system: System, duration: float, *, done: bool) -> None:
+    """Log that the disk takes long, and that it is done."""
+    if done:
+        system.journal_wait = ""
+        system.log("info", f"journal: the disk took {duration:.1f} s for a sync")
+        return
+    system.journal_wait = "slow: a sync of the disk is taking long; answers that need it wait, all else goes on"
+    system.log("warning", f"journal: the disk has been at a sync for {duration:.1f} s; answers that need it wait for it")
 
 
 def _device(system: System, saved: SavedProcess) -> Device | None:
