@@ -9,17 +9,22 @@ from typing import TypeVar
 import msgspec
 
 from llmasos.drivers.protocol import (
+    FAILURES,
+    MAX_TEXT,
     Drop,
     DropWeights,
     Export,
+    Exported,
     Failed,
     FromDriver,
     Import,
+    Imported,
     Inspect,
     Load,
     Note,
     Probe,
     Step,
+    StepDone,
     Unload,
     encode,
 )
@@ -39,7 +44,10 @@ def attempt(request: Work, act: Callable[[], R], tell: Callable[[str], None]) ->
     try:
         return act()
     except SyscallError as error:
-        return Failed(ref, error.errno, error.reason, isinstance(error, Broken))
+        reason = error.reason or f"{name}: {error.errno.name}"
+        if error.errno not in FAILURES:  # of something within the driver; the request knows no such failure
+            return Failed(ref, Errno.EIO, f"{name}: {error.errno.name}: {reason}")
+        return Failed(ref, error.errno, reason, isinstance(error, Broken))
     except MemoryError as error:
         return Failed(ref, Errno.ENOMEM, f"{name}: out of memory {error}".rstrip())
     except Exception as error:
@@ -53,16 +61,34 @@ def last_lines(trace: str) -> str:
 
 def encoded(message: FromDriver) -> bytes:
     """A message as bytes. An answer that cannot be encoded (an integer beyond 64 bits, half a surrogate pair) becomes the
-    request's failure; a line for the log is escaped."""
+    request's failure; a line for the log is escaped; text that is longer than the kernel takes is cut."""
+    message = _cut(message)
     try:
         return encode(message)
     except (OverflowError, ValueError, TypeError) as error:
         if isinstance(message, Note):
-            return encode(Note(message.level, message.text.encode(errors="backslashreplace").decode()))
+            return encode(_cut(Note(message.level, message.text.encode(errors="backslashreplace").decode())))
         if (ref := getattr(message, "ref", None)) is None:
             raise
         if isinstance(message, Failed):
             reason = message.reason.encode(errors="backslashreplace").decode()
-            return encode(msgspec.structs.replace(message, reason=reason))
+            return encode(_cut(msgspec.structs.replace(message, reason=reason)))
         what = f"the driver's answer ({type(message).__name__}) cannot be sent: {error}"
         return encode(Failed(ref, Errno.EIO, what))
+
+
+def _cut(message: FromDriver) -> FromDriver:
+    """The message with no text longer than MAX_TEXT."""
+    match message:
+        case StepDone(results=results) if any(len(result.error) > MAX_TEXT for result in results):
+            cut = [msgspec.structs.replace(result, error=_short(result.error)) for result in results]
+            return msgspec.structs.replace(message, results=cut)
+        case Failed(reason=text) | Exported(reason=text) | Imported(reason=text) if len(text) > MAX_TEXT:
+            return msgspec.structs.replace(message, reason=_short(text))
+        case Note(text=text) if len(text) > MAX_TEXT:
+            return msgspec.structs.replace(message, text=_short(text))
+    return message
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
@@ -89,7 +90,14 @@ def send_out(
     places = [(slot.tier, slot.number) for slot in slots]
     number = image.id if tokens else 0
     message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key)
-    return ask(system, device, message, Exported, most=tokens)
+    return ask(system, device, message, Exported, most=tokens, wrong=partial(_elsewhere, device, path))
+
+
+def _elsewhere(device: Device, path: str, exported: Exported) -> str:
+    """Why what was to be written to `path`, or without one to the driver's memory, is not there, or ""."""
+    if exported.path == "" if path else exported.path.startswith(f"/proc/{device.os_pid}/fd/"):
+        return ""
+    return "was written elsewhere"
 
 
 def bring_in(system: System, coming: Coming) -> Waiting | None:
