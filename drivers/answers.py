@@ -23,9 +23,11 @@ from llmasos.drivers.protocol import (
     Load,
     Note,
     Probe,
+    Probed,
     Step,
     StepDone,
     Unload,
+    decode_from_driver,
     encode,
 )
 from llmasos.modelfiles.files import Broken
@@ -61,11 +63,15 @@ def last_lines(trace: str) -> str:
 
 def encoded(message: FromDriver) -> bytes:
     """A message as bytes. An answer that cannot be encoded (an integer beyond 64 bits, half a surrogate pair) becomes the
-    request's failure; a line for the log is escaped; text that is longer than the kernel takes is cut."""
+    request's failure, and so does one that the kernel would not take; a line for the log is escaped; text that is longer
+    than the kernel takes is cut."""
     message = _cut(message)
     try:
-        return encode(message)
-    except (OverflowError, ValueError, TypeError) as error:
+        body = encode(message)
+        if isinstance(message, Probed):  # what it says of a model are a stranger's words
+            decode_from_driver(body)
+        return body
+    except (OverflowError, ValueError, TypeError) as error:  # and msgspec.DecodeError
         if isinstance(message, Note):
             return encode(_cut(Note(message.level, message.text.encode(errors="backslashreplace").decode())))
         if (ref := getattr(message, "ref", None)) is None:
