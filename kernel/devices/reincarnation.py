@@ -60,7 +60,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
 
 def _start(system: System, device: Device) -> None:
     device.incarnation += 1
-    device.state, device.os_pid, device.pardoned = STARTING, 0, False
+    device.state, device.os_pid, device.pardoned, device.disowned = STARTING, 0, False, False
     device.heard = device.progress_at = system.now
     device.progress = -1
     system.act(StartDriver(device.name, device.incarnation))
@@ -111,12 +111,13 @@ def _hang(system: System, device: Device) -> str:
 def from_device(system: System, event: FromDevice) -> None:
     """A driver's message. One that breaks the protocol costs the driver its life, nobody else's."""
     device = system.devices[event.device]
-    if event.incarnation != device.incarnation or device.state == DOWN:
+    if event.incarnation != device.incarnation or device.state == DOWN or device.disowned:
         return
     device.heard = system.now
     try:
         _message(system, device, event.message)
     except SyscallError as error:
+        device.disowned = True
         _kill(system, device, f"protocol error: {error.reason}")
 
 

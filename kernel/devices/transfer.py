@@ -8,6 +8,7 @@ write them after the read. Until its process takes it over, KV that comes lies i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
@@ -92,7 +93,14 @@ def send_out(
     number = image.id if tokens else 0
     sound = min(tokens, process.table.sound)
     message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key, sound)
-    return ask(system, device, message, Exported, most=tokens)
+    return ask(system, device, message, Exported, most=tokens, wrong=partial(_elsewhere, device, path))
+
+
+def _elsewhere(device: Device, path: str, exported: Exported) -> str:
+    """Why what was to be written to `path`, or without one to the driver's memory, is not there, or ""."""
+    if exported.path == "" if path else exported.path.startswith(f"/proc/{device.os_pid}/fd/"):
+        return ""
+    return "was written elsewhere"
 
 
 def bring_in(system: System, coming: Coming) -> Waiting | None:

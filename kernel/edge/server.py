@@ -363,6 +363,10 @@ class Server:
             event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
+            return
+        said = event.message
+        if isinstance(said, protocol.Hello) and not self._supervisor.is_child(name, incarnation, said.os_pid):
+            self._supervisor.kill(name, incarnation, f"it says that it is OS process {said.os_pid}, and is another")
         else:
             self._take(event)
 

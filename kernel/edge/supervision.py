@@ -109,6 +109,11 @@ class Supervisor:
             child.fd = fd
         return device, int(number)
 
+    def is_child(self, device: str, incarnation: int, os_pid: int) -> bool:
+        """Whether that is the OS process of a driver, as the operating system says it."""
+        child = self._children.get((device, incarnation))
+        return child is not None and child.process is not None and child.process.pid == os_pid
+
     def os_pids(self) -> list[int]:
         return [child.process.pid for child in self._children.values() if child.process is not None]
 

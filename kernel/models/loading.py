@@ -8,6 +8,7 @@ in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from msgspec import structs
 
@@ -103,7 +104,15 @@ def _probe(system: System, device: Device, image: Image) -> None:
         fail_image(system, device, image, error)
         return
     image.ref, image.abandoned = system.ref(), False
-    system.ask(device, Probe(image.ref, image.path, dtype), Probed, came=_probed, about=image)
+    request = Probe(image.ref, image.path, dtype)
+    system.ask(device, request, Probed, came=_probed, about=image, wrong=partial(misfit, device, dtype))
+
+
+def misfit(device: Device, dtype: str, probed: Probed) -> str:
+    """Why an answer about a model in `dtype` ("": the device's default for it) cannot be, or ""."""
+    if dtype and probed.dtype != dtype:
+        return f"is of dtype {dtype}, and"
+    return "" if device.hello is None or probed.dtype in device.hello.dtypes else "names a dtype that its driver has not"
 
 
 def _probed(system: System, device: Device, ask: Ask) -> None:
@@ -253,7 +262,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
         return
     assert isinstance(message, Loaded)
     image.state, image.progress = RESIDENT, 1.0
-    image.weigh(message.weight_bytes)
+    image.weigh(min(message.weight_bytes, image.probed.weight_bytes) if image.probed else message.weight_bytes)
     image.guesses = message.guesses
     image.deaths = image.failures = image.steps = 0
     image.used = image.resident_since = system.now
