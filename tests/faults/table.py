@@ -37,15 +37,23 @@ class Quiet(NamedTuple):
 
 QUIET = (
     Quiet(".*", r"psutil/", "figures of processes are missing for a second, and shown as such"),
-    Quiet(".*", r"edge/place\.py", "a directory that cannot be watched: what is removed there is noticed at the next look"),
-    Quiet(".*", r"edge/supervision\.py", "whether the system has killed for want of memory: then a death counts as the driver's"),
+    Quiet(
+        ".*", r"edge/place\.py", "a directory that cannot be watched: what is removed there is noticed at the next look"
+    ),
+    Quiet(
+        ".*",
+        r"edge/supervision\.py",
+        "whether the system has killed for want of memory: then a death counts as the driver's",
+    ),
     Quiet("open.*|read", r"edge/(machine|standing|policies)\.py", "what an earlier kernel has left, if it has"),
     Quiet("write", r"edge/console\.py", "the log itself"),
     Quiet("unlink.*", r"edge/", "a file that is left behind is removed by the next kernel"),
     Quiet("mkdir", r"", "it is there already"),
     Quiet("flock", r"atomic_file\.py", "a file system without locks"),
     Quiet("recv.*|send|sendmsg|connect|getsockopt|accept.*", r"", "a connection that breaks: who had it connects anew"),
-    Quiet("open.*|read|f?write.*|rename.*|link.*|fl?ock|fsync", r"edge/boot\.py", "the words for who boots the next kernel"),
+    Quiet(
+        "open.*|read|f?write.*|rename.*|link.*|fl?ock|fsync", r"edge/boot\.py", "the words for who boots the next kernel"
+    ),
 )
 
 
@@ -147,7 +155,9 @@ def run(case: Case, agent: Agent, shim: Shim) -> Outcome:
     target.news()
     ended, errors = len(target.ended), len(target.errors)
     try:
-        case.moment.during(agent, lambda: shim.arm(case.fault, role=case.site.role, site=case.site.number, skip=case.skip))
+        case.moment.during(
+            agent, lambda: shim.arm(case.fault, role=case.site.role, site=case.site.number, skip=case.skip)
+        )
         outcome = Outcome(shim.fired > 0 or len(target.ended) > ended, len(target.ended) > ended)
         shim.disarm()
         agent.works()
@@ -159,6 +169,8 @@ def run(case: Case, agent: Agent, shim: Shim) -> Outcome:
         raise Broken(f"{case.key}: an error where none may be: {error}") from None
     finally:
         shim.disarm()
+    if not all(target.ended[ended:]):
+        raise Broken(f"{case.key}: a kernel has ended, and its log does not say why:\n{target.log[-1000:]}")
     outcome.line = _line(case, target, target.news(), ended, errors)
     if outcome.fired and not outcome.line:
         raise Broken(f"{case.key}: nothing tells of it")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -77,7 +78,9 @@ class Target:
     _read: int = 0  # bytes of its log that were looked at
 
     def __post_init__(self) -> None:
-        (self.base / "kernel.toml").write_text(f'[kernel]\nhang_seconds = {HANG_SECONDS}\n[journal]\nfsync = "{self.fsync}"\n')
+        (self.base / "kernel.toml").write_text(
+            f'[kernel]\nhang_seconds = {HANG_SECONDS}\n[journal]\nfsync = "{self.fsync}"\n'
+        )
         (self.base / "log").touch()
 
     # --- the kernel ---
@@ -192,7 +195,8 @@ class Target:
             self.shim.disarm()
         if process.returncode not in (0, -signal.SIGKILL):
             lines = [line for line in self.log[-4000:].splitlines() if line.strip()]
-            self.ended.append(f"status {process.returncode}: {' | '.join(lines[-3:])}")
+            said = [line for line in lines[-6:] if not re.match(r"\[ *\d+\.\d+\] (?!warning: |error: )", line)]
+            self.ended.append(f"status {process.returncode}: {' | '.join(said[-3:])}" if said else "")
 
     def _end(self) -> None:
         process, self._process = self._process, None
