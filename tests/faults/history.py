@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from tests.faults.linear import Op
 from tests.faults.shim import KERNEL, Shim, build, unavailable
 from tests.faults.target import SECONDS, Broken, Target
 
-MODEL = "sim:1k,layers=2,kv_dim=4,context=100000,vocab=1000000"
+MODEL = "sim:1k,context=100000,vocab=1000000"
 SAMPLER = Sampler(temperature=1.0, seed=3)
 NOT_DONE = (Errno.EBUSY, Errno.EAGAIN, Errno.EDQUOT, Errno.E2BIG)  # such a call has changed nothing
 DISK = (errno.ENOSPC, errno.EIO)
@@ -93,7 +94,7 @@ class Worker:
             op.tokens, op.at = found.tokens, found.length
 
     def _again(self, client: blocking.Client, why: Errno, boots: int) -> None:
-        """The connection has ended. What it had read of a kernel whose journal failed has not happened: it was told so."""
+        """The connection has ended. What was read of a kernel whose journal failed has not happened: ESTALE says so."""
         if why is Errno.ESTALE:
             self.stale += 1
             self.history = [op for op in self.history if op.kind != "read"]
@@ -178,7 +179,11 @@ def _faults(
                 clients += 1
                 pick.choice(workers).die()
             case _ if shim is not None:
-                writes = [site for site in shim.sites() if site.role == KERNEL and "edge/journal_" in site.stack]
+                writes = [
+                    site
+                    for site in shim.sites()
+                    if site.role == KERNEL and re.search(r"edge/journal_|_threads", site.stack)
+                ]
                 writes = [site for site in writes if site.call in ("write", "fdatasync", "fsync")]
                 if writes:
                     disks += 1

@@ -1,10 +1,10 @@
 """Is a history of calls on logs one that a single, careful kernel could have given? As Jepsen asks of databases.
 
-The sequential specification: a process is a log. A feed appends its tokens and answers the length; a decode appends what the
-model says after the log, token by token, and answers where and what; a read answers the log. The log is only appended to, so
-the log at the end has the order of everything in it, and the search of Wing and Gong (1993) comes down to giving each part
-of it to one call: each call that was answered has its place there, once; each one whose answer is not known has one or none;
-nothing else is there; and calls that did not overlap in time stand in the order in which they were made.
+The sequential specification: a process is a log. A feed appends its tokens and answers the length; a decode appends what
+the model says after the log, token by token, and answers where and what; a read answers the log. The log is only appended
+to, so the log at the end has the order of everything in it, and the search of Wing and Gong (1993) comes down to giving
+each part of it to one call: each call that was answered has its place there, once; each one whose answer is not known has
+one or none; nothing else is there; and calls that did not overlap in time stand in the order in which they were made.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Continue = Callable[[list[int], int], list[int]]
 
 @dataclass(slots=True)
 class Op:
-    """A call on process `pid`, from `began` to `ended`. Answered: `at` is where its tokens stand in the log (of a read: the
-    log's length). Not answered: `at` is -1, and it may have been done or not, a decode in part."""
+    """A call on process `pid`, from `began` to `ended`. Answered: `at` is where its tokens stand in the log (of a read:
+    the log's length). Not answered: `at` is -1, and it may have been done or not, a decode in part."""
 
     client: int
     pid: int

@@ -1,4 +1,4 @@
-"""The shim of faults (shim.c): built with the C compiler of the machine, told what is to fail, and asked what it has seen."""
+"""The shim of faults (shim.c): built with the machine's C compiler, told what is to fail, asked what it has seen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SOURCE = Path(__file__).with_name("shim.c")
 _FILES = (errno.EMFILE, errno.ENOMEM)
 _NEW = (errno.EMFILE, errno.EIO)
 _WRITES = (errno.ENOSPC, errno.EIO, errno.EINTR, SHORT)
-_SENDS = (errno.ENOBUFS, errno.EINTR)
+_SENDS = (errno.EPIPE, errno.EINTR)
 FAULTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("open", "open64", "openat", "openat64"), _NEW),
     **dict.fromkeys(("write", "writev"), _WRITES),

@@ -1,8 +1,8 @@
 """A kernel under the shim, booted again whenever it ends, and a program whose every answer is checked.
 
 The simulated device verifies its KV at each step, and its tokens are a function of the log: so what the program gets is
-compared with what it must get, token by token. A call that fails may have been done or not, whole or not at all; a call that
-is answered has been done, once.
+compared with what it must get, token by token. A call that fails may have been done or not, whole or not at all; a call
+that is answered has been done, once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import psutil
 
 from llmasos.drivers.sim import spec, tokens
 from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls.calls import Overdue
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler, Signal
 from llmasos.syscalls.table import (
@@ -43,11 +44,14 @@ from tests.booted import command
 from tests.faults.shim import Shim
 
 R = TypeVar("R")
+Say = Callable[[list[int], int], list[int]]
+"""What a model says after a log: so many tokens."""
 
 HANG_SECONDS = 15.0  # of a driver
 SECONDS = 60.0  # until something that hangs is called so: the machine may be busy
-MODEL = "sim:1k,layers=2,kv_dim=4,context=4096"
-LONGEST = 3000  # tokens of the log that goes on through everything
+MODEL = "sim:1k,context=4096"
+SIM = "sim:time_scale=0"
+LONGEST = 400  # tokens of the log that goes on through everything
 STOPS = (signal.SIGTERM, signal.SIGKILL)
 SAMPLER = Sampler(temperature=1.0, seed=7)
 
@@ -66,7 +70,7 @@ class Target:
 
     base: Path
     shim: Shim | None
-    devices: tuple[str, ...] = ("sim:time_scale=0",)
+    devices: tuple[str, ...] = (SIM,)
     fsync: str = "interval"
     ended: list[str] = field(default_factory=list)  # why kernels have ended that were not told to, as their logs say
     errors: list[str] = field(default_factory=list)  # what calls have failed with
@@ -78,9 +82,8 @@ class Target:
     _read: int = 0  # bytes of its log that were looked at
 
     def __post_init__(self) -> None:
-        (self.base / "kernel.toml").write_text(
-            f'[kernel]\nhang_seconds = {HANG_SECONDS}\n[journal]\nfsync = "{self.fsync}"\n'
-        )
+        patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\n"
+        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}[journal]\nfsync = "{self.fsync}"\n')
         (self.base / "log").touch()
 
     # --- the kernel ---
@@ -240,17 +243,23 @@ class Agent:
     log: list[int] = field(default_factory=list)
     unique: int = 0
     done: int = 0
+    model: str = MODEL
+    say: Say = continuation
+    words: int = 30_000  # tokens that it feeds are below
 
     @classmethod
-    def born(cls, target: Target) -> Agent:
+    def born(cls, target: Target, say: Say | None = None) -> Agent:
+        """`say`: what the embedded model says; None: it talks with a simulated one."""
         agent = cls(target, target.connect(name="agent"))
+        if say is not None:
+            agent.model, agent.say, agent.words = "tiny", say, 200
         agent.renew()
         return agent
 
     def renew(self) -> None:
         """Begin with a new process: the old one's log is long."""
         self.log = [1, 2, 3]
-        self.pid = self.client(Spawn(MODEL, self.log, SAMPLER, detached=True), timeout=SECONDS)
+        self.pid = self.client(Spawn(self.model, self.log, SAMPLER, detached=True), timeout=SECONDS)
 
     def call(self, call: Call[R]) -> R | None:
         """The answer; None if the call failed, for which there is a reason. Raises Broken: it has none."""
@@ -258,11 +267,14 @@ class Agent:
             found = self.client(call, timeout=SECONDS)
         except SyscallError as error:
             text = f"{type(call).__name__}: {error}"
-            if isinstance(error.errno, Errno) and error.errno is Errno.ETIME:
+            if isinstance(error, Overdue):
                 raise Broken(f"a call is not answered within {SECONDS:g} s: {text}\n{self.target.log[-2000:]}") from None
             if error.errno is Errno.ESTALE:
                 raise Broken(f"something acknowledged is lost: {text}") from None
             self.target.errors.append(text)
+            if error.errno is Errno.EPIPE:  # its connection broke; the process is detached
+                self.client.close()
+                self.client = self.target.connect(name="agent")
             return None
         self.target.acknowledged += 1
         return found
@@ -271,10 +283,10 @@ class Agent:
         """Feed tokens that nobody else feeds, decode, read all of it."""
         if len(self.log) > LONGEST:
             self.renew()
-        fed = [10 + self.unique % 30_000, 11]
+        fed = [10 + self.unique % self.words, 11]
         self.unique += 1
         self._settle(self.call(Feed(self.pid, fed)), [*self.log, *fed])
-        wanted = continuation(self.log, decode)
+        wanted = self.say(self.log, decode)
         said = self.call(Decode(self.pid, decode))
         if said is not None and said.tokens != wanted:
             raise Broken(f"a wrong token: {said.tokens} instead of {wanted}")
@@ -307,12 +319,15 @@ class Agent:
     def images(self) -> None:
         """A child is spawned, decodes, is written to a file, and restored from it; both say the same."""
         image = os.fspath(self.target.base / "image")
-        child = self.call(Spawn(MODEL, [5, 6, self.unique % 30_000], SAMPLER, "child", detached=True))
+        log = [5, 6, self.unique % self.words]
+        child = self.call(Spawn(self.model, log, SAMPLER, "child", detached=True))
         if child is None:
             return
+        self.call(Kill(child, Signal.STOP))  # its pages go to a lower tier, if there is one
+        self.call(Kill(child, Signal.CONT))
         twin = self.call(Restore(image)) if self.call(Checkpoint(child, image)) is not None else None
         said = [self.call(Decode(pid, 4)) for pid in (child, twin) if pid is not None]
-        wanted = continuation([5, 6, self.unique % 30_000], 4)
+        wanted = self.say(log, 4)
         if wrong := [one.tokens for one in said if one is not None and one.tokens != wanted]:
             raise Broken(f"a child says {wrong} instead of {wanted}")
         for pid in (child, twin):
