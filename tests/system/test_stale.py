@@ -1,4 +1,4 @@
-"""The journal of a dead kernel has lost its end on the disk: programs hear ESTALE, and can go on with what is there."""
+"""The journal of a dead kernel has lost its end on the disk: programs hear ESTALE, and can go on with what there is."""
 
 from __future__ import annotations
 
