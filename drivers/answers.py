@@ -22,6 +22,7 @@ from llmasos.drivers.protocol import (
     Probe,
     Step,
     Unload,
+    Wipe,
     encode,
 )
 from llmasos.modelfiles.files import Broken
@@ -29,7 +30,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 TRACEBACK_LINES = 6  # of an unexpected error that go to the kernel log
 
-Work = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import
+Work = Probe | Load | DropWeights | Unload | Step | Drop | Wipe | Export | Inspect | Import
 R = TypeVar("R")
 
 

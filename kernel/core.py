@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmasos.kernel import desk, events
+from llmasos.kernel.calls import shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
@@ -88,6 +89,8 @@ class Kernel(System):
                 self.counters["rejected"] += 1
             case events.HaltRequest():
                 desk.halt(self, event.reason, keep=event.keep)
+            case events.Forgotten():
+                shred.forgotten(self, event)
             case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
             case events.JournalGrows():

@@ -207,6 +207,12 @@ class Sealed(Entry, tag=21):
     data: bytes
 
 
+class Shredded(Entry, tag=22):
+    """What a process has said is destroyed: its log, its records, and the answers about it."""
+
+    pid: int
+
+
 AnyEntry = (
     Secret
     | Pids
@@ -216,6 +222,7 @@ AnyEntry = (
     | Copied
     | Noted
     | Sealed
+    | Shredded
     | Gone
     | Answer
     | GroupHead
