@@ -228,7 +228,7 @@ class Keeper:
         old, upto = self._copies[0], self._copies[0].size
         new, replaced = -1, False
         try:
-            new = await trio.to_thread.run_sync(self._write_compacted, upto)
+            new = await trio.to_thread.run_sync(self._write_compacted, upto)  # needs memory for all that is in it
             while old.size - upto > _TAIL_BYTES and not self.failing:
                 upto = await trio.to_thread.run_sync(file.copy, old.fd, upto, old.size, new)
             file.copy(old.fd, upto, old.size, new)
@@ -247,6 +247,8 @@ class Keeper:
                 return True
         except _Stopped:
             return False
+        except MemoryError:
+            self._report(JournalGrows("no memory"))
         except OSError as error:
             if replaced:
                 self._fail(error)
@@ -269,10 +271,9 @@ class Keeper:
 
     async def _repair(self) -> bool:
         """Replace the file by one of the live state, since it lacks the frames that could not be written."""
-        state = self._snapshot()
-        self._missed = []
         new = -1
         try:
+            state, self._missed = self._snapshot(), []
             new = await trio.to_thread.run_sync(self._write_live, state)
             while self._missed:
                 missed, self._missed = self._missed, []
@@ -285,7 +286,7 @@ class Keeper:
                 for copy in self._copies:
                     os.close(copy.fd)
                 self._copies = [_Copy(new, os.fstat(new).st_size)]
-        except (OSError, _Stopped):
+        except (OSError, MemoryError, _Stopped):
             self._missed = None
             if new >= 0:
                 file.drop_new(self.path, new)
