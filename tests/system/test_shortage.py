@@ -129,20 +129,20 @@ def test_a_driver_whose_files_may_not_grow_refuses_the_image_and_goes_on(tmp_pat
 
 
 def test_a_kernel_that_may_have_no_more_memory_refuses_what_would_take_some_and_does_all_else(tmp_path: Path) -> None:
-    with booted("--device", "sim:time_scale=0,context=2000000,layers=2,block_bytes=64") as kernel:
-        with kernel.connect() as program:
-            pid = program(Spawn("sim", [1, 2, 3]), timeout=PATIENCE)
-            used = psutil.Process(kernel.pid).memory_info().vms
-            with limited(kernel.pid, resource.RLIMIT_AS, used + (16 << 20)):
-                with pytest.raises(SyscallError, match="bytes of address space") as caught:
-                    program(Spawn("sim", [7] * 1_000_000), timeout=PATIENCE)
-                assert caught.value.errno is Errno.EAGAIN
-                with pytest.raises(SyscallError, match="bytes of address space"):
-                    program(Feed(pid, [4]))
-                assert len(program(Decode(pid, 3)).tokens) == 3, "what it has goes on"
-                program(StatsCall())
-            assert program(Feed(pid, [4])) == 7
-            program(Spawn("sim", [7] * 1_000_000), timeout=PATIENCE)
+    device = "sim:time_scale=0,context=2000000,layers=2,block_bytes=64"
+    with booted("--device", device) as kernel, kernel.connect() as program:
+        pid = program(Spawn("sim", [1, 2, 3]), timeout=PATIENCE)
+        used = psutil.Process(kernel.pid).memory_info().vms
+        with limited(kernel.pid, resource.RLIMIT_AS, used + (16 << 20)):
+            with pytest.raises(SyscallError, match="bytes of address space") as caught:
+                program(Spawn("sim", [7] * 1_000_000), timeout=PATIENCE)
+            assert caught.value.errno is Errno.EAGAIN
+            with pytest.raises(SyscallError, match="bytes of address space"):
+                program(Feed(pid, [4]))
+            assert len(program(Decode(pid, 3)).tokens) == 3, "what it has goes on"
+            program(StatsCall())
+        assert program(Feed(pid, [4])) == 7
+        program(Spawn("sim", [7] * 1_000_000), timeout=PATIENCE)
 
 
 def test_a_driver_that_may_have_no_more_memory_refuses_the_model_and_lives() -> None:
