@@ -47,6 +47,6 @@ def _lacking(size: int) -> str:
     if most - used >= RESERVE + size:
         return ""
     return (
-        f"the kernel may have {most:,} bytes of address space (`ulimit -v`) and has {used:,}; end some processes, send less "
-        "at once, or boot it with a higher limit"
+        f"the kernel may have {most:,} bytes of address space (`ulimit -v`) and has {used:,}; end some processes, send "
+        "less at once, or boot it with a higher limit"
     )

@@ -128,7 +128,7 @@ def test_a_driver_whose_files_may_not_grow_refuses_the_image_and_goes_on(tmp_pat
         assert [device.restarts for device in program(BootInfoCall()).devices] == [0]
 
 
-def test_a_kernel_that_may_have_no_more_memory_refuses_what_would_take_some_and_does_all_else(tmp_path: Path) -> None:
+def test_a_kernel_that_may_have_no_more_memory_refuses_what_would_take_some_and_does_all_else() -> None:
     device = "sim:time_scale=0,context=2000000,layers=2,block_bytes=64"
     with booted("--device", device) as kernel, kernel.connect() as program:
         pid = program(Spawn("sim", [1, 2, 3]), timeout=PATIENCE)
