@@ -24,15 +24,19 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.seeds import seed_of_child, seed_of_pid
+from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.sched.realtime import check_reserve, grant
+from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
-from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Sampler, Signal
-from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Spawn, Wait
+from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Right, Sampler, SchedClass, Signal
+from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Setsched, Spawn, Wait
 
 _UNLIMITED = Limits()
 
@@ -42,14 +46,35 @@ _UNLIMITED = Limits()
 def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
     EAGAIN."""
-    pid, now = system.table.new_pid(), system.now
+    system.table.check_room(1)
+    pid, now = system.table.new_pid(program.owner.space), system.now
     if not traits.name:
-        traits = replace(traits, name=f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64])
+        model = traits.model.rstrip("/").rpartition("/")[2]
+        traits = replace(traits, name=f"{model}-{pids.number_of(pid)}"[:64])
     ours = pid, INIT_PID if traits.detached else program.pid, Kind.LLM, traits.name, group, now
     process = LLMProcess(*ours, since=now, owner=program.owner, device=device, traits=traits, turn=now, **more)
     system.table.add(process)
     stale(system, process)
     return process
+
+
+def modest(traits: Traits, program: Program) -> Traits:
+    """The traits of a process that another begins from its own: nobody gets the part of a device's time that is reserved
+    for the other, nor a nice value that he could not set."""
+    if traits.sched_class is SchedClass.REALTIME:
+        traits = replace(traits, sched_class=SchedClass.FAIR)
+    if traits.nice < 0 and not program.rights & int(Right.PRIORITY):
+        traits = replace(traits, nice=0)
+    return traits
+
+
+def check_priority(program: Program, *stronger: str) -> None:
+    """EPERM if there is anything that is to be stronger than the default, and the program may not have that."""
+    if stronger and not program.rights & int(Right.PRIORITY):
+        why = (
+            f"{' and '.join(stronger)} is stronger than the default: that needs the right PRIORITY, which {program.name}"
+        )
+        raise Errno.EPERM(f"{why} has not")
 
 
 class Birth(desk.Begun):
@@ -67,7 +92,8 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     if not isinstance(request.begun, Birth):
         group.check_pids(1)
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
-        sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
+        reserve = _reserve(system, request.program, call, device)
+        sampler = call.sampler or Sampler(seed=request.drawn)
         kind = call.sched_class, call.nice, call.once
         limits = call.limits if call.limits != _UNLIMITED else _UNLIMITED  # most have no others, and so one for all
         model = sys.intern(call.model)
@@ -76,8 +102,10 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
+        if reserve is not None:
+            grant(system, process, device, reserve)
     process = request.begun.process
-    image = want_image(system, device, call.model, path, call.dtype)
+    image = want_image(system, device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
         return wait(image.loaded)
     process.check_model(image, process.log)
@@ -88,6 +116,24 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     system.counters["fed"] += len(process.log)
     system.emit("proc.spawn", process.pid, device.name, len(process.log), process.name)
     return process.pid
+
+
+def _reserve(system: System, program: Program, call: Spawn, device: Device) -> Reserve | None:
+    """What of the device's time a new process is to have reserved. EPERM, EINVAL, EBUSY."""
+    realtime = call.sched_class is SchedClass.REALTIME
+    check_priority(program, *["REALTIME"] * realtime, *[f"nice {call.nice}"] * (call.nice < 0))
+    if not realtime:
+        check_no_reserve(call)
+        return None
+    wanted = make_reserve(call.budget, call.period)
+    check_reserve(system, device, 0, wanted, program.owner)
+    return wanted
+
+
+def check_no_reserve(call: Spawn | Setsched) -> None:
+    """EINVAL for a budget of a process that is not to be REALTIME."""
+    if call.budget or call.period:
+        raise Errno.EINVAL("`budget` and `period` are of REALTIME processes; set sched_class to realtime as well")
 
 
 def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> list[int]:
@@ -107,6 +153,8 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
+    table = parent.table.fork(image.pool, program.group, program.owner)
+    own = program.owner is parent.owner
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
@@ -116,14 +164,14 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         program,
         program.group,
         parent.device,
-        replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
+        modest(replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent), program),
         image=image,
         log=parent.log[:],
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, program.group),
+        table=table,
         decoding=decoding if decoding is not None and decoding.append else None,
-        high_water=parent.high_water,
-        taken=parent.taken,
+        high_water=parent.high_water if own else 0,
+        taken=parent.taken and own,
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
@@ -152,7 +200,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     if call.records and call.tokens is None:
         raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
-    image = want_image(system, process.device, call.model, path, call.dtype)
+    image = want_image(system, process.device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
@@ -197,27 +245,27 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
         desk.answer(system, request, None)
         end_program(system, request.program, call.status, "exit")
     else:
-        exit_process(system, system.table.llm(process.pid), call.status, "exit")
+        exit_process(system, only_llm(process), call.status, "exit")
 
 
-def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
+def wait_(system: System, request: Request, call: Wait, process: Process | None) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (system.table.children(program.pid) if call.pid == 0 else _may_wait(system, program, call.pid)):
+    zombies = system.table.zombies(program.pid)
+    if not (system.table.children(program.pid) if call.pid == 0 else _may_wait(program, process)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    pid = call.pid or min(system.table.zombies(program.pid), default=0)
-    zombie = system.table.find(pid)
+    zombie = process or zombies.get(min(zombies, default=0))
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)
-    what = f"process {pid} has not ended" if pid else "no child ended"
+    request.begun = process.pid if process is not None else 0  # whom it waits for (life.py)
+    what = f"process {call.pid} has not ended" if call.pid else "no child ended"
     return wait(program.ended, call.timeout, f"{what} within {call.timeout} s")
 
 
-def _may_wait(system: System, program: Program, pid: int) -> bool:
+def _may_wait(program: Program, process: Process | None) -> bool:
     """Its own children, and detached processes. Init reaps its other children, those of programs that have ended."""
-    process = system.table.find(pid)
     if not isinstance(process, LLMProcess):
         return False
     return process.parent == program.pid or (process.parent == INIT_PID and process.traits.detached)

@@ -20,6 +20,7 @@ from llmasos.kernel.objects.owner import ROOT, Owner
 from llmasos.kernel.timers import Timer
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
+from llmasos.syscalls.pids import number_of
 from llmasos.syscalls.records import GroupSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -51,7 +52,9 @@ class Group:
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
+        self.apart = False  # its processes compete among themselves only, since their owner has turns of his own
         self.home = False  # it is an owner's, and has the sessions of his programs
+        self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
@@ -140,6 +143,11 @@ class Group:
                 group._refill(now)
                 group._credit -= count * _TOKEN
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether processes that are born here have the names of their KV's blocks in common with other owners."""
+        return any(group.settings.share_prefixes for group in self.chain)
+
     # --- limits -----------------------------------------------------------------------------------------------------
 
     def kv_room(self) -> tuple[int, Group | None]:
@@ -187,7 +195,7 @@ class Group:
     def check_pids(self, count: int, already: Group | None = None) -> None:
         """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
         for group in self.chain:
-            limit = group.settings.pids_max
+            limit = group.settings.pids_max or group.usual_pids
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
                 group.events["pids_max"] += 1
                 raise Errno.EAGAIN(
@@ -259,7 +267,7 @@ class Group:
         part, whole, own, group = 1, 1, weight, self
         while True:
             part, whole = part * own, whole * max(group.load.get(device, 0), own)
-            if group.parent is None:
+            if group.parent is None or group.apart:
                 return part, whole
             own, group = group.weight, group.parent
 
@@ -277,11 +285,15 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str, operator: Owner) -> None:
+    def __init__(self, user: str, operator: Owner, session_pids: int = 0, *, parted: bool = False) -> None:
+        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number.
+        `parted`: owners have turns of their own."""
+        self._session_pids, self._parted = session_pids, parted
         self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
-        self.users.home = True
+        self.users.home, self.users.apart = True, parted
+        self.homes = {self.users.name}  # of uids, in /users
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""
@@ -307,15 +319,18 @@ class GroupTree:
     def _home(self, parent: Group, name: str, owner: Owner) -> Group:
         group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
         if not group.home:
-            group.home = True
+            group.home, group.apart = True, self._parted
+            self.homes |= set() if owner.tenant else {name}
             for one in self.below(group):  # somebody may have made it, to set limits
                 one.owner = owner
         return group
 
     def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.home(owner), f"{_SESSION}{pid}", _DEFAULT)
-        group.session = True
+        return self._as_session(self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT))
+
+    def _as_session(self, group: Group) -> Group:
+        group.session, group.usual_pids = True, self._session_pids
         return group
 
     def find(self, path: str, base: Group) -> Group:
@@ -329,13 +344,6 @@ class GroupTree:
                 raise Errno.ENOENT(f"no group {name!r} in {group.path}, which has: {there}")
             group = group.children[name]
         return group
-
-    def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
-        """The group that has, or would have, the last name of a path; and that name. ENOENT, EINVAL."""
-        *parents, name = names(path) or [""]
-        if not name:
-            raise Errno.EINVAL(f"{path!r} names no group to create")
-        return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
 
     def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
         """A new group. EINVAL if the name is taken or not allowed, EAGAIN if there are too many groups."""
@@ -358,7 +366,8 @@ class GroupTree:
         for name in filter(None, path.split("/")):
             if name not in group.children:
                 made = self._add(group, name, _DEFAULT)
-                made.session = name.startswith(_SESSION) and group.home
+                if name.startswith(_SESSION) and group.home:
+                    self._as_session(made)
             group = group.children[name]
         return group
 
@@ -370,6 +379,8 @@ class GroupTree:
             what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
             raise Errno.EBUSY(f"{group.path} has {what} in it; end or move them first")
         group.end()
+        if group.home and not group.owner.tenant:
+            self.homes.discard(group.name)
 
     @staticmethod
     def _add(parent: Group, name: str, settings: GroupSettings) -> Group:
@@ -377,6 +388,14 @@ class GroupTree:
             above.inside += 1
         group = parent.children[name] = Group(name, parent, settings)
         return group
+
+
+def split(path: str) -> tuple[str, str]:
+    """The path of the group that has, or would have, the last name of a path; and that name. EINVAL."""
+    *parents, name = names(path) or [""]
+    if not name:
+        raise Errno.EINVAL(f"{path!r} names no group to create")
+    return ("/" if path.startswith("/") else "") + "/".join(parents), name
 
 
 def names(path: str) -> list[str]:

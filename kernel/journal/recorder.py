@@ -16,10 +16,12 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from llmasos.kernel.groups.group import Group, GroupTree
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.process_image import Continuing, ProcessImage, version_with, write_image
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
+    Began,
     Copied,
     DeviceHead,
     Doing,
@@ -35,18 +37,23 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Shredded,
 )
-from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.table import TABLE, Names
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
     from llmasos.kernel.objects.request import Request
 
 _encode = msgspec.msgpack.Encoder().encode
+_LOGS = (Names.LLM, Names.LOG, Names.RUNNER)
+# The field by which a call names the LLM process that its answer tells of.
+_ABOUT = {row.number: one.field for row in TABLE.values() for one in row.touches if one.what in _LOGS}
 
 
 class Recorder:
@@ -56,8 +63,16 @@ class Recorder:
     def __init__(self) -> None:
         self.on = False
         self.frames = 0  # made so far
+        self.position = 0  # of the latest frame
+        self.ends: list[int] = []  # positions at which the journals of earlier kernels end
+        self.pids_from: dict[
+            int, int
+        ] = {}  # by user, the first pids that no earlier kernel can have given out, if the journal
+        # lacks something
+        self._machine = ""
+        self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
-        self._next_pid = 0  # as the journal has it
+        self._next: dict[int, int] = {}  # pids, as the journal has them
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
         # Of this event.
         self._first: list[AnyEntry] = []  # come before all others in the frame
@@ -74,8 +89,11 @@ class Recorder:
         """Record from here on. The journal has `state`, from which the kernel was made."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
-        self._next_pid = state.next_pid
+        self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
+        self.position, self.ends, self._machine = state.position, state.ends, state.machine
+        self.pids_from = {space: positions.beyond(number) for space, number in self._next.items()}
+        self._begin = (state.boot, state.here) if state.boot else None
 
     def end(self) -> None:
         """Record nothing more. For the journal, changes that are in no frame yet have not happened."""
@@ -109,8 +127,18 @@ class Recorder:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
         if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
-            answer = Answer(request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason)
+            number, about = request.entry.number, getattr(request.call, _ABOUT.get(request.entry.number, ""), 0)
+            answer = Answer(request.program.pid, request.seq, number, errno, _encode(value), reason, about)
             self._answers.append((request.program, answer))
+
+    def shredded(self, process: LLMProcess) -> None:
+        """What a process has said is gone, and with it what answers have told of it."""
+        self._grown.pop(process.pid, None)
+        self._noted.pop(process.pid, None)
+        process.recorded = process.records.journaled = 0
+        if process.pid in self._known:
+            self._first.append(Shredded(process.pid))
+        self._answers = [(one, destroyed(told) if told.about == process.pid else told) for one, told in self._answers]
 
     def group_set(self, group: Group) -> None:
         if self.on:
@@ -148,9 +176,10 @@ class Recorder:
             owners.changed.clear()
             return None
         entries, self._first = self._first, []
-        if table.next_pid != self._next_pid:
-            self._next_pid = table.next_pid
-            entries.append(Pids(self._next_pid))
+        if table.next != self._next:
+            new = [(space, number) for space, number in table.next.items() if self._next.get(space) != number]
+            entries += [Pids(number, space) for space, number in new]
+            self._next = table.next.copy()
         if owners.changed:
             entries += map(owner_head, owners.changed.values())
             owners.changed.clear()
@@ -181,7 +210,17 @@ class Recorder:
         if not entries:
             return None
         self.frames += 1
-        return Frame(now, entries)
+        if self._begin is not None:
+            entries.insert(0, self._begun(*self._begin))
+        self.position += self.position > 0
+        return Frame(now, entries, self.position)
+
+    def _begun(self, boot: int, machine: str) -> Began:
+        """This kernel writes its first frame: its positions begin."""
+        self._begin = None
+        self.ends = [*self.ends, *([self.position] if self.position else [])][-positions.KEPT :]
+        self.position, self._machine = positions.first(boot), machine
+        return Began(self.ends, self._machine)
 
     def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
         for process in changed:
@@ -228,7 +267,9 @@ class Recorder:
         self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
-        state = State(secret, now, table.next_pid)
+        numbers = table.next.copy()
+        state = State(secret, now, numbers.pop(0), numbers=numbers)
+        state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):
@@ -296,6 +337,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
         exited=exited,
         stop_reason=process.stop_reason,
         owner=process.owner.key,
+        reserve=(process.reserve.budget, process.reserve.period) if process.reserve is not None else (0, 0),
     )
 
 

@@ -15,6 +15,7 @@ from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
     BadFrame,
+    Began,
     Copied,
     DeviceHead,
     Frame,
@@ -28,7 +29,9 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Sealed,
     Secret,
+    Shredded,
 )
 from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
@@ -39,6 +42,7 @@ MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is always kept
 _SHORT = 256  # bytes of an answer that is always kept whole
 _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
+_SHREDDED = "it was done before the kernel died, and what it told was destroyed with its process (shred)"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
 # Of those that have none; never changed.
 _NO_LOGPROBS: list[TokenLogprobs] = []
@@ -79,6 +83,13 @@ class Answers:
         if self._bytes > MOST_ANSWER_BYTES:
             self._shorten(answer.seq)
 
+    def forget(self, pid: int) -> None:
+        """What answers have told of this process is gone; that they were given stays known."""
+        for seq, old in list(self._kept.items()):
+            if old.about == pid:
+                self._bytes -= len(old.value) - len(_EMPTY)
+                self._kept[seq] = destroyed(old)
+
     def get(self, seq: int) -> Answer | None:
         return self._kept.get(seq)
 
@@ -93,12 +104,17 @@ class Answers:
                 return
             if len(old.value) > _SHORT:
                 self._bytes -= len(old.value) - len(_EMPTY)
-                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST)
+                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST, old.about)
 
     def _drop(self, seq: int) -> None:
         old = self._kept.pop(seq, None)
         if old is not None:
             self._bytes -= len(old.value)
+
+
+def destroyed(answer: Answer) -> Answer:
+    """The same without what it told."""
+    return Answer(answer.program, answer.seq, answer.call, Errno.EIO, _EMPTY, _SHREDDED)
 
 
 class SavedProcess:
@@ -156,7 +172,11 @@ class SavedProgram:
 
 @dataclass(slots=True)
 class State:
-    """Everything the journal remembers. `now` is the clock of the last frame."""
+    """Everything the journal remembers. `now` is the clock of the last frame, `position` its position (positions.py).
+
+    Whoever opens the journal for the next kernel says what is not in it: `boot`, the random number of that kernel (0: it
+    tells no positions), the machine that it runs in (`here`), and whether something may be `lost`.
+    """
 
     secret: bytes
     now: int = 0
@@ -167,6 +187,13 @@ class State:
     spent: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceHead] = field(default_factory=dict)
     owners: dict[str, OwnerHead] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
+    position: int = 0
+    ends: list[int] = field(default_factory=list)  # last positions of the kernels before
+    machine: str = ""
+    boot: int = 0
+    here: str = ""
+    lost: bool = False
 
     @property
     def tokens(self) -> int:
@@ -176,6 +203,7 @@ class State:
     def apply(self, frame: Frame) -> None:
         """Take a frame in. Raises BadFrame if its records do not fit those before them."""
         self.now = frame.now
+        self.position = frame.position or self.position
         for entry in frame.entries:
             try:
                 self._apply(entry)
@@ -202,7 +230,10 @@ class State:
             case Answer():
                 self.programs[entry.program].answers.add(entry)
             case Pids():
-                self.next_pid = entry.next
+                if entry.space:
+                    self.numbers[entry.space] = entry.next
+                else:
+                    self.next_pid = entry.next
             case ProgramHead():
                 if entry.pid in self.programs:
                     self.programs[entry.pid].head = entry
@@ -224,8 +255,17 @@ class State:
                 self.devices[entry.name] = entry
             case OwnerHead():
                 self.owners[entry.name] = entry
+            case Began():
+                self.ends, self.machine = entry.ends, entry.machine
             case Secret():
                 self.secret = entry.key
+            case Shredded():
+                process = self.processes[entry.pid]
+                process.log, process.records, process.logprobs = log_of(), [], []
+                for program in self.programs.values():
+                    program.answers.forget(entry.pid)
+            case Sealed():
+                raise BadFrame(f"what process {entry.pid} said is still encrypted")
 
     def _grow(self, entry: Grown) -> None:
         process = self.processes[entry.pid]
@@ -259,32 +299,46 @@ class State:
             self.spent.copy(),
             self.devices.copy(),
             self.owners.copy(),
+            self.numbers.copy(),
+            self.position,
+            self.ends.copy(),
+            self.machine,
         )
 
     def snapshot(self) -> Iterator[Frame]:
-        """Frames that add up to this state, each of bounded size."""
+        """Frames that add up to this state, each of bounded size. The last one has the position: what is cut short claims
+        none."""
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
-        yield Frame(self.now, [*head, *self.devices.values(), *self.owners.values()])
+        head += [Pids(number, space) for space, number in self.numbers.items()]
+        if self.machine or self.ends:
+            head.append(Began(self.ends, self.machine))
+        for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
+            yield Frame(self.now, entries)
+        yield Frame(self.now, [], self.position)
+
+    def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
+        yield head
         for program in self.programs.values():
-            yield Frame(self.now, [program.head])
+            yield [program.head]
             for answer in program.answers:
-                yield Frame(self.now, [answer])
+                yield [answer]
         for pid, process in self.processes.items():
             entries: list[AnyEntry] = [process.head]
             for start in range(0, max(1, len(process.log)), _PIECE):
                 tokens = process.log[start : start + _PIECE].tolist()
                 known, logprobs = (0, process.logprobs) if start == 0 else (len(process.logprobs), [])
                 entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
-                yield Frame(self.now, entries)
+                yield entries
                 entries = []
             if process.records:
-                yield Frame(self.now, [Noted(pid, 0, process.records)])
+                yield [Noted(pid, 0, process.records)]
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners"):
+        facts = "secret", "next_pid", "groups", "spent", "devices", "owners", "numbers", "position", "ends", "machine"
+        for name in facts:
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

@@ -38,4 +38,5 @@ class Request:
     deadline: Timer | None = None
     late: bool = False  # the deadline has passed
     waited: bool = False
+    audited: int = 0  # how far its audit has come (kernel/objects/auditor.py, Stage)
     absent: bool = False  # made to an earlier kernel, and not yet asked for again

@@ -295,12 +295,6 @@ def test_what_others_share_is_not_read_from_the_file(file: str) -> None:
     assert twin.table.frames[2] != row(sim, pid).table.frames[2]
     assert (twin.table.cached, twin.account.reused) == (39, 32)
     assert program.call(Decode(twin.pid, 9)).tokens == program.call(Decode(pid, 9)).tokens
-    other = simulate()
-    again = other.program()
-    restored = again.call(Restore(file))
-    fresh = again.call(Spawn("sim", tokens=PROMPT))
-    other.run_idle()
-    assert row(other, fresh).table.frames[:2] == row(other, restored).table.frames[:2], "its blocks have names"
 
 
 def test_frames_are_taken_from_nobody_who_runs(file: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 from llmasos.kernel.edge.peers import unmapped_uid
 from llmasos.kernel.objects.owner import Owners
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.simulator.simulation import Simulation, simulate
+from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TENANTS
+from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Right
 from llmasos.syscalls.table import Attach, Checkpoint, Decode, Fork, Restore, Spawn
 
@@ -24,10 +25,9 @@ def sim() -> Simulation:
     return simulate(256)
 
 
-def llm(sim: Simulation, pid: int) -> LLMProcess:
-    found = next(process for process in sim.kernel.table if process.pid == pid)
-    assert isinstance(found, LLMProcess)
-    return found
+def llm(sim: Simulation, program: Prog, pid: int) -> LLMProcess:
+    """The process that a program calls `pid`."""
+    return sim.kernel.table.llm(pid_of(sim.kernel.programs[program.peer].owner.space, pid))
 
 
 def test_the_kernels_own_user_and_root_are_one_owner_and_others_are_themselves(sim: Simulation) -> None:
@@ -44,7 +44,7 @@ def test_what_a_program_makes_belongs_to_its_owner_in_groups_of_his(sim: Simulat
     for program, name, home in ((ann, "1001", "/users/1001"), (acme, "1001/acme", "/users/1001/acme")):
         pid = program.call(Spawn(MODEL, [1, 2, 3]))
         (child,) = program.call(Fork(pid))
-        for process in (llm(sim, pid), llm(sim, child)):
+        for process in (llm(sim, program, pid), llm(sim, program, child)):
             assert process.owner.name == process.group.owner.name == name
             assert process.group.parent is not None
             assert process.group.parent.path == home
@@ -63,16 +63,16 @@ def test_contexts_of_two_owners_share_no_frame_and_those_of_one_do(sim: Simulati
     ):
         pid = program.call(Spawn(MODEL, prompt))
         program.call(Decode(pid, 1))
-        assert llm(sim, pid).account.reused == reused
+        assert llm(sim, program, pid).account.reused == reused
 
 
 def test_a_restored_process_is_its_restorers_and_has_his_salt(sim: Simulation) -> None:
     ann, ben = sim.program(uid=ANN), sim.program(uid=BEN)
     pid = ann.call(Spawn(MODEL, list(range(1, 40))))
     ann.call(Checkpoint(pid, "/tmp/ann.image"))
-    there = llm(sim, ben.call(Restore("/tmp/ann.image")))
+    there = llm(sim, ben, ben.call(Restore("/tmp/ann.image")))
     assert there.owner.name == "1002"
-    assert there.table.salt == there.owner.salt != llm(sim, pid).table.salt
+    assert there.table.salt == there.owner.salt != llm(sim, ann, pid).table.salt
 
 
 def test_owners_and_what_is_theirs_come_back_with_the_journal(sim: Simulation) -> None:
@@ -86,7 +86,7 @@ def test_owners_and_what_is_theirs_come_back_with_the_journal(sim: Simulation) -
         program.come_back()
     sim.run_idle()
     for pid, program in zip(pids, programs, strict=True):
-        process = llm(sim, pid)
+        process = llm(sim, program, pid)
         assert process.owner is sim.kernel.programs[program.peer].owner is process.group.owner
         assert process.table.salt == process.owner.salt == before[process.owner.name]
 

@@ -150,6 +150,11 @@ class Core(RuleBasedStateMachine):
         live = [p for p in self.procs.values() if not p.ended] or list(self.procs.values())
         return live[index % len(live)]
 
+    def changing(self, proc: Proc) -> bool:
+        """Whether an exec or a move is under way, beside which it cannot become REALTIME, or cease to be."""
+        row = self.sim.kernel.table.find(proc.pid)
+        return isinstance(row, LLMProcess) and row.transition is not None
+
     def try_call(self, program: Prog, call: Any) -> Any:
         """The result, or the errno."""
         try:
@@ -408,7 +413,8 @@ class Core(RuleBasedStateMachine):
     def set(self, i: int, who: int, nice: int, sched: SchedClass | None, limits: Limits | None) -> None:
         proc, program = self.proc(who), self.prog(i)
         if limits is None:
-            assert self.try_call(program, Setsched(proc.pid, nice, sched)) is None or self.gone(proc)
+            done = self.try_call(program, Setsched(proc.pid, nice, sched))
+            assert done is None or self.gone(proc) or (done is Errno.EBUSY and self.changing(proc))
         else:
             old = self.try_call(program, Setlimits(proc.pid, limits))
             assert isinstance(old, Limits) or self.gone(proc)
