@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmasos.kernel import audit, desk, events
-from llmasos.kernel.calls import inventory
+from llmasos.kernel.calls import inventory, shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
@@ -95,6 +95,8 @@ class Kernel(System):
                     audit.refuse(self, events.AuditLine("connect", audit.REFUSALS, result="EPERM", reason=event.reason))
             case events.HaltRequest():
                 desk.halt(self, event.reason, keep=event.keep)
+            case events.Forgotten():
+                shred.forgotten(self, event)
             case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
             case events.Audited():
@@ -103,6 +105,8 @@ class Kernel(System):
                 inventory.installation(self, event)
             case events.AuditFails():
                 self._audit_fails(event.reason)
+            case events.JournalWaits():
+                recovery.journal_waits(self, event.seconds, done=event.done)
             case events.JournalGrows():
                 self.log("warning", f"journal: it grows, since it could not be compacted: {event.reason}")
             case events.JournalCompacted():
@@ -178,8 +182,7 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                call = event.call
-                program = recovery.take_up(self, event, call.ticket) if call.ticket else self._attach(event, call)
+                program = self._enter(event, event.call)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 if event.call.ticket or error.errno is Errno.EPERM:
@@ -218,11 +221,18 @@ class Kernel(System):
         else:
             self.log("info", "audit: it can be written again")
 
+    def _enter(self, event: events.Syscall, call: Attach) -> Program:
+        if call.ticket:
+            return recovery.take_up(self, event, call.ticket, call.seen)
+        program = self._attach(event, call)
+        program.told = call.seen >= 0
+        return program
+
     def _attach(self, event: events.Syscall, call: Attach) -> Program:
         if (event.uid or 0) > pids.MOST_UID:
             raise Errno.EPERM(f"user id {event.uid} is greater than any that this kernel serves ({pids.MOST_UID})")
         owner = self.owners.of(event.uid, call.tenant, event.drawn)
-        self.table.check_room(1)
+        self.table.check_room(1, owner)
         self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid(owner.space)
         blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)

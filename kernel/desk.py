@@ -18,7 +18,10 @@ from llmasos.syscalls.wire import describe_outcome
 
 
 class Begun(ABC):
-    """What a call has begun and not ended: an object of the kernel, named in the request."""
+    """What a call has begun and not ended: an object of the kernel, named in the request. `held`: the object of the call,
+    if it is had for good, though it leaves the table."""
+
+    held: object | None = None
 
     @abstractmethod
     def undo(self, system: System, error: SyscallError) -> None:
@@ -73,7 +76,10 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)
     elif program.peer in system.programs:
-        system.act(Reply(program.peer, request.seq, errno, value, reason, request.entry.changes))
+        entry = request.entry
+        system.act(
+            Reply(program.peer, request.seq, errno, value, reason, entry.changes, told=program.told, tells=entry.tells)
+        )
 
 
 def halt(system: System, reason: str, *, keep: bool = False) -> None:

@@ -26,9 +26,10 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
     """Run a call, which may have waited before; with `error`, what it waited for has failed."""
     if request.answered:  # it was taken back meanwhile
         return
+    if error is not None:  # not raised: this frame would hold it and it this frame, which only the collector parts
+        desk.take_back(system, request, error.errno, error.reason)
+        return
     try:
-        if error is not None:
-            raise error
         result = _run(system, request)
         if isinstance(result, Waiting):
             if not request.late:
@@ -51,6 +52,8 @@ def _run(system: System, request: Request) -> object:
     handler = _HANDLERS[type(request.call)]
     if not (entry.touches or entry.audit):
         return handler(system, request, request.call)
+    if isinstance(begun := request.begun, desk.Begun) and begun.held is not None:
+        return handler(system, request, request.call, begun.held)
     objects = []
     for touches in entry.touches:
         found = find(system, request, touches)

@@ -105,6 +105,13 @@ class JournalFails(Event):
     reason: str
 
 
+class JournalWaits(Event):
+    """A sync of the journal has been under way for so many seconds; or, `done`, it has taken them."""
+
+    seconds: float
+    done: bool
+
+
 class JournalGrows(Event):
     """The journal is whole but could not be compacted; the edge will try again."""
 
@@ -139,6 +146,16 @@ class AuditFails(Event):
     reason: str
 
 
+class Forgotten(Event):
+    """What Forget asked for is done, or (`error`) cannot be. `gone` and `left` are lines for people."""
+
+    ref: int
+    gone: list[str]
+    left: list[str]
+    sure: bool
+    error: str = ""
+
+
 class HaltRequest(Event):
     """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone. `keep` the journal, so that the
     next kernel goes on with the processes."""
@@ -163,6 +180,8 @@ class Reply(Action):
     value: Any = None
     reason: str = ""
     changes: bool = False  # the call may have changed something
+    told: bool = False  # the position of the journal goes with it
+    tells: bool = True  # it tells of what the journal keeps
 
 
 class Send(Action):
@@ -246,6 +265,14 @@ class Audit(Action):
     ref: int = 0
 
 
+class Forget(Action):
+    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
+    follows."""
+
+    ref: int
+    pid: int
+
+
 # --- configuration of the core --------------------------------------------------------------------------------------
 
 
@@ -265,6 +292,18 @@ class DeviceConfig:
     max_runs: int = 0  # processes in one step at most
     step_tokens: int = 0  # tokens in one step at most
     options: dict[str, str] = field(default_factory=dict)  # of its driver
+
+
+_LEAST_OF_SESSION = 64
+
+
+@dataclass(slots=True)
+class Partition:
+    """Owners that have turns on the devices, and frames, of their own; all others together have one more. `turn` is the
+    length of a turn in seconds: a step begins with each, and takes no longer."""
+
+    owners: list[str] = field(default_factory=list)  # 1000, or 1000/TENANT; empty: nobody has
+    turn: float = 0.05
 
 
 @dataclass(slots=True)
@@ -298,8 +337,15 @@ class KernelConfig:
     idle_seconds: float = 0.0  # a model that nobody has run for so long leaves memory; 0: it stays
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000  # programs among them
+    session_processes: int = 0  # of one program, unless its group says otherwise; 0: a quarter of `max_processes`
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
+    partition: Partition = field(default_factory=Partition)
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536  # the latest that are kept
     log_lines: int = 4_096  # the latest that `dmesg` shows
+
+    @property
+    def most_of_session(self) -> int:
+        """Processes that the session of one program may have."""
+        return self.session_processes or max(_LEAST_OF_SESSION, self.max_processes // 4)

@@ -31,6 +31,8 @@ from llmasos.kernel.events import (
     Audited,
     AuditLine,
     Event,
+    Forget,
+    Forgotten,
     Halt,
     KernelConfig,
     KillDriver,
@@ -86,7 +88,10 @@ class Simulation:
         self.clock = 0  # the kernel's, in nanoseconds
         self.checked = checked
         self.file = config
+        self._boots = itertools.count(1)
         self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
+        if self.saved is not None:
+            self.saved.boot = next(self._boots)
         self.frames = 0  # written to it
         self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
         self.die_before = False
@@ -175,6 +180,8 @@ class Simulation:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
         self.halted, self._read, self._born = "", 0, self.now
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
+        if self.saved is not None:
+            self.saved.boot = next(self._boots)
         self.kernel = self.core(copy.deepcopy(self.file))
         self.kernel.sources = self.policies
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
@@ -211,6 +218,8 @@ class Simulation:
                     driver = self.drivers.get(action.device)
                     if driver is not None and driver.incarnation == action.incarnation:
                         driver.receive(action.message)
+                case Forget():
+                    self.at(self.now, partial(self.event, Forgotten(action.ref, ["its key"], [], sure=True)))
                 case StartDriver():
                     old = self.drivers.get(action.device)
                     assert old is None or not old.alive, f"{action.device} is started twice"
@@ -260,6 +269,8 @@ class Simulation:
                 assert reply.reason, f"{entry.name} failed with {reply.errno.name} and no reason"
                 declared = reply.errno in entry.errors + COMMON
                 assert declared, f"{entry.name} does not declare {reply.errno.name}: {reply.reason}"
+        if reply.told and self.saved is not None:
+            program.seen = self.saved.position
         future.answer(reply, self.now)
 
     # --- time ---
@@ -322,7 +333,7 @@ class Simulation:
         """A new program, attached; of another user than the kernel's with a `uid`, of one of his tenants with a `tenant`.
         What is random in its calls follows from `chance`; None: from how many there were before it."""
         program = self.connection(uid, chance)
-        info: BootInfo = program.call(Attach(name, int(rights), tenant=tenant))
+        info: BootInfo = program.call(Attach(name, int(rights), tenant=tenant, seen=0))
         program.pid, program.ticket = info.pid, info.ticket
         return program
 

@@ -52,6 +52,7 @@ from llmasos.syscalls.records import (
     SchedInfo,
     Seconds,
     Secret,
+    ShredInfo,
     Signal,
     Stats,
     StopIds,
@@ -65,7 +66,7 @@ C = TypeVar("C", bound="Call[Any]")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unknown_fields=True):
+class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """The arguments of one system call; `R` is the type of its result."""
 
 
@@ -153,6 +154,7 @@ class Entry(NamedTuple):
     touches: tuple[Touches, ...]
     draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
     audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
+    tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
 
 
 TABLE: dict[int, Entry] = {}
@@ -168,6 +170,7 @@ def _call(
     blocks: bool = False,
     draws: bool = False,
     changes: bool = False,
+    tells: bool = True,
     touches: tuple[Touches, ...] = (),
     audit: str = "",
 ) -> Callable[[type[C]], type[C]]:
@@ -177,7 +180,7 @@ def _call(
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
-        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit)
+        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -208,7 +211,7 @@ def _group(what: Names, needs: Needs, field: str = "path") -> Touches:
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH, draws=True, audit="sessions")
+@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE, draws=True, audit="sessions")
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -220,30 +223,34 @@ class Attach(Call[BootInfo]):
     The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
     whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
     uid's. Programs of the uid have every right over its tenants.
+    With `seen`, answers have a fifth element if a journal is kept: its position. A program that comes back shows the
+    last one that it has had (0: none). ESTALE: the journal that this kernel read ends before it, so answers that the
+    program has had are lost; with `seen` 0 it is taken up nevertheless, and goes on with what there is.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
     tenant: Tenant = ""
+    seen: Annotated[int, Meta(ge=-1)] = -1
 
 
-@_call(2, "system", Right(0))
+@_call(2, "system", Right(0), tells=False)
 class Null(Call[None]):
     """Do nothing and answer: the round trip that benchmarks measure, and a check that the kernel lives."""
 
 
-@_call(3, "system", Right.QUERY)
+@_call(3, "system", Right.QUERY, tells=False)
 class BootInfoCall(Call[BootInfo]):
     """The running kernel: its version, devices, policies and runtime directory."""
 
 
-@_call(4, "system", Right.QUERY)
+@_call(4, "system", Right.QUERY, tells=False)
 class StatsCall(Call[Stats]):
     """Counters since boot."""
 
 
-@_call(5, "system", Right.QUERY, blocks=True)
+@_call(5, "system", Right.QUERY, blocks=True, tells=False)
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
@@ -256,7 +263,7 @@ class Trace(Call[TraceResult]):
     timeout: Seconds = 0.0
 
 
-@_call(6, "system", Right.QUERY)
+@_call(6, "system", Right.QUERY, tells=False)
 class Dmesg(Call[list[LogLine]]):
     """Lines of the kernel log after sequence number `after`."""
 
@@ -320,6 +327,7 @@ class Inventory(Call[list[Measure]]):
     E.EIO,
     E.ENOTSUP,
     E.EDQUOT,
+    E.EBUSY,
     changes=True,
     blocks=True,
     draws=True,
@@ -331,7 +339,9 @@ class Spawn(Call[int]):
 
     The process is a child of the calling program and is killed with it; a `detached` one is a child of init and lives on
     (see `detach`). With `once` it exits when its first decode ends. The kernel draws the seed of a process that is
-    given no sampler. `group` is relative to the program's own group. `records` are those of position 0 (see `feed`).
+    given no sampler. `group` is relative to the program's own group. `records` are those of position 0 (see `feed`). A
+    nice value below 0 and REALTIME need the right PRIORITY; `budget` and `period` are those of a REALTIME process (see
+    `setsched`).
     """
 
     model: ModelName
@@ -347,6 +357,8 @@ class Spawn(Call[int]):
     dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
     group: GroupPath = ""  # empty: that of the program
     records: Blobs = []
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
 @_call(
@@ -366,7 +378,8 @@ class Fork(Call[list[int]]):
 
     A child goes on as its parent does: it decodes if the parent is decoding. Its sampler's seed is derived from the
     parent's seed and the child's index, unless `same_seed`. The children belong to the calling program, or `detached` to
-    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on.
+    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on. Children of a
+    REALTIME process are FAIR; a nice value below 0 goes over to them only by a caller with the right PRIORITY.
     """
 
     pid: Pid
@@ -495,6 +508,11 @@ class Ps(Call[list[ProcessInfo]]):
 class Setsched(Call[None]):
     """Set nice value, class and device of a process. None and empty change nothing.
 
+    A REALTIME process may use `budget` seconds of its device's time in each `period` seconds before all others; with 0
+    these are as before, or 0.01 in 0.1 s. What it used in a step is its share of the step by tokens. When the budget is
+    used up it is FAIR until the next period. EBUSY: more than 0.8 of the device's time would be reserved; the reason says
+    by whom. To get stronger than the default (REALTIME, or a nice value below 0) needs the right PRIORITY.
+
     A process moves to another `device` while it runs: its decode goes on, programs that read it or wait for it notice
     nothing, and on a device of the same kind its tokens do not change. The call is answered when the process has arrived.
     The KV goes along if the new device computes in the same way; else it computes the log again, and the kernel log says
@@ -506,6 +524,8 @@ class Setsched(Call[None]):
     nice: Nice | None = None
     sched_class: SchedClass | None = None
     device: Name = ""
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
 @_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.LIMITS),), audit="limits")
@@ -531,6 +551,29 @@ class Rename(Call[str]):
 
     pid: Pid
     name: Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME, pattern=PRINTABLE)]
+
+
+@_call(
+    32,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EIO,
+    E.ERESTART,
+    changes=True,
+    blocks=True,
+    touches=(_process(Names.LOG, N.CONTROL),),
+    audit="files",
+)
+class Shred(Call[ShredInfo]):
+    """End an LLM process and destroy what it has said: its log, its records, the answers about it, its KV in frames and
+    in lower tiers, and the keys under which the journal and the process images that this kernel wrote of it are.
+
+    Answered when that is done and on the disk; what could not be reached is listed. Children that were forked from it,
+    and whoever has read it, keep what they have. It is done even if the caller takes the call back.
+    """
+
+    pid: Pid
 
 
 # --- context --------------------------------------------------------------------------------------------------------
@@ -638,7 +681,7 @@ class Records(Call[RecordsResult]):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@_call(60, "memory", Right.QUERY)
+@_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
     """The models that this kernel knows by name, and those in memory."""
 

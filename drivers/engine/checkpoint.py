@@ -108,12 +108,13 @@ def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick:
     """Read KV into the frames."""
     if request.frames and not 0 <= min(request.frames) <= max(request.frames) < image.slab.frames:
         raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {image.slab.frames}")
+    image.slab.wipe(request.wipes)
     fingerprint = origin.fingerprint(tick)
     if isinstance(fingerprint, str):
         return checkpoint.nothing_imported(request, fingerprint)
     size = block_bytes(image)
     try:
-        with Reader(request.path, request.key) as file:
+        with Reader(request.path, request.key, request.seal) as file:
             if reason := checkpoint.mistrust(file, request, fingerprint, size):
                 return checkpoint.nothing_imported(request, reason)
 

@@ -41,6 +41,7 @@ from llmasos.drivers.protocol import (
     RunResult,
     Step,
     StepDone,
+    Wipe,
 )
 from llmasos.modelfiles import generation, source
 from llmasos.modelfiles.files import broken, shown
@@ -236,6 +237,13 @@ class Engine:
                 for places in image.below:
                     places.forget(ctx)
 
+    def wipe(self, request: Wipe) -> None:
+        image = self._image(request.image)
+        self._ahead.forget()
+        image.slab.wipe([*request.frames, *image.slab.spare])
+        for tier, places in enumerate(image.below, 1):
+            places.wipe([slot for number, slot in request.places if number == tier])
+
     def hears(self, request: object) -> None:
         self._ahead.hears(request)
 
@@ -249,6 +257,8 @@ class Engine:
         moved = time.perf_counter()
         for image, copies in groupby(request.copies, key=lambda copy: copy.image):
             self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
+        for image, wiped in groupby(request.wipes, key=lambda wipe: wipe[0]):
+            self._image(image).slab.wipe([frame for _, frame in wiped])
         copied = time.perf_counter()
         self._lose(work, self._mover.back(request.ins))
         work.phases["copy"] = copied - moved

@@ -44,7 +44,7 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     program = request.program
     view = system.table.view(program.owner, everybody=system.config.show_all)
     after = inward(system, program, call.after) if call.after else 0
-    rows = system.table.after(after, call.limit, view)
+    rows = view.after(after, call.limit)
     return [process_info(system, process, _told(system, program, process)) for process in rows]
 
 
@@ -80,6 +80,8 @@ def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
             "device": process.device.name,
             "sched_class": process.traits.sched_class,
             "nice": process.traits.nice,
+            "budget": seconds(process.reserve.budget) if process.reserve is not None else 0.0,
+            "period": seconds(process.reserve.period) if process.reserve is not None else 0.0,
             "length": len(process.log),
             "record_bytes": process.records.bytes,
             "cached": process.table.cached,
@@ -145,7 +147,7 @@ def device_info(device: Device, program: Program) -> DeviceInfo:
         kind=device.config.kind,
         pid=device.process.pid,
         policy=device.queue.policy.name,
-        ready=len(device.queue),
+        ready=sum(map(len, device.queues)),
         tokens_computed=device.computed,
         tokens_decoded=device.decoded,
         busy_seconds=seconds(device.busy),

@@ -70,7 +70,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         calls=system.calls.total(),
         rejected_frames=count["rejected"],
         processes=len(system.table),
-        by_state=dict(Counter(process.state.value for process in system.table)),
+        by_state=dict(Counter(process.state._value_ for process in system.table)),  # `value` costs ten times as much
         tokens_fed=count["fed"],
         tokens_computed=sum(device.computed for device in devices),
         tokens_reused=sum(device.reused for device in devices),
@@ -96,7 +96,7 @@ def _audit(system: System, program: Program) -> str:
 
 def _journal(system: System, program: Program) -> str:
     if not system.journal_trouble or program.owner.operator:
-        return (system.journal_trouble or "kept") if system.secret else ""
+        return (system.journal_trouble or system.journal_wait or "kept") if system.secret else ""
     return "it cannot be written"  # the operator is told why, and where
 
 

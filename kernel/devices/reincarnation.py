@@ -42,7 +42,7 @@ _WATCH = SECOND
 
 def add_device(system: System, config: DeviceConfig) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
-    queue = RunQueue(system.sources.scheduling(config.policy, system.config.quantum))
+    policies = [system.sources.scheduling(config.policy, system.config.quantum) for _ in range(system.owners.parts)]
     config.victims = system.sources.victims(config.victims).name  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
@@ -50,7 +50,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
     blocked = State.BLOCKED, WaitFor.DEVICE, now
     process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
-    device = Device(config, process, queue, evictions=system.sources.evictions(config.evictions))
+    device = Device(config, process, list(map(RunQueue, policies)), evictions=system.sources.evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
     if foreign(device):
@@ -60,7 +60,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
 
 def _start(system: System, device: Device) -> None:
     device.incarnation += 1
-    device.state, device.os_pid, device.pardoned = STARTING, 0, False
+    device.state, device.os_pid, device.pardoned, device.disowned = STARTING, 0, False, False
     device.heard = device.progress_at = system.now
     device.progress = -1
     system.act(StartDriver(device.name, device.incarnation))
@@ -111,12 +111,13 @@ def _hang(system: System, device: Device) -> str:
 def from_device(system: System, event: FromDevice) -> None:
     """A driver's message. One that breaks the protocol costs the driver its life, nobody else's."""
     device = system.devices[event.device]
-    if event.incarnation != device.incarnation or device.state == DOWN:
+    if event.incarnation != device.incarnation or device.state == DOWN or device.disowned:
         return
     device.heard = system.now
     try:
         _message(system, device, event.message)
     except SyscallError as error:
+        device.disowned = True
         _kill(system, device, f"protocol error: {error.reason}")
 
 
@@ -158,6 +159,7 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
     ask.answer = message
     if ask.came is not None:
         ask.came(system, device, ask)
+    ask.about = None  # which often knows the request in turn
     wake(system, ask.channel)
     dirty(system, device)
 
@@ -277,7 +279,7 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
 def _tell_callers(system: System, device: Device, reason: str) -> None:
     """Wake the calls that wait for the driver's answers, or for the step to end; they find out when they go on."""
     for ask in device.asked.values():
-        ask.death = reason
+        ask.death, ask.about = reason, None
         wake(system, ask.channel)
     device.asked.clear()
     wake(system, device.between_steps)

@@ -30,10 +30,14 @@ from llmasos.kernel.edge import lock, settings
 from llmasos.kernel.edge.audit_file import open_audit
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
@@ -66,6 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     journal.add_argument(
         "--journal", metavar="DIR", default="", help="where to remember it (default: see `llmasos status`)"
     )
+    add("--plain", action="store_true", help="encrypt neither the journal nor process images")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -97,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.die_with_parent,
             victims=args.victims,
             evictions=args.evictions,
+            plain=args.plain,
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
@@ -106,9 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
         args.own_runtime = lock.prepare(directory) or args.own_runtime
         if args.hand_over:
-            relieve(directory)
+            relieve(directory, keys_of(config.seal))
         if args.detach:
             return _detach(directory, given)
+        if not args.debuggable:
+            undumped.shut()
         return _serve(core, config, directory, args)
     except SyscallError as error:
         print(f"llmasos boot: {error.reason}", file=sys.stderr)
@@ -116,8 +124,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    if not args.debuggable:
-        undumped.shut()
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -127,8 +133,12 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             open_log(Path(args.log))
         log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
         fsync: Fsync = "never"
+        keys, why = _keys(config)
         if config.journal is not None:
-            journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
+            if keys is None:
+                raise Errno.ENOENT(why)
+            journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
+            stamp(journal.state, damaged=bool(journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -136,7 +146,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
-        audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
+        audit = _open_audit(config, fsync, notes)
+        images = _images(keys, why, journal)
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -153,26 +164,42 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
+            images=images,
         )
-        kept = trio.run(server.run)
+        with short_pauses():
+            kept = trio.run(server.run)
         halted = True
         if failed := bool(server.failed):
             raise Errno.ENODEV(server.failed)
     finally:
         stop_watching()
         standing.close()
-        if journal is not None:
-            journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
-            if halted and not kept:
-                sign.unlink(missing_ok=True)
-                modules.forget()
-            if not journal.path.exists():
-                journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
-        lock.release(directory, held, keep_log=failed or not halted)
+        if journal is not None and halted and not kept:
+            sign.unlink(missing_ok=True)
+            modules.forget()
+        _let_go(directory, held, journal, remove=halted and not kept, keep_log=failed or not halted)
         if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
+    """The keys of process images, and which journal's they are."""
+    images = Images(keys, why)
+    if journal is not None and journal.seal is not None:
+        images.of_journal(journal.seal.store.path.name.encode())
+    return images
+
+
+def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:
+    """Give back journal and runtime directory. `remove` the journal: programs that were expected back have ended with the
+    system."""
+    if journal is not None:
+        journal.close(remove=remove)
+        if not journal.path.exists():
+            journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
+    lock.release(directory, held, keep_log=keep_log)
 
 
 def _open_audit(
@@ -182,6 +209,7 @@ def _open_audit(
     wanted = config.audit_log
     if wanted is None:
         return None
+    fsync = fsync if config.journal is not None else "interval"
     file = open_audit(Path(wanted.directory), Path(wanted.keys) if wanted.keys else None, wanted.keep)
     notes += file.notes
     return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
@@ -195,6 +223,20 @@ def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
         os.close(args.ready)
+
+
+def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
+    """The keys as they are configured, or why there are none. A command that gives the master key is run now, since it
+    may take its time."""
+    try:
+        keys = keys_of(config.seal)
+        if config.seal.key == "command" and not keys.plain:
+            keys.masters()
+    except SyscallError as error:
+        if config.seal.key == "command":
+            raise
+        return None, error.reason
+    return keys, ""
 
 
 def _configured(args: argparse.Namespace) -> str | None:

@@ -26,6 +26,17 @@
     required = ["rights", "files"]   # classes of calls that are not made if their line cannot be written
     anchor = ["ssh", "log@host", "cat >> heads"]   # gets the signed head each minute; or the path of a file
 
+    [seal]                    # how the journal and process images are encrypted (kernel/edge/keys.py)
+    enabled = true            # false: as `llmasos boot --plain`
+    key = "file"              # where the master key is; "keyring": the operating system's; "command": what it prints
+    key_file = "/etc/llmasos/seal.key"   # empty: $XDG_CONFIG_HOME/llmasos/seal.key, made at the first boot
+    key_command = "pass show llmasos"
+    directory = "/var/lib/llmasos/keys"  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
+
+    [partition]               # these users share neither frames nor steps with anybody (kernel/sched/partition.py)
+    owners = ["1001", "1002"]
+    turn_seconds = 0.05
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -53,7 +64,7 @@ from msgspec import UNSET, Meta, UnsetType
 from llmasos.drivers import protocol
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
-from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.kernel.events import DeviceConfig, KernelConfig, Partition
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
@@ -103,6 +114,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     idle_seconds: Annotated[float, Meta(ge=0.0, le=1e9)] = IDLE_SECONDS
     pagein_seconds: Seconds | UnsetType = UNSET
     max_processes: Positive | UnsetType = UNSET
+    session_processes: Positive | UnsetType = UNSET
     max_crashes: Positive | UnsetType = UNSET
     trace_events: Positive | UnsetType = UNSET
     log_lines: Positive | UnsetType = UNSET
@@ -120,12 +132,20 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
     pids_max: Annotated[int, Meta(ge=0)] = 0
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100
     kv_action: KvAction = KvAction.SPILL
+    share_prefixes: bool = False
 
     def settings(self, path: str) -> GroupSettings:
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("kv_max", "kv_high", "swap_max", "weights_max"):
             fields[name] = size(fields[name], f"{name} of group {path}")
         return GroupSettings(**fields)
+
+
+class PartitionFile(msgspec.Struct, forbid_unknown_fields=True):
+    """`[partition]`: turns and frames of their own for owners, so that they do not feel each other."""
+
+    owners: list[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}(/[^/]+)?\Z")]] = []  # user ids, as "1000", or "1000/TENANT"
+    turn_seconds: Annotated[float, Meta(ge=0.001, le=10.0)] = 0.05  # a step begins with each turn, and takes no longer
 
 
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
@@ -172,6 +192,17 @@ class Privacy(msgspec.Struct, forbid_unknown_fields=True):
     ps: Literal["count", "rows"] = "count"
 
 
+class Seal(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[seal]` of the file: how the journal and process images are encrypted."""
+
+    enabled: bool = True  # false: as `llmasos boot --plain`
+    # `file`: a file of mode 0600; `keyring`: the operating system's, which a reboot empties; `command`: what one prints.
+    key: Literal["file", "keyring", "command"] = "file"
+    key_file: str = ""  # empty: $XDG_CONFIG_HOME/llmasos/seal.key
+    key_command: str = ""  # prints the master key, in hexadecimal
+    directory: str = ""  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
@@ -182,6 +213,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
     audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
     privacy: Privacy = msgspec.field(default_factory=Privacy)  # `[privacy]`
+    seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
+    partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -228,6 +261,8 @@ def _check(found: File) -> None:
     for name, path in found.models.items():
         with _where(f"[models] {name}"):
             check_place(path)
+    if found.seal.key == "command" and not found.seal.key_command.strip():
+        raise Wrong("[seal] key_command", 'wanted the command that prints the key, since key = "command"; found nothing')
     for path, group in found.groups.items():
         with _where(f'[groups."{path}"]'):
             _check_group(path, group)
@@ -320,6 +355,7 @@ class Overrides:
     private: bool = False  # the kernel ends with its parent
     victims: str = ""
     evictions: str = ""
+    plain: bool = False  # nothing is encrypted
     file: str = ""  # the path of the configuration, for what is said of it
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
@@ -350,6 +386,7 @@ class BootConfig(KernelConfig):
     journal: JournalConfig | None = None  # None: no journal is kept
     audit_log: AuditConfig | None = None  # None: none is kept
     devices_named: bool = False  # on the command line or in the file
+    seal: Seal = dataclasses.field(default_factory=Seal)
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
@@ -377,16 +414,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
             )
         )
-    models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
-    for text in over.models:
-        name, equals, path = text.partition("=")
-        if not name or not equals or not path:
-            raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
-        try:
-            check_place(path)
-        except SyscallError as error:
-            raise error.errno(f"--model {text}: {error.reason}") from None
-        models[name] = _model_path(path)
+    models = _models(file, over)
     audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
     return BootConfig(
         devices=configs,
@@ -405,13 +433,30 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         audit=audit.directory if audit is not None else "",
         audit_required=list(file.audit.required),
         trust=_trust(file.trust),
+        partition=Partition(file.partition.owners, file.partition.turn_seconds),
         devices_named=bool(over.devices or file.device),
+        seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
         grace=file.journal.grace,
         **_tuned(file.kernel),
     )
+
+
+def _models(file: File, over: Overrides) -> dict[str, str]:
+    """The models that are known by name, and where they are."""
+    models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
+    for text in over.models:
+        name, equals, path = text.partition("=")
+        if not name or not equals or not path:
+            raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
+        try:
+            check_place(path)
+        except SyscallError as error:
+            raise error.errno(f"--model {text}: {error.reason}") from None
+        models[name] = _model_path(path)
+    return models
 
 
 def _tuned(found: Tuning) -> dict[str, Any]:

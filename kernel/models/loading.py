@@ -8,6 +8,7 @@ in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from msgspec import structs
 
@@ -61,6 +62,8 @@ def _known_image(system: System, device: Device, model: str, path: str, dtype: s
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
+        if system.owners.parts > 1 and not owner.operator:
+            raise Errno.EPERM(f"{model} is not in memory, and under a partition only the operator brings models there")
         name = next((name for name, known in system.config.models.items() if known == path), path)  # whoever asks first
         image = Image(system.new_image_id(), name, path, {dtype}, used=system.now)
         device.images[image.id] = image
@@ -102,7 +105,15 @@ def _probe(system: System, device: Device, image: Image) -> None:
         fail_image(system, device, image, error)
         return
     image.ref, image.abandoned = system.ref(), False
-    system.ask(device, Probe(image.ref, image.path, dtype), Probed, came=_probed, about=image)
+    request = Probe(image.ref, image.path, dtype)
+    system.ask(device, request, Probed, came=_probed, about=image, wrong=partial(misfit, device, dtype))
+
+
+def misfit(device: Device, dtype: str, probed: Probed) -> str:
+    """Why an answer about a model in `dtype` ("": the device's default for it) cannot be, or ""."""
+    if dtype and probed.dtype != dtype:
+        return f"is of dtype {dtype}, and"
+    return "" if device.hello is None or probed.dtype in device.hello.dtypes else "names a dtype that its driver has not"
 
 
 def _probed(system: System, device: Device, ask: Ask) -> None:
@@ -167,7 +178,7 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
-    image.pool = FramePool(frames, probed.block_bytes)
+    image.pool = FramePool(frames, probed.block_bytes, len(device.queues))
     check_fits(device, image, [other for other in others if other.mapped or other.loaded])
     return going
 
@@ -205,7 +216,9 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
 def _slots(device: Device, frame_bytes: int) -> list[int]:
     """Places for frames in each lower tier, for a new image: half of what the others have left there."""
     spaces = [image.swap for image in device.images.values()]
-    slots = []
+    slots: list[int] = []
+    if len(device.queues) > 1:  # whether there is a place would depend on others
+        return slots
     for number, size in enumerate(device.tier_bytes):
         used = sum(space.counts[number] * space.frame_bytes for space in spaces if number < len(space.counts))
         slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, frame_bytes)))
@@ -250,7 +263,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
         return
     assert isinstance(message, Loaded)
     image.state, image.progress = RESIDENT, 1.0
-    image.weigh(message.weight_bytes)
+    image.weigh(min(message.weight_bytes, image.probed.weight_bytes) if image.probed else message.weight_bytes)
     image.guesses = message.guesses
     image.deaths = image.failures = image.steps = 0
     image.used = image.resident_since = system.now
@@ -270,7 +283,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     wake(system, image.loaded)
     for process in image.users.values():
         stale(system, process)
-    if system.config.idle_seconds:
+    if system.config.idle_seconds and system.owners.parts == 1:
         system.timers.at(
             system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image, image.pageins)
         )
