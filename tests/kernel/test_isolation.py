@@ -117,9 +117,12 @@ def test_it_does_not_pass_for_honest_when_it_comes_back_from_a_lower_tier(
     unharmed(sim)
 
 
-def test_it_does_not_pass_for_honest_by_a_checkpoint(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forked", [False, True])
+def test_it_does_not_pass_for_honest_by_a_checkpoint(file: str, monkeypatch: pytest.MonkeyPatch, forked: bool) -> None:
     sim, _, pid = attacked(file)
     operator = sim.program()
+    if forked:
+        pid = operator.call(Fork(pid))[0]
     operator.call(Checkpoint(pid, file + "2"))
     monkeypatch.setattr(Reader, "vouched", True)  # the kernel's own file
     again = operator.call(Restore(file + "2"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from llmasos.kernel.events import Partition
-from llmasos.kernel.groups.group import Group
+from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Future, Prog, Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler, SchedClass, Signal
@@ -122,6 +125,44 @@ def test_steps_begin_with_the_turns_of_their_owners() -> None:
             began.append((part, flight.began))
     assert [part for part, _ in began] == [(began[0][0] + i) % 3 for i in range(9)]
     assert all(moment % round(TURN * 1e9) == began[0][1] % round(TURN * 1e9) for _, moment in began)
+
+
+def test_how_often_a_weak_class_gets_its_turn_depends_on_the_owners_own_steps() -> None:
+    times = set()
+    for others in (0, 1, 3):
+        sim = simulate(max_runs=1, aging_seconds=0.1, partition=Partition(["1001"], TURN), checked=False)
+        sim.program().call(Pagein("sim"))
+        alice, bob = sim.program(uid=1001), sim.program(uid=1002)
+        sim.run_for(1.0 - sim.now)
+        if others:  # he has had that many steps before hers begin
+            bob.start(Decode(bob.call(Spawn("sim", tokens=[3])), others))
+        sim.run_for(2.0 - sim.now)
+        pids = [alice.call(Spawn("sim", tokens=[i], sched_class=one)) for i, one in enumerate(list(SchedClass)[1:3])]
+        strong, weak = [alice.start(Decode(pid, 9)) for pid in pids]
+        sim.run_until(lambda: strong.done and weak.done)  # noqa: B023
+        times.add((strong.at, weak.at))
+    assert len(times) == 1
+
+
+def test_an_owner_competes_with_himself_alone() -> None:
+    for parted, part in ((False, (1, 4)), (True, (1, 1))):
+        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True), parted=parted)
+        homes = [tree.home(Owner(str(uid), uid, "", uid)) for uid in (1001, 1002, 1003, 1004)]
+        for home in homes:
+            home.add_load("cpu0", 1024)
+        mine, whole = homes[0].share("cpu0", 1024)
+        assert Fraction(mine, whole) == Fraction(*part), parted
+
+
+def test_only_those_whose_turn_it_is_are_looked_at() -> None:
+    sim = parted()
+    alice, bob = sim.program(uid=1001), sim.program(uid=1002)
+    alice.call(Spawn("sim", tokens=[1]))
+    bob.call(Spawn("sim", tokens=[1]))
+    device = sim.kernel.devices["sim0"]
+    everybody = [process for process in sim.kernel.table if isinstance(process, LLMProcess)]
+    for device.part in (0, 1):
+        assert [process.owner.uid for process in device.here(everybody)] == [1001 + device.part]
 
 
 def test_a_part_takes_no_frames_of_another() -> None:
