@@ -42,7 +42,7 @@ def save(
     head = msgspec.msgpack.encode(_Head(request.head, tokens, dict(fingerprint), request.sound))
     why = reason if tokens < request.tokens else ""
     if request.path:
-        size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick)
+        size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick, request.seal)
         return Exported(request.ref, size, tokens, why)
     try:
         with parcel.made() as (descriptor, path):
@@ -56,7 +56,7 @@ def save(
 
 def inspect(request: Inspect) -> Inspected:
     """Read the head of a file, and have its parts read ahead."""
-    with Reader(request.path, request.key) as file:
+    with Reader(request.path, request.key, request.seal) as file:
         head = _head(file)
         file.fetch()
         return Inspected(request.ref, file.id, head.kernel, head.tokens, max(0, head.sound) if file.vouched else 0)

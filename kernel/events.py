@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmasos.drivers.protocol import FromDriver, ToDriver
+from llmasos.drivers.protocol import FromDriver, ToDriver, Trust
 from llmasos.kernel.journal.records import Frame
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Budget, GroupSettings, Record, Signal
@@ -104,6 +104,13 @@ class JournalFails(Event):
     reason: str
 
 
+class JournalWaits(Event):
+    """A sync of the journal has been under way for so many seconds; or, `done`, it has taken them."""
+
+    seconds: float
+    done: bool
+
+
 class JournalGrows(Event):
     """The journal is whole but could not be compacted; the edge will try again."""
 
@@ -115,6 +122,37 @@ class JournalCompacted(Event):
 
     before: int
     after: int
+
+
+class Audited(Event):
+    """The line of the call that waits for it as `ref` is written, or could not be: `trouble`."""
+
+    ref: int
+    trouble: str = ""
+
+
+class Measured(Event):
+    """What the edge has found this installation to be: one digest for all files of the package in `place`."""
+
+    digest: str
+    files: int
+    place: str
+
+
+class AuditFails(Event):
+    """The audit log cannot be written (`reason`), or can be again (an empty one)."""
+
+    reason: str
+
+
+class Forgotten(Event):
+    """What Forget asked for is done, or (`error`) cannot be. `gone` and `left` are lines for people."""
+
+    ref: int
+    gone: list[str]
+    left: list[str]
+    sure: bool
+    error: str = ""
 
 
 class HaltRequest(Event):
@@ -141,6 +179,8 @@ class Reply(Action):
     value: Any = None
     reason: str = ""
     changes: bool = False  # the call may have changed something
+    told: bool = False  # the position of the journal goes with it
+    tells: bool = True  # it tells of what the journal keeps
 
 
 class Send(Action):
@@ -202,6 +242,36 @@ class Append(Action):
     frame: Frame
 
 
+class AuditLine(Record):
+    """What the audit log says of one thing: who did what to which object. No contents."""
+
+    what: str  # the name of the call, or of what happened by itself
+    of: str  # its class
+    who: str = ""  # the owner
+    pid: int = 0  # of the program, in the process table
+    os_pid: int = 0
+    on: dict[str, str | int] = {}  # the objects, by the fields that name them
+    details: dict[str, Any] = {}
+    result: str = ""  # the name of an errno; "asked": it is about to be made; "begun": it waits
+    reason: str = ""  # of a refusal
+
+
+class Audit(Action):
+    """A line for the audit log. The edge writes it before it carries out any later action. With `ref` a call waits for
+    that: `Audited` follows."""
+
+    line: AuditLine
+    ref: int = 0
+
+
+class Forget(Action):
+    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
+    follows."""
+
+    ref: int
+    pid: int
+
+
 # --- configuration of the core --------------------------------------------------------------------------------------
 
 
@@ -245,6 +315,9 @@ class KernelConfig:
     runtime: str = ""
     journal_path: str = ""  # the file of the journal; empty: none is kept
     fsync: str = ""  # when that reaches the disk
+    audit: str = ""  # the directory of the audit log; empty: none is kept
+    audit_required: list[str] = field(default_factory=list)  # classes of calls that are not made without a line
+    trust: Trust | None = None  # which models may be loaded; None: any
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     uid: int = 0  # that the kernel runs as

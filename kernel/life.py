@@ -7,7 +7,7 @@ may wait for them, so init keeps their statuses for a while, as a service manage
 
 from __future__ import annotations
 
-from llmasos.kernel import desk
+from llmasos.kernel import audit, desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
@@ -47,7 +47,7 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None
         decoding.timer.cancel()
     system.emit("proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value)
     if decoding.request is not None:
-        tokens = process.log[decoding.start :] if decoding.append else []
+        tokens = process.log[decoding.start :].tolist() if decoding.append else []
         desk.answer(system, decoding.request, DecodeResult(decoding.start, tokens, finish, decoding.collected))
     wake(system, process.output)
     if process.traits.once and finish is not Finish.KILLED:
@@ -136,10 +136,11 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
 def _become_zombie(system: System, process: LLMProcess) -> None:
     """Calls that wait for the process go on: reads see its end, others find it gone, its parent reaps it."""
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+    audit.ended(system, process, process.exit_status)
     wake(system, process.output)
     wake(system, process.boundary)
     parent = system.table.get(process.parent)
-    parent.zombies[process.pid] = process
+    system.table.ended(process)
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
     elif process.traits.detached:
@@ -161,7 +162,7 @@ def _keep_status(system: System, process: LLMProcess) -> None:
 
 def forget_old(system: System, _: object = None) -> None:
     """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
-    kept = system.table.get(INIT_PID).zombies
+    kept = system.table.zombies(INIT_PID)
     most = min(MAX_KEPT, max(_LEAST_KEPT, system.config.max_processes // 16))  # or they would fill a small table
     for zombie in list(kept.values()):
         due = zombie.since + nanoseconds(KEPT_SECONDS)
@@ -227,7 +228,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         return
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
-    for pid in sorted(program.children):
+    for pid in sorted(system.table.children(program.pid)):
         child = system.table.find(pid)
         if isinstance(child, LLMProcess):
             system.table.reparent(child, INIT_PID)
@@ -236,5 +237,6 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
             else:
                 exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended")
     program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+    audit.ended(system, program, status)
     system.table.remove(program)
     system.emit("proc.detach", program.pid, amount=status, detail=reason)

@@ -51,8 +51,7 @@ def settle(system: System, process: Process) -> None:
 def settle_stale(system: System) -> None:
     """Settle all processes that are marked, in the order in which they were."""
     while system.stale:
-        pid = next(iter(system.stale))
-        settle(system, system.stale.pop(pid))
+        settle(system, system.stale.popitem(last=False)[1])
 
 
 def _state(process: LLMProcess) -> tuple[State, WaitFor]:

@@ -181,15 +181,16 @@ def _wants_to_run(process: LLMProcess) -> bool:
 def check_family(system: System) -> None:
     """Parents and children name each other; the parent of an LLM process is a living program or init."""
     for process in system.table:
-        for pid in process.children:
+        children = system.table.children(process.pid)
+        for pid in children:
             child = system.table.find(pid)
             _require(child is not None and child.parent == process.pid, f"{process.pid}: child {pid} does not agree")
-        ended = {pid for pid in process.children if (child := system.table.find(pid)) is not None and child.is_zombie()}
-        _require(process.zombies.keys() == ended, f"{process.pid}: of its children {ended} have ended")
+        ended = {pid for pid in children if (child := system.table.find(pid)) is not None and child.is_zombie()}
+        _require(system.table.zombies(process.pid).keys() == ended, f"{process.pid}: of its children {ended} have ended")
         parent = system.table.find(process.parent)
         if process.parent:
             _require(
-                parent is not None and process.pid in parent.children,
+                parent is not None and process.pid in system.table.children(process.parent),
                 f"{process.pid}: parent {process.parent} does not agree",
             )
         if process.state is State.ZOMBIE:
@@ -262,7 +263,7 @@ def check_requests(system: System) -> None:
     _require(not system.cycle, f"reconciling has come to no end: {system.cycle}")
     _require(not (system.woken or system.stale or system.orphans or system.pumped), "marks are left")
     for process in _llms(system):
-        waiting = [*process.output, *process.boundary, *process.decoded]
+        waiting = [*process.output, *process.boundary]
         if process.transition is not None:
             waiting.append(process.transition)
         if process.decoding is not None and process.decoding.request is not None:

@@ -40,7 +40,7 @@ Count = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Record(msgspec.Struct, array_like=True, frozen=True):
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A value that crosses the wire."""
 
 
@@ -280,6 +280,15 @@ class ExitInfo(Record):
     usage: Usage
 
 
+class ShredInfo(Record):
+    """What a destruction has reached: `gone` is gone wherever copies of it are, `left` is what it could not reach.
+    `sure`: the keys that are gone cannot be made of old blocks of a disk and a key that is on it."""
+
+    gone: list[str]
+    left: list[str]
+    sure: bool
+
+
 class CheckpointInfo(Record):
     """A process image, whole and on the disk."""
 
@@ -419,6 +428,7 @@ class BootInfo(Record):
     journal_path: str = ""  # the file of the journal; empty: none is kept
     fsync: str = ""  # when the journal reaches the disk: always, interval (each second), never
     arguments: list[str] = []  # of the command that booted it, without those that say where
+    audit: str = ""  # the directory of the audit log; empty: none is kept
 
 
 class Budget(Record):
@@ -455,6 +465,18 @@ class Stats(Record):
     journal: str = ""  # "kept", or why it is not; empty: there is none
     journal_frames: int = 0  # events that changed something and were written to it
     budgets: list[Budget] = []
+    audit: str = ""  # "kept", or why no line can be written; empty: there is no audit log
+
+
+class Measure(Record):
+    """Something that the kernel or a driver has loaded, and the SHA-256 of its files."""
+
+    kind: str  # package, library or model
+    name: str
+    digest: str  # SHA-256, in hexadecimal digits
+    place: str  # where its files are
+    device: str = ""  # whose driver has loaded it
+    trusted: str = ""  # why it may be loaded; empty: nobody asks ([trust])
 
 
 class TraceEvent(Record):

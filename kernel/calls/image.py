@@ -31,6 +31,7 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
@@ -187,8 +188,8 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
         model=call.model or (saved.model if saved.model in system.config.models else saved.path),
         detached=call.detached,
     )
-    records = LogRecords(saved.records)
-    process = newborn(system, request.program, group, device, traits, log=saved.log, records=records, birth=request)
+    log, records = log_of(saved.log), LogRecords(saved.records)
+    process = newborn(system, request.program, group, device, traits, log=log, records=records, birth=request)
     process.account.forks = saved.forks
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
     stored = Stored(call.path, found.id, most, call.key, found.sound) if found.tokens else None

@@ -43,7 +43,7 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     program = request.program
     view = system.table.view(program.owner, everybody=system.config.show_all)
     after = inward(system, program, call.after) if call.after else 0
-    return [process_info(system, process) for process in system.table.after(after, call.limit, view)]
+    return [process_info(system, process) for process in view.after(after, call.limit)]
 
 
 def process_info(system: System, process: Process) -> ProcessInfo:

@@ -177,7 +177,7 @@ def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
     if asked is None:
         if process.running:
             return wait(process.boundary)
-        coming.log = process.log.copy()
+        coming.log = process.log[:]
         moving.had = process.table.stored()[0]
         coming.reason = _why_not(moving, coming.image) if moving.had else ""
         if moving.had and not coming.reason:

@@ -6,6 +6,7 @@ As in xv6's sysproc.c: a handler checks its arguments, does its work on the proc
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,12 +30,15 @@ from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Right, Sampler, SchedClass, Signal
 from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Setsched, Spawn, Wait
+
+_UNLIMITED = Limits()
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
@@ -91,8 +95,10 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         reserve = _reserve(system, request.program, call, device)
         sampler = call.sampler or Sampler(seed=request.drawn)
         kind = call.sched_class, call.nice, call.once
-        traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
-        process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
+        limits = call.limits if call.limits != _UNLIMITED else _UNLIMITED  # most have no others, and so one for all
+        model = sys.intern(call.model)
+        traits = Traits(call.name, model, sampler, limits, *kind, spent=0, detached=call.detached)
+        process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
         process.records.add(0, call.records)
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
@@ -160,7 +166,7 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         parent.device,
         modest(replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent), program),
         image=image,
-        log=parent.log.copy(),
+        log=parent.log[:],
         records=parent.records.copy(),
         table=table,
         decoding=decoding if decoding is not None and decoding.append else None,
@@ -199,7 +205,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
     _check_exec(process, image, call)
-    log = process.log if call.tokens is None else list(call.tokens)
+    log = process.log if call.tokens is None else log_of(call.tokens)
     leave_image(system, process)
     process.image, process.traits = image, replace(process.traits, model=call.model)
     process.log, process.transition = log, None
@@ -245,11 +251,12 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 def wait_(system: System, request: Request, call: Wait, process: Process | None) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (program.children if call.pid == 0 else _may_wait(program, process)):
+    zombies = system.table.zombies(program.pid)
+    if not (system.table.children(program.pid) if call.pid == 0 else _may_wait(program, process)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    zombie = process or program.zombies.get(min(program.zombies, default=0))
+    zombie = process or zombies.get(min(zombies, default=0))
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)
     request.begun = process.pid if process is not None else 0  # whom it waits for (life.py)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
+from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Sample, Step, StepDone
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
@@ -28,6 +28,8 @@ from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, SchedClass, Signal
 
 _LONGEST_STEP = 1e9  # seconds
+_HIGHEST = 0.01  # of log-probabilities: what rounding may make of 0
+_MOST_SHOWN = 200  # characters of what cannot be
 
 
 def pump(system: System, device: Device) -> None:
@@ -165,8 +167,9 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
     times = (message.seconds, *message.phases.values())
     if not all(0 <= time <= _LONGEST_STEP for time in times):
         raise Errno.EPROTO(f"step {message.ref}: it took {', '.join(map(str, times))} seconds")
-    if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(flight.step.outs):
-        raise Errno.EPROTO(f"step {message.ref}: moves that it did not have were not written")
+    unwritten, outs = message.unwritten, len(flight.step.outs)
+    if unwritten and (len(set(unwritten)) < len(unwritten) or not 0 <= min(unwritten) <= max(unwritten) < outs):
+        raise Errno.EPROTO(f"step {message.ref}: moves that it did not have, or one twice, were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
         raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
@@ -179,6 +182,28 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
             raise Errno.EPROTO(f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
             raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
+        if (result.logprobs is not None or (run.sample is not None and run.sample.logprobs)) and not (
+            result.error or result.unread >= 0
+        ):
+            _check_logprobs(message.ref, run.sample, result, probed.vocab if probed is not None else 0)
+
+
+def _check_logprobs(ref: int, sample: Sample | None, result: RunResult, vocab: int) -> None:
+    """EPROTO if they are not those that were asked for, or are none."""
+    found, wanted = result.logprobs, sample.logprobs if sample is not None else 0
+    if found is None or not wanted:
+        raise Errno.EPROTO(f"step {ref}: log-probabilities are {'missing' if wanted else 'there that nobody asked for'}")
+    ids, values = [found.token, *found.top_ids], [found.logprob, *found.top_logprobs]
+    if (
+        len(ids) != len(values)
+        or len(found.top_ids) > wanted
+        or not 0 <= min(ids) <= max(ids) < vocab
+        or not all(value <= _HIGHEST for value in values)  # and not NaN
+        or (sample is not None and sample.append and found.token != result.token)
+    ):
+        raise Errno.EPROTO(
+            f"step {ref}: {str(found)[:_MOST_SHOWN]} are no log-probabilities of {wanted} and token {result.token}"
+        )
 
 
 def step_failed(system: System, device: Device, flight: InFlight, reason: str) -> None:

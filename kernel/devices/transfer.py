@@ -7,8 +7,8 @@ write them after the read. Until its process takes it over, KV that comes lies i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
@@ -18,6 +18,7 @@ from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno
 
@@ -43,7 +44,7 @@ class Coming:
     image: Image
     process: LLMProcess
     table: PageTable
-    log: Sequence[int] = ()  # the tokens that the KV is of
+    log: Log = field(default_factory=log_of)  # the tokens that the KV is of
     stored: Stored | None = None  # where it comes from; None: it has come, or there is none
     gained: int = 0  # tokens of it that were mapped from others that begin alike
     reason: str = ""
@@ -92,7 +93,14 @@ def send_out(
     number = image.id if tokens else 0
     sound = min(tokens, process.table.sound)
     message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key, sound)
-    return ask(system, device, message, Exported, most=tokens)
+    return ask(system, device, message, Exported, most=tokens, wrong=partial(_elsewhere, device, path))
+
+
+def _elsewhere(device: Device, path: str, exported: Exported) -> str:
+    """Why what was to be written to `path`, or without one to the driver's memory, is not there, or ""."""
+    if exported.path == "" if path else exported.path.startswith(f"/proc/{device.os_pid}/fd/"):
+        return ""
+    return "was written elsewhere"
 
 
 def bring_in(system: System, coming: Coming) -> Waiting | None:

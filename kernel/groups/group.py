@@ -73,6 +73,13 @@ class Group:
     def __repr__(self) -> str:
         return f"Group({self.path!r})"
 
+    def lineage(self) -> Iterator[Group]:
+        """Itself and those above it, also when it has ended; `chain` are those who pay."""
+        group: Group | None = self
+        while group is not None:
+            yield group
+            group = group.parent
+
     def below(self, other: Group) -> bool:
         """Whether it is `other`, or in the subtree of `other`."""
         return other in self.chain
@@ -102,11 +109,17 @@ class Group:
                 group.end()
 
     def end(self) -> None:
-        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already."""
+        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already.
+
+        What it still pays for is on the account of those above alone from here on, and no group that has ended knows
+        itself or those in it: the last frame that is released frees it, not the collector of garbage."""
         if self.parent is not None and self.parent.children.get(self.name) is self:
             del self.parent.children[self.name]
             for group in self.parent.chain:
                 group.inside -= 1 + self.inside
+            for group in list(GroupTree.below(self)):
+                group.chain = self.parent.chain
+                group.children.clear()
 
     def map_image(self, image: int, size: int) -> None:
         """A process maps an image whose weights take `size` bytes. Each group pays once for an image."""

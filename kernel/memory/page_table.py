@@ -10,7 +10,7 @@ the tokens that step computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
@@ -19,6 +19,7 @@ from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.prefix import COMMON, Parent, root
 from llmasos.kernel.memory.swap import Slot, SwapSpace
 from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.tokens import Log
 
 NOWHERE = 1 << 62  # a block behind every log
 
@@ -40,6 +41,9 @@ class Kept:
 
     slot: Slot
     tokens: int
+
+
+_NOTHING: dict[int, Kept] = {}  # in lower tiers: of all tables that have nothing there, so never written
 
 
 class PageTable:
@@ -65,7 +69,7 @@ class PageTable:
         self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
         self.sent = 0  # leading frames the driver knows
         self.salt = salt
-        self.kept: dict[int, Kept] = {}
+        self.kept = _NOTHING
 
     def fork(self, pool: FramePool, group: Group, owner: Owner | None = None) -> PageTable:
         """A copy that shares every frame, for a child of `owner` (None: the same); the driver knows nothing of it yet.
@@ -109,7 +113,7 @@ class PageTable:
             return root(self.salt, self.apart)
         return self.chain[-1] if self.chain else root(self.salt)
 
-    def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
+    def reuse(self, pool: FramePool, log: Log) -> int:
         """Map frames of equal blocks that are computed already; returns the number of tokens gained. Stops where the
         group would have to pay for a frame and may not have more.
 
@@ -120,7 +124,7 @@ class PageTable:
             return 0
         gained = 0
         while at + BLOCK_TOKENS < len(log):
-            hit = pool.prefix.find(self._parent, tuple(log[at : at + BLOCK_TOKENS]))
+            hit = pool.prefix.find(self._parent, log[at : at + BLOCK_TOKENS].tobytes())
             if hit is None:
                 break
             serial, frame = hit
@@ -147,6 +151,8 @@ class PageTable:
             slot = kept.slot if kept is not None else self._place(space)
             if slot is None:
                 break
+            if not self.kept:
+                self.kept = {}
             self.kept[block] = Kept(slot, held)
             moves.append((frame, slot))
         return moves
@@ -265,12 +271,12 @@ class PageTable:
         self.frames += frames
         return frames
 
-    def computed(self, pool: FramePool, log: Sequence[int], tokens: int) -> None:
+    def computed(self, pool: FramePool, log: Log, tokens: int) -> None:
         """A step has computed `tokens` more; blocks that became full get their names."""
         self.cached += tokens
         while (len(self.chain) + 1) * BLOCK_TOKENS <= self.cached:
             at = len(self.chain) * BLOCK_TOKENS
-            block = tuple(log[at : at + BLOCK_TOKENS])
+            block = log[at : at + BLOCK_TOKENS].tobytes()
             self.chain.append(pool.prefix.name(self._parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Tokens = tuple[int, ...]
+Tokens = bytes  # of a block: a token is an int32 of this machine's order, as in a log (kernel/tokens.py)
 Parent = int | tuple[int, int]
 COMMON = -1  # the salt of all owners' contexts that are to share prefixes: no owner has it
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmasos.drivers.protocol import Failed, FromDriver, Hello, Move, Step
+from llmasos.drivers.protocol import FAILURES, Failed, FromDriver, Hello, Move, Step
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
@@ -55,17 +55,23 @@ class Ask:
     out_of_order: bool = False  # the driver does it beside its other work
     least: int = 0
     most: int = 1 << 62
+    wrong: Callable[[Any], str] | None = None  # why an answer of that type cannot be, or ""
     answer: FromDriver | None = None
     death: str | None = None
     channel: Channel = field(default_factory=Channel)
 
     def accept(self, message: FromDriver) -> None:
         """EPROTO if the message is no answer to this."""
-        if isinstance(message, Failed) and message.errno is not Errno.OK:
+        if isinstance(message, Failed) and message.errno in FAILURES:
             return
+        why = ""
         if not isinstance(message, self.wants) or not self.least <= getattr(message, "tokens", self.least) <= self.most:
-            found = str(message)[:_MOST_SHOWN]  # a record may have megabytes
-            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {found}")
+            why = "was answered by"
+        elif self.wrong is not None and (found := self.wrong(message)):
+            why = f"{found}:"
+        if why:
+            shown = str(message)[:_MOST_SHOWN]  # a record may have megabytes
+            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} {why} {shown}")
 
     def result(self, device: Device, what: str) -> Any:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
@@ -104,6 +110,7 @@ class Device:
     # supervision
     up_since: int = 0
     failures: int = 0  # deaths in a row, each soon after its start
+    disowned: bool = False  # it broke the protocol, and is being killed: nothing that it still says counts
     pardoned: bool = False  # a program has asked for its driver's death, which no step will have caused
     progress: int = -1
     progress_at: int = 0

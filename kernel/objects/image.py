@@ -83,6 +83,8 @@ class Image:
     faults: int = 0  # times that a process wanted to run it and its weights had been evicted
     pageins: int = 0
     evictions: int = 0
+    digest: str = ""  # SHA-256 of its files, as they were when it was loaded; empty: not known yet
+    trusted: str = ""  # why it may be loaded, where [trust] asks
     wiped: int = 0  # times that its weights went with a driver
 
     def knows(self, other: Image) -> bool:

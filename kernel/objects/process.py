@@ -21,6 +21,7 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.kernel.objects.reserve import Reserve
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
 from llmasos.syscalls.records import Finish, Kind, Limits, SchedClass, State, TokenLogprobs, Usage, WaitFor
@@ -90,8 +91,6 @@ class Process:
     state: State = State.NEW
     wait: WaitFor = WaitFor.NONE
     since: int = 0  # when `state` was entered
-    children: set[int] = field(default_factory=set)
-    zombies: dict[int, Process] = field(default_factory=dict)  # of the children, those that have ended
     exit_status: int = 0
     exit_reason: str = ""
     account: Account = field(default_factory=Account)
@@ -142,6 +141,7 @@ class Program(Process):
     peer: int = 0
     os_pid: int = 0
     rights: int = 0
+    told: bool = False  # its answers tell the journal's position
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has
@@ -150,7 +150,6 @@ class Program(Process):
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)
-        self.ended.parent = self
 
     def check(self) -> None:
         """Every call that waits is unanswered, and in the line of its channel."""
@@ -181,6 +180,7 @@ class Decoding:
     recorded: int = 0  # of those, what the journal has
     interrupted: Finish = Finish.NONE  # asked to end at the next token boundary
     timer: Timer | None = None  # its deadline
+    line: Channel = field(default_factory=Channel)  # where that call waits; it is answered, not woken
 
 
 @dataclass(slots=True, eq=False)
@@ -194,7 +194,7 @@ class LLMProcess(Process):
     saved: ProcessHead | None = None  # from the journal, until it has its model again
     stranded: str = ""  # why it cannot have it
     # context
-    log: list[int] = field(default_factory=list)
+    log: Log = field(default_factory=log_of)
     records: LogRecords = field(default_factory=LogRecords)
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
@@ -207,7 +207,6 @@ class LLMProcess(Process):
     # what waits for it
     output: Channel = field(default_factory=Channel)  # woken when its log has grown, or its decode has ended
     boundary: Channel = field(default_factory=Channel)  # at a token boundary, and when it has its model back
-    decoded: Channel = field(default_factory=Channel)  # where the call that decodes waits; it is answered, not woken
     # what it is told to do
     stopped: bool = False
     stop_reason: str = ""  # if it was the kernel that stopped it

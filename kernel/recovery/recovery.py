@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
@@ -41,12 +42,14 @@ from llmasos.syscalls.table import BY_RECORD
 # --- tickets --------------------------------------------------------------------------------------------------------
 
 
-def take_up(system: System, event: Syscall, shown: bytes) -> Program:
-    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already."""
+def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
+    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already; ESTALE:
+    it was told what the journal does not have, `seen` being the last position that it was told (-1: it does not say)."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
+    _check_seen(system, pid, seen)
     program = system.table.find(pid)
     if not isinstance(program, Program):
         raise Errno.ESRCH(
@@ -56,11 +59,28 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
         raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
+    program.told = seen >= 0
     system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back", program)
     system.emit("journal.attach", pid, amount=event.os_pid)
     return program
+
+
+def _check_seen(system: System, pid: int, seen: int) -> None:
+    """Refuse a program that knows more than the journal. From then on no pid is given out that it may know."""
+    journal = system.journal
+    end = positions.end((*journal.ends, journal.position), seen)
+    if seen <= 0 or (end is not None and seen <= end):
+        return
+    for space, number in journal.pids_from.items():
+        system.table.resume(space, number)
+    found = "nothing of that kernel" if end is None else f"that kernel's records up to {positions.told(end)}"
+    text = f"program {pid} was told of record {positions.told(seen)}, the journal has {found}"
+    system.log("error", f"journal: {text}: what came after it is lost")
+    raise Errno.ESTALE(
+        f"{text}: answers that it has had are lost; attach with the ticket and `seen` 0 to go on with what there is"
+    )
 
 
 def join(waiting: Request, request: Request) -> bool:
@@ -122,7 +142,7 @@ def recover(system: System, state: State) -> None:
 def resume_pids(system: System, state: State) -> None:
     """Give out no pid that was given out before."""
     for space, number in (0, state.next_pid), *state.numbers.items():
-        system.table.resume(space, number)
+        system.table.resume(space, positions.beyond(number) if state.lost else number)
 
 
 def _schedule(system: System, state: State) -> None:
@@ -209,7 +229,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             doing.start,
             frozenset(doing.stop_ids),
             doing.logprobs,
-            collected=saved.logprobs,
+            collected=list(saved.logprobs),
             recorded=len(saved.logprobs),
             interrupted=doing.interrupted,
         )
@@ -220,7 +240,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             decoding.request = Request(program, doing.seq, call, entry, program.group, absent=True)
             decoding.request.begun = Awaited(process, decoding)
-            sleep(system, decoding.request, wait(process.decoded))
+            sleep(system, decoding.request, wait(decoding.line))
     return process
 
 
@@ -259,6 +279,16 @@ def journal_fails(system: System, reason: str) -> None:
     else:
         system.log("info", "journal: whole again")
     system.emit("journal.fail" if reason else "journal.whole", detail=reason)
+
+
+def journal_waits(system: System, duration: float, *, done: bool) -> None:
+    """Log that the disk takes long, and that it is done."""
+    if done:
+        system.journal_wait = ""
+        system.log("info", f"journal: the disk took {duration:.1f} s for a sync")
+        return
+    system.journal_wait = "slow: a sync of the disk is taking long; answers that need it wait, all else goes on"
+    system.log("warning", f"journal: the disk has been at a sync for {duration:.1f} s; answers that need it wait for it")
 
 
 def _device(system: System, saved: SavedProcess) -> Device | None:

@@ -261,12 +261,12 @@ def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
     sample: Sample | None = None
     if decoding is not None and end == len(log):
         sample = Sample(process.traits.sampler, end, decoding.append, decoding.logprobs)
-    history = log[:position] if process.driver_log < position else None
+    history = log[:position].tolist() if process.driver_log < position else None
     run = Run(
         ctx=process.pid,
         image=image.id,
         position=position,
-        tokens=log[position:end],
+        tokens=log[position:end].tolist(),
         keep=table.sent,
         blocks=table.frames[table.sent :],
         sample=sample,

@@ -16,6 +16,7 @@ from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable, table_of
 from llmasos.kernel.memory.swap import SwapSpace
 from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Prog, Simulation, simulate, slots
 from llmasos.simulator.driver import Driver
 from llmasos.syscalls import pids
@@ -171,7 +172,7 @@ def test_what_is_computed_again_is_found_by_others(file: str) -> None:
 
 
 def test_only_what_follows_from_unsure_kv_is_unsure() -> None:
-    group, pool, log = Group(), FramePool(16), [1] * 200
+    group, pool, log = Group(), FramePool(16), log_of([1] * 200)
     table = PageTable(group, 7)
     table.extend(pool, 32)
     table.computed(pool, log, 32)
@@ -223,7 +224,7 @@ def test_a_copy_is_not_wiped_behind_its_back() -> None:
     stranger.extend(pool, 48)
     stranger.cut(pool, 0)
     parent.extend(pool, 8)
-    parent.computed(pool, [1] * 8, 8)
+    parent.computed(pool, log_of([1] * 8), 8)
     assert pool.to_wipe() == parent.frames
     child = parent.fork(pool, group)
     source, copied = child.extend(pool, 1) or (-1, -1)
@@ -350,7 +351,7 @@ def test_a_process_of_another_owner_that_is_forked_begins_without_frames() -> No
 
 def test_a_shared_frame_that_another_owner_writes_is_wiped_before_the_first_gets_it() -> None:
     shared = Group(settings=GroupSettings(share_prefixes=True))
-    pool, log = FramePool(2), list(range(64))
+    pool, log = FramePool(2), log_of(range(64))
     first, second = (table_of(shared, Owner(f"{uid}", uid, "", uid)) for uid in (1, 2))
     first.extend(pool, 16)
     first.computed(pool, log, 16)

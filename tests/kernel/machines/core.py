@@ -242,7 +242,7 @@ class Core(RuleBasedStateMachine):
         self.sync(parent)
         for pid in pids:
             row = self.sim.kernel.table.llm(pid)
-            assert row.log == parent.log, "a child begins with its parent's log"
+            assert list(row.log) == parent.log, "a child begins with its parent's log"
             old = parent.sampler
             seed = self.try_call(program, Getinfo(pid)).seed
             assert (seed == old.seed) == same
@@ -527,7 +527,7 @@ class Core(RuleBasedStateMachine):
         if row.state is State.ZOMBIE:
             assert proc.ended or proc.once, f"process {proc.pid} has exited: {row.exit_reason}"
             proc.ended = True
-        assert row.log[: len(proc.log)] == proc.log, f"the log of process {proc.pid} has changed"
+        assert list(row.log[: len(proc.log)]) == proc.log, f"the log of process {proc.pid} has changed"
         records = [(record.position, record.data) for record in row.records.rows]
         assert records == proc.records, f"process {proc.pid} has records {records}, not {proc.records}"
         if proc.wanted is not None and row.traits.sampler == proc.wanted:
