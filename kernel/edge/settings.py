@@ -381,8 +381,8 @@ class BootConfig(KernelConfig):
     seal: Seal = dataclasses.field(default_factory=Seal)
 
 
-def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
-    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
+def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
+    """The devices of the command line, else of the file, else those that there are. EINVAL."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
     configs = []
@@ -406,6 +406,12 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
             )
         )
+    return configs
+
+
+def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
+    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
+    configs = _devices(file, over)
     models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
     for text in over.models:
         name, equals, path = text.partition("=")

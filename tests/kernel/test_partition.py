@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import random
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.edge import settings
 from llmasos.kernel.events import Partition
 from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Future, Prog, Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler, SchedClass, Signal
@@ -22,6 +26,13 @@ from llmasos.syscalls.table import Decode, Evict, Feed, Fork, Kill, Pagein, Sets
 
 SECRETS = 1000 if os.environ.get("LLMASOS_WHOLE") else 4
 TURN = 0.02
+WHOSE = [
+    ("1001", 1001, ""),
+    ("1001/his tenant", 1001, "his tenant"),
+    ("1002", 1002, ""),
+    ("1002/acme", 1002, "acme"),
+    ("1003", 1003, ""),
+]
 
 
 def parted(frames: int = 24, owners: tuple[str, ...] = ("1001",), **more: Any) -> Simulation:
@@ -166,7 +177,7 @@ def test_only_those_whose_turn_it_is_are_looked_at() -> None:
 
 
 def test_a_part_takes_no_frames_of_another() -> None:
-    group, pool, log = Group(), FramePool(8, parts=2), list(range(999))
+    group, pool, log = Group(), FramePool(8, parts=2), log_of(range(999))
     first, second = PageTable(group, 1, part=0), PageTable(group, 2, part=1)
     assert first.room(pool) == second.room(pool) == 64
     first.extend(pool, 64)
@@ -187,6 +198,21 @@ def test_who_is_no_operator_brings_no_model_into_memory() -> None:
     alice = sim.program(uid=1001)
     with pytest.raises(SyscallError, match="EPERM"):
         alice.call(Pagein("sim:1b"))
+
+
+def test_the_configuration_names_the_owners(tmp_path: Path) -> None:
+    file = tmp_path / "kernel.toml"
+    file.write_text('[partition]\nowners = ["1001", "1002/acme"]\nturn_seconds = 0.1\n')
+    config = settings.build(settings.read(str(file)), settings.Overrides(["sim"]), tmp_path, "test")
+    assert config.partition == Partition(["1001", "1002/acme"], 0.1)
+    owners = Kernel(config).owners
+    parts = {name: owners.of(uid, tenant, uid).part for name, uid, tenant in WHOSE}
+    assert parts == {"1001": 0, "1001/his tenant": 0, "1002": 2, "1002/acme": 1, "1003": 2}
+    assert owners.operator.part == 2
+    for wrong in ('owners = ["ada"]', "turn_seconds = 0"):
+        file.write_text(f"[partition]\n{wrong}\n")
+        with pytest.raises(SyscallError, match="EINVAL.*partition"):
+            settings.read(str(file))
 
 
 def test_a_step_that_takes_longer_than_a_turn_is_told() -> None:
