@@ -211,7 +211,7 @@ def test_the_configuration_names_the_owners(tmp_path: Path) -> None:
     assert owners.operator.part == 2
     for wrong in ('owners = ["ada"]', "turn_seconds = 0"):
         file.write_text(f"[partition]\n{wrong}\n")
-        with pytest.raises(SyscallError, match="EINVAL.*partition"):
+        with pytest.raises(SyscallError, match=r"EINVAL.*partition"):
             settings.read(str(file))
 
 
