@@ -12,6 +12,7 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -146,6 +148,7 @@ __attribute__((constructor)) static void begin(void) {
     if (strstr(words, "llmasos.kernel.edge.boot")) role = KERNEL;
     if (strstr(words, "llmasos.drivers.host")) role = DRIVER;
     if (!role) return;
+    if (role == KERNEL) prctl(PR_SET_PDEATHSIG, SIGKILL); /* however the test ends, its kernel does; drivers follow that */
     fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return;
     void *mapped = (void *)syscall(SYS_mmap, NULL, sizeof(struct control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

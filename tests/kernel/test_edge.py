@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from llmasos.drivers.protocol import Hello
@@ -171,6 +174,80 @@ def test_time_never_goes_back() -> None:
 
     serve(Core(handler), scenario)
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("hour", [3600.0, -3600.0], ids=["forwards", "backwards"])
+def test_a_clock_on_the_wall_that_jumps_moves_no_deadline(monkeypatch: pytest.MonkeyPatch, hour: float) -> None:
+    ticks: list[int] = []
+    wall = time.time
+
+    def handler(event: Event, now: int) -> list[Action]:
+        if isinstance(event, Tick):
+            ticks.append(now)
+        return []
+
+    async def scenario(place: Path, server: Server) -> None:
+        await trio.sleep(1.0)
+        monkeypatch.setattr(time, "time", lambda: wall() + hour)
+        await trio.sleep(4.0)
+        assert not ticks
+        await trio.sleep(2.0)
+
+    serve(Core(handler, [WakeAt(6 * SECOND)]), scenario, clock=jumping())
+    assert len(ticks) == 1
+    assert 6 * SECOND <= ticks[0] < 6.1 * SECOND
+
+
+def test_time_in_which_the_kernel_did_not_run_is_counted_for_no_deadline() -> None:
+    """A paused machine's clock that no wall moves jumps too, when it goes on."""
+    ticks: list[tuple[int, int]] = []
+    wanted = [1 * SECOND, 3 * SECOND, 6 * SECOND]
+
+    def handler(event: Event, now: int) -> list[Action]:
+        if isinstance(event, Tick):
+            ticks.append((wanted.pop(0), now))
+            return [WakeAt(wanted[0] if wanted else None)]
+        return []
+
+    clock = MockClock()
+
+    async def scenario(place: Path, server: Server) -> None:
+        for _ in range(5):
+            clock.jump(86_400.0)  # once for each deadline that is due then
+            for _ in range(20):
+                clock.jump(0.1)
+                await trio.testing.wait_all_tasks_blocked()
+        while wanted:
+            clock.jump(0.1)
+            await trio.testing.wait_all_tasks_blocked()
+
+    serve(Core(handler, [WakeAt(wanted[0])]), scenario, clock=clock)
+    assert [moment for moment, _ in ticks] == [1 * SECOND, 3 * SECOND, 6 * SECOND]
+    assert all(moment <= now <= moment + SECOND for moment, now in ticks), ticks
+
+
+WALL = {  # what may ask what time it is, and why
+    "kernel/edge/lock.py": "tells people since when a kernel runs",
+    "kernel/edge/standing.py": "tells people when a policy was taken out",
+    "drivers/cpu/native/installed.py": "throws out files that nobody has used for days, by their dates",
+}
+
+
+def test_nothing_that_waits_asks_the_clock_on_the_wall() -> None:
+    """It may be set, forwards and backwards. Only what ends a permission goes by it."""
+    root = Path(__file__).resolve().parents[2]
+    asks = {
+        os.fspath(path.relative_to(root))
+        for folder in ("kernel", "drivers", "syscalls")
+        for path in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and (
+            (isinstance(node.value, ast.Name) and node.value.id == "time" and node.attr in ("time", "time_ns"))
+            or node.attr in ("CLOCK_REALTIME", "utcnow", "today")
+        )
+    }
+    assert asks == WALL.keys()
 
 
 def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped_and_counted() -> None:
