@@ -53,6 +53,15 @@ def test_boots_and_deaths_of_drivers_outlive_faults_too(tmp_path: Path, library:
             run(case, agent, faults)
 
 
+@pytest.mark.skipif(not WHOLE, reason="LLMASOS_WHOLE=1 tries the embedded model's driver, too")
+def test_each_call_of_the_embedded_models_driver_fails_once_and_no_token_is_wrong(tmp_path: Path, library: Path) -> None:
+    with under_test(tmp_path, library, "cpu:threads=1") as (agent, faults):
+        rows = [case for case in cases(explore(agent, faults, MOMENTS[:1]), 1) if case.site.role == shim.DRIVER]
+        outcomes = {(case.site.call, case.fault): run(case, agent, faults) for case in rows}
+        assert outcomes["pwritev64v2", shim.TORN].fired
+        assert outcomes["pwritev64v2", shim.MISDIRECTED].fired
+
+
 def test_the_shim_lets_the_call_fail_that_it_is_told_and_no_other(tmp_path: Path, library: Path) -> None:
     """A program that writes twice: the second write fails, at the place that was named."""
     program = tmp_path / "llmasos.kernel.edge.boot.py"  # the shim looks for kernels by their command lines
