@@ -37,7 +37,8 @@ FAULTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
         ("socket", "socketpair", "accept", "accept4", "pipe", "pipe2", "eventfd", "dup", "dup2", "dup3"), _FILES
     ),
-    **dict.fromkeys(("epoll_create", "epoll_create1", "epoll_ctl"), _FILES),
+    **dict.fromkeys(("epoll_create", "epoll_create1"), _FILES),
+    "epoll_ctl": (errno.ENOMEM,),
     **dict.fromkeys(("bind", "listen", "connect"), (errno.ENOMEM,)),
     **dict.fromkeys(("recv", "recvfrom", "recvmsg"), (errno.ECONNRESET, errno.EINTR)),
     **dict.fromkeys(("send", "sendto", "sendmsg"), _SENDS),

@@ -28,6 +28,7 @@ pytestmark = [
 
 WHOLE = bool(os.environ.get("LLMASOS_WHOLE"))
 DRAWN = 3  # cases of the moments that take long
+DEADLY = ("epoll_ctl",)  # libzmq and trio end the process at once, wherever it fails; each costs a boot
 LEAST_PLACES = 25  # of a working system; fewer: the shim does not reach what it should
 
 
@@ -40,6 +41,7 @@ def test_each_call_of_a_working_system_fails_once_and_nothing_acknowledged_is_lo
     with under_test(tmp_path, library) as (agent, faults):
         rows = cases(explore(agent, faults, MOMENTS[:1]), 1)
         assert len({case.site for case in rows}) >= LEAST_PLACES
+        rows = [case for case in rows if WHOLE or case.site.call not in DEADLY]
         outcomes = [run(case, agent, faults) for case in rows]
         assert sum(outcome.fired for outcome in outcomes) > 0.8 * len(rows)
 
