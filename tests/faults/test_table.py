@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import Feed, Read
 from tests.faults import shim
 from tests.faults.campaign import cases, under_test
 from tests.faults.shim import Shim
@@ -62,6 +64,23 @@ def test_each_call_of_the_embedded_models_driver_fails_once_and_no_token_is_wron
         outcomes = {(case.site.call, case.fault): run(case, agent, faults) for case in rows}
         assert outcomes["pwritev64v2", shim.TORN].fired
         assert outcomes["pwritev64v2", shim.MISDIRECTED].fired
+
+
+def test_a_disk_that_says_it_wrote_a_record_and_did_not_is_noticed_and_told(tmp_path: Path, library: Path) -> None:
+    """No kernel can keep what such a disk loses; but nobody gets another answer in silence."""
+    with under_test(tmp_path, library) as (agent, faults):
+        agent.turn()
+        (site,) = {one.number for one in faults.sites() if one.call == "write" and "edge/journal_keeper" in one.stack}
+        faults.arm(shim.TORN, role=shim.KERNEL, site=site)
+        length = agent.client(Feed(agent.pid, [77]))
+        assert faults.fired == 1
+        agent.target.kill()
+        with pytest.raises(SyscallError, match="was told of record") as caught:
+            agent.client(Read(agent.pid))
+        assert caught.value.errno is Errno.ESTALE
+        assert "journal: " in agent.target.news()
+        with agent.target.connect(ticket=agent.client.boot.ticket) as again:
+            assert again(Read(agent.pid)).length == length - 1
 
 
 def test_the_shim_lets_the_call_fail_that_it_is_told_and_no_other(tmp_path: Path, library: Path) -> None:
