@@ -22,8 +22,8 @@ from llmasos.syscalls.table import BY_RECORD, Decode, Getinfo, Spawn
 
 HOT = Sampler(temperature=0.8, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=3)
 VALUES: list[Any] = [
-    math.nan, math.inf, -math.inf, 0, -0.0, 5e-324, 1e-46, 1e-40, 1e-30, 1.0, 1.0 - 2**-53, 3.5e38, 1e308, -1, -1e308, 1, 2,
-    1 << 31, (1 << 31) - 1, (1 << 63) - 1, 1 << 63, -(1 << 63), 10**30, True, None, "1", b"1", [], {},
+    math.nan, math.inf, -math.inf, 0, -0.0, 5e-324, 1e-46, 1e-40, 1e-30, 1.0, 1.0 - 2**-53, 3.5e38, 1e308, -1, -1e308, 1,
+    2, 1 << 31, (1 << 31) - 1, (1 << 63) - 1, 1 << 63, -(1 << 63), 10**30, True, None, "1", b"1", [], {},
 ]  # fmt: skip
 WRONG = [(name, value) for name in Sampler.__struct_fields__ for value in VALUES]
 
