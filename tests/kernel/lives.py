@@ -61,7 +61,7 @@ from llmasos.syscalls.table import (
     Trace,
     Truncate,
     Wait,
-)  # fmt: skip
+)
 
 FILE = Path(__file__).with_name("lives.json")
 ACTS = 250
@@ -91,15 +91,20 @@ KINDS = {
     "reborn": Kind(16, 1, SWAP, {"grace": 1.0}, reboots=True),
     "guesses": Kind(24, 1, {"guess_rows": "8"}, {"policy": "lottery", "max_runs": 2, "step_tokens": 24}),
     "models": Kind(
-        24, 1, {"link": "2e7"}, {"weight_bytes": 5_000_000, "weight_quantum": 0.05, "idle_seconds": 0.5},
+        24,
+        1,
+        {"link": "2e7"},
+        {"weight_bytes": 5_000_000, "weight_quantum": 0.05, "idle_seconds": 0.5},
         ("sim", "sim:1.5m", "sim:2m"),
     ),
     "failures": Kind(
-        16, 1, {"link": "2e7", "fail_load_every": "3", "streams": "4"},
+        16,
+        1,
+        {"link": "2e7", "fail_load_every": "3", "streams": "4"},
         {"weight_bytes": 3_000_000, "evictions": "cost", "pagein_seconds": 1.0, "max_crashes": 2, "policy": "fcfs"},
         ("sim", "sim:1.2m"),
     ),
-}  # fmt: skip
+}
 
 
 class Life:
@@ -205,15 +210,27 @@ class Life:
         tokens = [dice.randrange(900) for _ in range(dice.choice([1, 9, 16, 33, 90]))]
         group, path = dice.choice(GROUPS), f"{self.place}/{dice.randrange(3)}"
         spawn = Spawn(
-            model, tokens=tokens, sampler=Sampler(dice.choice([0.0, 1.0]), seed=act), group=dice.choice(["", "", group]),
-            sched_class=dice.choice(list(SchedClass)), nice=dice.randrange(-5, 6), device=device, name=f"p{act}",
-            detached=dice.random() < 0.3, once=dice.random() < 0.1, limits=Limits(tokens=dice.choice([0, 0, 20])),
-        )  # fmt: skip
+            model,
+            tokens=tokens,
+            sampler=Sampler(dice.choice([0.0, 1.0]), seed=act),
+            group=dice.choice(["", "", group]),
+            sched_class=dice.choice(list(SchedClass)),
+            nice=dice.randrange(-5, 6),
+            device=device,
+            name=f"p{act}",
+            detached=dice.random() < 0.3,
+            once=dice.random() < 0.1,
+            limits=Limits(tokens=dice.choice([0, 0, 20])),
+        )
         settings = GroupSettings(
-            kv_max=dice.choice([0, 4, 8]) * FRAME_BYTES, swap_max=dice.choice([0, 3]) * FRAME_BYTES,
-            tokens_max=dice.choice([0.0, 0.0, 100.0]), tokens_total=dice.choice([0, 0, 200]), pids_max=dice.choice([0, 5]),
-            cpu_weight=dice.choice([10, 100, 500]), kv_action=dice.choice(list(KvAction)),
-        )  # fmt: skip
+            kv_max=dice.choice([0, 4, 8]) * FRAME_BYTES,
+            swap_max=dice.choice([0, 3]) * FRAME_BYTES,
+            tokens_max=dice.choice([0.0, 0.0, 100.0]),
+            tokens_total=dice.choice([0, 0, 200]),
+            pids_max=dice.choice([0, 5]),
+            cpu_weight=dice.choice([10, 100, 500]),
+            kv_action=dice.choice(list(KvAction)),
+        )
         decode = Decode(pid, dice.choice([0, 1, 4, 30]), [999], None, dice.choice([0, 2]), dice.choice([None, 0.05]))
         records = Feed(pid, tokens[:5], [b"a record", b"another"])
         often: list[Any] = [
@@ -227,17 +244,47 @@ class Life:
         ]
         return dice.choice(
             [
-                *often * 2, records, records, Records(pid), Fork(pid, 2), Kill(pid, dice.choice(list(Signal))), Kill(pid, Signal.STOP), Kill(pid, Signal.CONT),
-                Truncate(pid, dice.randrange(40)), Exec(pid, model), Exit(pid, 3), Wait(0, 0.05), Wait(pid, 0.05), Detach(pid),
-                Rename(pid, f"q{act}"), Getinfo(pid), Ps(), Setsched(pid, dice.randrange(-5, 6)), Setsched(pid, device=device),
-                Setlimits(pid, Limits(dice.choice([0, 60]), 0, dice.choice([0, 4]))), Models(), Pagein(model), StatsCall(),
-                Evict(model, force=dice.random() < 0.5), Advise(model, dice.choice(list(Advice))), Estimate(model), BootInfoCall(),
-                Estimate("sim:1.1m", context=100), Checkpoint(pid, path), Checkpoint(pid, path, False), Restore(path),
-                GroupCreate(group, settings), GroupSet(group, settings), GroupStat("/", below=True), GroupMove(pid, group),
-                GroupKill(group, dice.choice([Signal.STOP, Signal.CONT, Signal.KILL])), GroupRemove(group), Trace(),
+                *often * 2,
+                records,
+                records,
+                Records(pid),
+                Fork(pid, 2),
+                Kill(pid, dice.choice(list(Signal))),
+                Kill(pid, Signal.STOP),
+                Kill(pid, Signal.CONT),
+                Truncate(pid, dice.randrange(40)),
+                Exec(pid, model),
+                Exit(pid, 3),
+                Wait(0, 0.05),
+                Wait(pid, 0.05),
+                Detach(pid),
+                Rename(pid, f"q{act}"),
+                Getinfo(pid),
+                Ps(),
+                Setsched(pid, dice.randrange(-5, 6)),
+                Setsched(pid, device=device),
+                Setlimits(pid, Limits(dice.choice([0, 60]), 0, dice.choice([0, 4]))),
+                Models(),
+                Pagein(model),
+                StatsCall(),
+                Evict(model, force=dice.random() < 0.5),
+                Advise(model, dice.choice(list(Advice))),
+                Estimate(model),
+                BootInfoCall(),
+                Estimate("sim:1.1m", context=100),
+                Checkpoint(pid, path),
+                Checkpoint(pid, path, False),
+                Restore(path),
+                GroupCreate(group, settings),
+                GroupSet(group, settings),
+                GroupStat("/", below=True),
+                GroupMove(pid, group),
+                GroupKill(group, dice.choice([Signal.STOP, Signal.CONT, Signal.KILL])),
+                GroupRemove(group),
+                Trace(),
                 Sched(device, dice.choice(["fair", "fcfs", "round_robin", "mlfq", "lottery"])),
             ]
-        )  # fmt: skip
+        )
 
 
 def mark(line: str) -> str:

@@ -47,8 +47,8 @@ def results() -> dict[str, Verdict]:
 
 
 def campaign(wanted: Iterable[Mutant], workers: int, files: Sequence[str] = ()) -> None:
-    """Try each mutant, `workers` at a time; what is found is on the disk as soon as it is known. `files`: only the tests in
-    these, all of them."""
+    """Try each mutant, `workers` at a time; what is found is on the disk as soon as it is known. `files`: only the tests
+    in these, all of them."""
     measured, waiting = known(), list(wanted)
     runner.preload()
     PLACE.mkdir(parents=True, exist_ok=True)
