@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from llmasos.drivers.checkpoint_refusals import Locked
 from llmasos.drivers.protocol import (
     FAILURES,
     MAX_TEXT,
@@ -46,10 +47,11 @@ def attempt(request: Work, act: Callable[[], R], tell: Callable[[str], None]) ->
     try:
         return act()
     except SyscallError as error:
+        sealed = error.name if isinstance(error, Locked) else b""
         reason = error.reason or f"{name}: {error.errno.name}"
         if error.errno not in FAILURES:  # of something within the driver; the request knows no such failure
             return Failed(ref, Errno.EIO, f"{name}: {error.errno.name}: {reason}")
-        return Failed(ref, error.errno, reason, isinstance(error, Broken))
+        return Failed(ref, error.errno, reason, isinstance(error, Broken), sealed)
     except MemoryError as error:
         return Failed(ref, Errno.ENOMEM, f"{name}: out of memory {error}".rstrip())
     except Exception as error:

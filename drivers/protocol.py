@@ -18,7 +18,7 @@ from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, Token, TokenLogprobs
 
-VERSION = 3  # of these records: another meaning or form of one is another version
+VERSION = 4  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
 EX_UNUSABLE = 78  # a driver's exit status (EX_CONFIG of sysexits.h): its device cannot be opened, now or again
 HEARTBEAT_SECONDS = 0.5
@@ -42,7 +42,7 @@ FileId = Annotated[bytes, msgspec.Meta(max_length=256)]  # names one writing of 
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class _Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=True):
     pass
 
 
@@ -61,14 +61,22 @@ class Probe(_Message):
     dtype: str  # "" (the driver's default for the model), fp32, bf16, int8, int4
 
 
+class Trust(msgspec.Struct, frozen=True):
+    """Which models may be loaded: those with a digest that is known, or with a signature by one of the keys (PEM)."""
+
+    digests: list[str] = []
+    keys: list[str] = []
+
+
 class Load(_Message):
     """Bring a model's weights into memory as `image`, with `frames` frames of KV, and `slots[i]` places for frames in
     tier i + 1 of those declared at the hello. Answer: `Loaded`; `Progress` messages with the same ref may come before.
 
     `again`: the image exists without its weights (DropWeights) and gets them back; its frames and contexts stay as they
     are. `room`, if not 0: bytes of memory for the weights, fewer than they have; the driver streams the rest in each step
-    (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. Errors: EIO (a
-    broken file), ENOMEM.
+    (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. `trust` says
+    which models may be loaded; others are refused before their weights are read. Errors: EIO (a broken file), ENOMEM,
+    EPERM (it is not trusted; the reason has its digest).
     """
 
     ref: int
@@ -79,6 +87,7 @@ class Load(_Message):
     slots: list[int] = []
     again: bool = False
     room: int = 0
+    trust: Trust | None = None
 
 
 class DropWeights(_Message):
@@ -154,13 +163,15 @@ class Move(_Message):
 
 class Step(_Message):
     """Work for the device: move `outs` out, make the copies, move `ins` in, then compute the runs as one batch. In this
-    order a frame may be moved out and then copied to, or copied and then moved into. Answer: `StepDone`."""
+    order a frame may be moved out and then copied to, or copied and then moved into. Before `ins` the frames `wipes`
+    (image, frame), which another owner had, are zeroed. Answer: `StepDone`."""
 
     ref: int
     runs: list[Run]
     copies: list[Copy] = []
     outs: list[Move] = []
     ins: list[Move] = []
+    wipes: list[tuple[int, int]] = []
 
 
 class Drop(_Message):
@@ -175,8 +186,9 @@ class Export(_Message):
 
     `head` is the kernel's, and `Inspect` returns it as it is. The KV is that of the first `tokens` tokens, in `frames`
     and then in `places` (tier, slot) of the context; the driver leaves out what it cannot read. The frames count as they
-    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with. Errors: EIO
-    (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
+    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with; `seal`: a key
+    of the kernel's user instead, as drivers/seals.py has it. `sound`: of how many leading tokens the KV is what this
+    kernel's drivers have computed. Errors: EIO (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
     """
 
     ref: int
@@ -188,21 +200,26 @@ class Export(_Message):
     frames: list[int]
     places: list[tuple[int, int]] = []
     key: bytes = b""
+    sound: int = 0
+    seal: bytes = b""
 
 
 class Inspect(_Message):
     """Read the head of a process image's file. Answer: `Inspected`; it may come before answers to earlier requests.
 
-    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one), EINVAL (no process image), EIO (a damaged one)."""
+    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one; with `Failed.sealed`, it needs a `seal`), EINVAL (no
+    process image), EIO (a damaged one)."""
 
     ref: int
     path: str
     key: bytes = b""
+    seal: bytes = b""
 
 
 class Import(_Message):
     """Read the KV in a process image's file into `frames`: blocks `first`, `first + 1`, ..., up to token `tokens`.
-    Answer: `Imported`. `id` is that of `Inspected`; the driver reads nothing of another file."""
+    Answer: `Imported`. `id` is that of `Inspected`; the driver reads nothing of another file. Before that the frames
+    `wipes` of the image, which another owner had, are zeroed."""
 
     ref: int
     image: int
@@ -212,6 +229,8 @@ class Import(_Message):
     frames: list[int]
     tokens: int
     key: bytes = b""
+    wipes: list[int] = []
+    seal: bytes = b""
 
 
 class Release(_Message):
@@ -266,6 +285,8 @@ class Hello(_Message):
     step_tokens: Size = 256  # a good number of tokens per step
     stream_tokens: Amount = 0  # the prompts' share of these beside processes that decode; 0: no limit
     guess_rows: Amount = 0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
+    # Native libraries of ours that it has loaded: path -> SHA-256.
+    libraries: Annotated[dict[OsPath, Word], msgspec.Meta(max_length=64)] = {}
 
 
 class Probed(_Message):
@@ -295,6 +316,15 @@ class Loaded(_Message):
     guesses: bool = False  # may guess (Run.ahead): its tokens do not depend on what is computed beside them
     resident_bytes: Amount = 0  # of the weights, in memory; 0: all
     changed: bool = False  # the files have changed: the KV in the frames is of other weights
+
+
+class Measured(_Message):
+    """The SHA-256 of the files of a model that was loaded, as they were then; `trusted`: why it may be. Sent once it is
+    known, which may be long after `Loaded`."""
+
+    image: Amount
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    trusted: Text = ""
 
 
 class RunResult(_Message):
@@ -337,12 +367,14 @@ class Exported(_Message):
 
 
 class Inspected(_Message):
-    """`head` is that of `Export`; `tokens` is the number of tokens whose KV is there, though some may prove damaged."""
+    """`head` is that of `Export`; `tokens` is the number of tokens whose KV is there, though some may prove damaged.
+    `sound`: of how many leading tokens a kernel of this user has said that its drivers computed the KV."""
 
     ref: Amount
     id: FileId
     head: bytes
     tokens: Amount
+    sound: Amount = 0
 
 
 class Imported(_Message):
@@ -365,6 +397,7 @@ class Failed(_Message):
     errno: Errno  # one of FAILURES
     reason: Reason
     broken: bool = False  # the files are: trying again finds the same
+    sealed: Annotated[bytes, msgspec.Meta(max_length=256)] = b""  # the name of the key that the file is under
 
 
 class Heartbeat(_Message):
@@ -396,7 +429,19 @@ IMAGES = "images"  # it does Export, Inspect and Import
 
 ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
-    Hello | Probed | Progress | Loaded | StepDone | Exported | Inspected | Imported | Done | Failed | Heartbeat | Note
+    Hello
+    | Probed
+    | Progress
+    | Loaded
+    | Measured
+    | StepDone
+    | Exported
+    | Inspected
+    | Imported
+    | Done
+    | Failed
+    | Heartbeat
+    | Note
 )
 
 encode = msgspec.msgpack.Encoder().encode

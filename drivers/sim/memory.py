@@ -102,6 +102,16 @@ class Memory:
             image.tokens[move.frame], image.hashes[move.frame] = list(held.tokens), list(held.hashes)
         return lost
 
+    def wipe(self, frames: Sequence[tuple[int, int]]) -> None:
+        """Clear frames (image, frame)."""
+        for number, frame in frames:
+            image = self.images.get(number)
+            if image is None or not 0 <= frame < image.frames:
+                self.faults.append(f"cannot wipe frame {frame} of image {number}")
+                continue
+            image.tokens.pop(frame, None)
+            image.hashes.pop(frame, None)
+
     def copy(self, request: Step) -> int:
         copied = 0
         for copy in request.copies:

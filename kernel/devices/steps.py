@@ -19,11 +19,13 @@ from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.force import take_out
+from llmasos.kernel.sched.partition import begins, check_turn
 from llmasos.kernel.sched.plan import Plan, plan_step
+from llmasos.kernel.sched.realtime import spent
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Finish, Signal
+from llmasos.syscalls.records import Finish, SchedClass, Signal
 
 _LONGEST_STEP = 1e9  # seconds
 _HIGHEST = 0.01  # of log-probabilities: what rounding may make of 0
@@ -37,7 +39,7 @@ def pump(system: System, device: Device) -> None:
         return
     take_out(system, device)
     page(system, device)
-    if device.in_flight is not None or device.loads_alone:
+    if device.in_flight is not None or device.loads_alone or not begins(system, device):
         return
     if device.dropped:
         system.send(device, Drop(device.dropped))
@@ -46,12 +48,15 @@ def pump(system: System, device: Device) -> None:
     outs, device.outs = device.outs, []
     if not (plan.runs or outs):
         return
-    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens)
-    device.progress_at = system.now
-    for number in {run.image for run in step.runs}:
+    wipes: list[tuple[int, int]] = []
+    for number in {run.image for run in plan.runs}:
         image = device.images[number]
         image.ran, image.steps = system.now, image.steps + 1
+        if image.pool.wipes:
+            wipes += [(number, frame) for frame in image.pool.to_wipe()]
+    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins, wipes)
+    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
+    device.progress_at = system.now
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
     if system.trace.on:
@@ -87,6 +92,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     if not flight.processes:
         return
     device.steps += 1
+    device.queue.steps += 1
     device.computed += flight.tokens
     duration = nanoseconds(message.seconds)
     device.busy += duration
@@ -96,7 +102,10 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
         again += _again(process) if process.taken else 0  # a crash is no thrashing
         _apply(system, device, process, result, duration // max(1, flight.tokens))
     lost = duration * again // max(1, flight.tokens) + nanoseconds(message.phases.get("swap", 0.0))
-    _look_for_thrashing(system, device, flight, duration, lost)
+    if len(device.queues) == 1:
+        _look_for_thrashing(system, device, flight, duration, lost)
+    else:
+        check_turn(system, device, duration)
     for process in flight.processes:
         boundary(system, process)
 
@@ -220,13 +229,14 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
             "warning",
             f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
             "was not what had been moved out; it will be computed again",
+            process,
         )
         return
     if result.error:
         # It is not known how far it came: a block may not have been copied, and the driver may have dropped what it was
         # told of the context. Full blocks are certain; everything else is sent and computed again.
         _start_over(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
-        system.log("error", f"{device.name}: process {process.pid}: {result.error}")
+        system.log("error", f"{device.name}: process {process.pid}: {result.error}", process)
         reason = f"the device could not compute process {process.pid}: {result.error}"
         fail_decoding(system, process, reason)
         return
@@ -289,9 +299,12 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
     account.steps += 1
     account.computed += tokens
     account.device_time += share * run
+    ranked = process.sched_class is not SchedClass.REALTIME  # by the policy
+    if process.reserve is not None:
+        spent(system, process, process.reserve, share * run)
     device.computed += extra
     system.counters["guessed"] += extra
-    if process.policy is device.queue.policy:
+    if ranked and process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
 
 

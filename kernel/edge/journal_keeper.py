@@ -27,7 +27,7 @@ import trio
 
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge.journal_file import Opened
-from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
+from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows, JournalWaits
 from llmasos.kernel.journal.records import Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls.errno import SyscallError
@@ -37,6 +37,7 @@ Fsync = Literal["always", "interval", "never"]
 INTERVAL_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20  # a smaller file is left alone
 COMPACT_FACTOR = 2  # and so is one that is not this many times as long as after the last compaction
+SLOW_SECONDS = 2.0  # a sync that takes longer is said
 RETRY_SECONDS = 1.0  # after a failure; doubled each time,
 RETRY_MOST = 30.0  # up to this
 _TAIL_BYTES = 1 << 16  # a rest this short is copied at once, between two events
@@ -60,7 +61,7 @@ class Keeper:
     def __init__(
         self, opened: Opened, fsync: Fsync, report: Callable[[Event], None], snapshot: Callable[[], State]
     ) -> None:
-        self.path, self._opened = opened.path, opened
+        self.path, self._opened, self._seal = opened.path, opened, opened.seal
         self.failing = ""
         self._copies = [_Copy(opened.fd, opened.size)]  # two while the file is being replaced
         self._fsync = fsync
@@ -72,6 +73,7 @@ class Keeper:
         self._synced = 0  # of these, on the disk
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._missed: list[bytes] | None = None  # frames since the snapshot of a new file that is being written
+        self._stumbled = False  # a frame could not be encrypted, so that only a new snapshot has it
         self._unsynced = trio.Event()
         self._wanted = trio.Event()  # a new file
         self._switching = trio.Lock()  # held while the files are synced or exchanged
@@ -86,8 +88,13 @@ class Keeper:
 
     def append(self, frame: Frame) -> None:
         """Write a frame, or note that it could not be written."""
-        data = file.framed(encode(frame))
         self._frames += 1
+        try:
+            data = file.framed(encode(frame) if self._seal is None else self._seal.live.encode(frame))
+        except SyscallError as error:  # there is no place for a key
+            self._stumbled = True
+            self._fail(OSError(errno.EIO, error.reason))
+            return
         if self._missed is not None:
             self._missed.append(data)
         elif not self.failing:
@@ -103,10 +110,11 @@ class Keeper:
                 self._wanted.set()
         self._unsynced.set()
 
-    def when_kept(self, then: Callable[[], None], *, changes: bool = True) -> None:
+    def when_kept(self, then: Callable[[], None], *, changes: bool = True, tells: bool = True) -> None:
         """Call `then` as soon as all frames so far are as safe as `fsync` wants: mostly at once. Calls are made in
-        order; but while the journal fails, one that `changes` nothing does not wait."""
-        kept = self._fsync != "always" or (self._synced == self._frames and not self._waiting)
+        order; but one that `tells` of nothing that is kept does not wait, and while the journal fails neither does one
+        that `changes` nothing."""
+        kept = self._fsync != "always" or not tells or (self._synced == self._frames and not self._waiting)
         if kept or (self.failing and not changes):
             then()
         else:
@@ -152,6 +160,7 @@ class Keeper:
     def sync_all(self) -> None:
         """The kernel halts and is to come back: bring all frames to the disk, if that can still be done."""
         with contextlib.suppress(OSError):
+            self._sync_keys()
             for copy in self._copies:
                 os.fsync(copy.fd)
             file.sync_directory(self.path)
@@ -169,14 +178,41 @@ class Keeper:
                 async with self._switching:
                     frames = self._frames
                     try:
+                        await trio.to_thread.run_sync(self._sync_keys)
                         for copy in list(self._copies):
-                            await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                            await self._sync_one(copy)
                     except OSError as error:  # it is not known what is on the disk: only a new file helps
                         self._fail(error)
                 if not self.failing:
                     self._kept(frames)
             if self._fsync == "interval":
                 await trio.sleep(INTERVAL_SECONDS)
+
+    def _sync_keys(self) -> None:
+        """A frame is of no use without its keys."""
+        if self._seal is not None:
+            self._seal.store.sync()
+
+    async def _sync_one(self, copy: _Copy) -> None:
+        """Have one file on the disk. Raises OSError."""
+        begun, said = trio.current_time(), False
+
+        async def say() -> None:
+            nonlocal said
+            await trio.sleep(SLOW_SECONDS)
+            said = True
+            self._report(JournalWaits(SLOW_SECONDS, done=False))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(say)
+                await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                nursery.cancel_scope.cancel()
+        except* OSError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if said:
+                self._report(JournalWaits(trio.current_time() - begun, done=True))
 
     def _kept(self, frames: int) -> None:
         self._synced = max(self._synced, frames)
@@ -237,17 +273,18 @@ class Keeper:
 
     def _write_compacted(self, upto: int) -> int:
         try:
-            found = file.read(self.path, upto, self._rest())
+            keys = self._seal.keys if self._seal is not None else None
+            found = file.read(self.path, upto, self._rest(), keys)
         except SyscallError as error:
             raise OSError(errno.EIO, error.reason) from None
         if found.trouble:
             raise OSError(errno.EIO, f"it is damaged: {found.trouble}")
-        return file.write_new(self.path, found.state.snapshot(), self._rest())
+        return file.write_new(self.path, found.state.snapshot(), self._rest(), self._seal)
 
     async def _repair(self) -> bool:
         """Replace the file by one of the live state, since it lacks the frames that could not be written."""
         state = self._snapshot()
-        self._missed = []
+        self._missed, self._stumbled = [], False
         new = -1
         try:
             new = await trio.to_thread.run_sync(self._write_live, state)
@@ -256,6 +293,8 @@ class Keeper:
                 file.write_all(new, b"".join(missed))
                 await trio.to_thread.run_sync(os.fsync, new)
             async with self._switching:
+                if self._stumbled:
+                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.replace(self.path)
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 file.write_all(new, b"".join(self._missed))
@@ -275,7 +314,7 @@ class Keeper:
 
     def _write_live(self, state: State) -> int:
         self._opened.hold_again()
-        new = file.write_new(self.path, state.snapshot(), self._rest())
+        new = file.write_new(self.path, state.snapshot(), self._rest(), self._seal)
         os.fsync(new)
         return new
 
