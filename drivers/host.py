@@ -19,7 +19,6 @@ import signal
 import sys
 import threading
 import traceback
-import traceback
 from contextlib import suppress
 from pathlib import Path
 

@@ -80,6 +80,9 @@ def report(size: int, seed: int) -> None:
     alive = [mutant for mutant in tried if found[mutant.name].status == SURVIVED]
     noticed = len(tried) - len(alive)
     low, high = sample.wilson(noticed, len(tried))
+    unfinished = (
+        [] if len(tried) == len(chosen) else ["- **Not finished**: who is noticed is done sooner, so this is too high."]
+    )
     reviewed: dict[str, str] = msgspec.json.decode(REVIEWED.read_bytes()) if REVIEWED.exists() else {}
     lines = [
         "# Mutation score of the kernel's core",
@@ -91,6 +94,7 @@ def report(size: int, seed: int) -> None:
         f"- Mutants: {len(everything)}; sample: {len(chosen)}, stratified by folder, seed {seed}; tried: {len(tried)}.",
         f"- Noticed: {noticed} of {len(tried)}: **{noticed / max(1, len(tried)):.1%}**, "
         f"95 % interval {low:.1%} to {high:.1%} (Wilson).",
+        *unfinished,
         f"- Survivors that were looked at and that nobody can notice: {sum(_key(one) in reviewed for one in alive)}.",
         f"- The core's digest: {sample.digest()}.",
         "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import importlib.abc
 import importlib.machinery
 import json
@@ -45,6 +46,7 @@ SPARE_SECONDS, TIMES = 5.0, 10.0  # of processor time, for each test
 MEMORY = 6 << 30  # bytes of address space beyond what the parent has
 SURVIVED, KILLED, TIMED_OUT = "survived", "killed", "timed out"
 _EXIT_TIMED_OUT = 99
+_PR_SET_PDEATHSIG = 1
 
 
 class Map(msgspec.Struct):
@@ -188,6 +190,7 @@ def _try(mutant: Mutant, known: Map, order: list[str], files: Sequence[str], wri
     code = int(pytest.ExitCode.INTERNAL_ERROR)
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the campaign may be stopped at any moment
         quiet = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(quiet, number)
