@@ -28,6 +28,7 @@ from llmasos.drivers.protocol import (
     Step,
     StepDone,
     Unload,
+    Wipe,
     decode_from_driver,
     encode,
 )
@@ -36,7 +37,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 TRACEBACK_LINES = 6  # of an unexpected error that go to the kernel log
 
-Work = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import
+Work = Probe | Load | DropWeights | Unload | Step | Drop | Wipe | Export | Inspect | Import
 R = TypeVar("R")
 
 

@@ -27,6 +27,7 @@ from llmasos.drivers.protocol import (
     Probed,
     Step,
     StepDone,
+    Wipe,
 )
 
 
@@ -64,6 +65,9 @@ class Device(Protocol):
 
     def drop(self, ctxs: Sequence[int]) -> None:
         """Forget contexts; unknown ones are ignored."""
+
+    def wipe(self, request: Wipe) -> None:
+        """Zero frames and places that nobody has. Raises EINVAL if there is no such image."""
 
     def export(self, request: Export) -> Callable[[], Exported]:
         """Copy the KV of a process; the function that is returned writes it, in another thread."""

@@ -180,6 +180,16 @@ class Drop(_Message):
     ctxs: list[int]
 
 
+class Wipe(_Message):
+    """Zero `frames` of an image, and `places` (tier, slot), all of which nobody has; in order with steps. Answer:
+    `Done`."""
+
+    ref: int
+    image: int
+    frames: list[int]
+    places: list[tuple[int, int]] = []
+
+
 class Export(_Message):
     """Write the image of a process to the file `path`, whole or not at all; if `path` is empty, to a file in memory for
     another driver, which is kept until `Release`. Answer: `Exported`.
@@ -427,7 +437,7 @@ FAILURES = frozenset(
 LOGPROBS = "logprobs"  # it reports log-probabilities (Sample.logprobs)
 IMAGES = "images"  # it does Export, Inspect and Import
 
-ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
+ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Wipe | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
     Hello
     | Probed

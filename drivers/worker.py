@@ -43,6 +43,7 @@ from llmasos.drivers.protocol import (
     Progress,
     Step,
     Unload,
+    Wipe,
 )
 from llmasos.drivers.reader import Reader
 from llmasos.syscalls.errno import SyscallError
@@ -213,8 +214,11 @@ def _read(device: Device, request: Probe | Load, report: Callable[[float], None]
     return device.fetch(request, report)
 
 
-def _answer(device: Device, request: DropWeights | Unload | Step | Inspect | Import) -> FromDriver:
+def _answer(device: Device, request: DropWeights | Unload | Step | Wipe | Inspect | Import) -> FromDriver:
     match request:
+        case Wipe():
+            device.wipe(request)
+            return Done(request.ref)
         case Step():
             return device.step(request)
         case DropWeights():

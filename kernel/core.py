@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmasos.kernel import audit, desk, events
-from llmasos.kernel.calls import inventory
+from llmasos.kernel.calls import inventory, shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
@@ -93,6 +93,8 @@ class Kernel(System):
                 self.counters["rejected"] += 1
             case events.HaltRequest():
                 desk.halt(self, event.reason, keep=event.keep)
+            case events.Forgotten():
+                shred.forgotten(self, event)
             case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
             case events.Audited():

@@ -18,7 +18,10 @@ from llmasos.syscalls.wire import describe_outcome
 
 
 class Begun(ABC):
-    """What a call has begun and not ended: an object of the kernel, named in the request."""
+    """What a call has begun and not ended: an object of the kernel, named in the request. `held`: the object of the call,
+    if it is had for good, though it leaves the table."""
+
+    held: object | None = None
 
     @abstractmethod
     def undo(self, system: System, error: SyscallError) -> None:

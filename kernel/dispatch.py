@@ -51,6 +51,8 @@ def _run(system: System, request: Request) -> object:
     handler = _HANDLERS[type(request.call)]
     if not (entry.touches or entry.audit):
         return handler(system, request, request.call)
+    if isinstance(begun := request.begun, desk.Begun) and begun.held is not None:
+        return handler(system, request, request.call, begun.held)
     objects = []
     for touches in entry.touches:
         found = find(system, request, touches)

@@ -145,6 +145,16 @@ class AuditFails(Event):
     reason: str
 
 
+class Forgotten(Event):
+    """What Forget asked for is done, or (`error`) cannot be. `gone` and `left` are lines for people."""
+
+    ref: int
+    gone: list[str]
+    left: list[str]
+    sure: bool
+    error: str = ""
+
+
 class HaltRequest(Event):
     """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone. `keep` the journal, so that the
     next kernel goes on with the processes."""
@@ -252,6 +262,14 @@ class Audit(Action):
 
     line: AuditLine
     ref: int = 0
+
+
+class Forget(Action):
+    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
+    follows."""
+
+    ref: int
+    pid: int
 
 
 # --- configuration of the core --------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class System:
         self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
         self.orphans: list[Process] = []  # zombies that init reaps
         self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
+        self.shredding: dict[int, Any] = {}  # what calls have begun to destroy, by the number that the edge has
         self.unwatched: dict[str, Device] = {}  # devices that have been idle, and have work now
         self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
         self.cycle = ""  # marks that did not come to an end

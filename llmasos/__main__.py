@@ -99,7 +99,7 @@ def _act(words: list[str]) -> int:
         raise UsageError(oneshot.no_verb(rest[0], own))
     try:
         args, unknown = parser.parse_known_args(words)
-        if unknown and args.verb != "boot":
+        if unknown and args.verb not in ("boot", "seal", "shred"):
             parser.error(f"not understood: {' '.join(unknown)}")
     except SystemExit as ended:  # after --help, or a usage error
         return int(ended.code or 0)
@@ -176,6 +176,11 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     other = verb("verify", _verify, "is another installation the same as this one, and as its installer left it")
     other.add_argument("package", help="its directory, .../site-packages/llmasos")
     other.add_argument("--json", action="store_true", help="print it as JSON")
+    for name, summary in (
+        ("seal", "the keys of journal and process images: status, rotate, load"),
+        ("shred", "destroy process images: their keys, and the files"),
+    ):
+        verb(name, _keys, summary, help_flag=False)
     done = verb("completion", _completion, "print a script that completes llmasos in bash, zsh or fish")
     done.add_argument("shell", choices=("bash", "zsh", "fish"), help="for bash: `source <(llmasos completion bash)`")
     return parser, verbs.choices
@@ -249,6 +254,12 @@ def _boot(args: argparse.Namespace) -> int:
         [sys.executable, "-P", "-c", _LAUNCH, "llmasos.kernel.edge.boot", *place, *args.rest],
         runtime.environment(),
     )
+
+
+def _keys(args: argparse.Namespace) -> int:
+    sys.stdout.flush()
+    words = [*runtime.module("llmasos.kernel.edge.seal"), args.verb, *args.rest]
+    os.execve(sys.executable, words, runtime.environment())
 
 
 def _shell(args: argparse.Namespace) -> int:

@@ -31,6 +31,8 @@ from llmasos.kernel.events import (
     Audited,
     AuditLine,
     Event,
+    Forget,
+    Forgotten,
     Halt,
     KernelConfig,
     KillDriver,
@@ -216,6 +218,8 @@ class Simulation:
                     driver = self.drivers.get(action.device)
                     if driver is not None and driver.incarnation == action.incarnation:
                         driver.receive(action.message)
+                case Forget():
+                    self.at(self.now, partial(self.event, Forgotten(action.ref, ["its key"], [], sure=True)))
                 case StartDriver():
                     old = self.drivers.get(action.device)
                     assert old is None or not old.alive, f"{action.device} is started twice"

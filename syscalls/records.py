@@ -280,6 +280,15 @@ class ExitInfo(Record):
     usage: Usage
 
 
+class ShredInfo(Record):
+    """What a destruction has reached: `gone` is gone wherever copies of it are, `left` is what it could not reach.
+    `sure`: the keys that are gone cannot be made of old blocks of a disk and a key that is on it."""
+
+    gone: list[str]
+    left: list[str]
+    sure: bool
+
+
 class CheckpointInfo(Record):
     """A process image, whole and on the disk."""
 

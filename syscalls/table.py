@@ -52,6 +52,7 @@ from llmasos.syscalls.records import (
     SchedInfo,
     Seconds,
     Secret,
+    ShredInfo,
     Signal,
     Stats,
     StopIds,
@@ -550,6 +551,29 @@ class Rename(Call[str]):
 
     pid: Pid
     name: Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME, pattern=PRINTABLE)]
+
+
+@_call(
+    32,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EIO,
+    E.ERESTART,
+    changes=True,
+    blocks=True,
+    touches=(_process(Names.LOG, N.CONTROL),),
+    audit="files",
+)
+class Shred(Call[ShredInfo]):
+    """End an LLM process and destroy what it has said: its log, its records, the answers about it, its KV in frames and
+    in lower tiers, and the keys under which the journal and the process images that this kernel wrote of it are.
+
+    Answered when that is done and on the disk; what could not be reached is listed. Children that were forked from it,
+    and whoever has read it, keep what they have. It is done even if the caller takes the call back.
+    """
+
+    pid: Pid
 
 
 # --- context --------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from llmasos.drivers.protocol import (
     RunResult,
     Step,
     StepDone,
+    Wipe,
 )
 from llmasos.modelfiles import generation, source
 from llmasos.modelfiles.files import broken, shown
@@ -235,6 +236,13 @@ class Engine:
             for image in self._images.values():
                 for places in image.below:
                     places.forget(ctx)
+
+    def wipe(self, request: Wipe) -> None:
+        image = self._image(request.image)
+        self._ahead.forget()
+        image.slab.wipe([*request.frames, *image.slab.spare])
+        for tier, places in enumerate(image.below, 1):
+            places.wipe([slot for number, slot in request.places if number == tier])
 
     def hears(self, request: object) -> None:
         self._ahead.hears(request)

@@ -60,9 +60,11 @@ class KVSlab:
             self.raw[dst] = self.raw[src]
 
     def wipe(self, frames: Sequence[int]) -> None:
-        """Zero frames: what an owner has left there is not for the next one."""
+        """Zero frames: what an owner has left there is not for the next one. One that nobody has written yet is left
+        alone, since it takes no memory."""
         for frame in frames:
-            self.raw[frame] = 0
+            if self.raw[frame].any():
+                self.raw[frame] = 0
 
     def some(self, first: int, count: int) -> Stretch:
         return self.raw[first : first + count]

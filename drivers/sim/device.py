@@ -35,6 +35,7 @@ from llmasos.drivers.protocol import (
     RunResult,
     Step,
     StepDone,
+    Wipe,
 )
 from llmasos.drivers.sim import checkpoint, roofline, script
 from llmasos.drivers.sim.fate import Fate
@@ -169,6 +170,11 @@ class SimDevice:
 
     def drop(self, ctxs: Sequence[int]) -> None:
         self._memory.drop(ctxs)
+
+    def wipe(self, request: Wipe) -> None:
+        if request.image not in self._images:
+            raise SyscallError(Errno.EINVAL, f"image {request.image} is not loaded")
+        self._memory.destroy(self._images[request.image], request)
 
     def go_on(self, asked: Callable[[], bool]) -> None:
         """A simulated device begins nothing unasked."""

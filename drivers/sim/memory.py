@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmasos.drivers.protocol import Step
+from llmasos.drivers.protocol import Step, Wipe
 from llmasos.drivers.sim.spec import DeviceSpec, ModelSpec
 
 
@@ -65,6 +65,14 @@ class Memory:
             self.contexts.pop(ctx, None)
         for image in self.images.values():
             image.swapped = {slot: held for slot, held in image.swapped.items() if held.ctx not in gone}
+
+    def destroy(self, image: Image, request: Wipe) -> None:
+        """Clear the frames and places of a process that is destroyed."""
+        for frame in request.frames:
+            image.tokens.pop(frame, None)
+            image.hashes.pop(frame, None)
+        for _, slot in request.places:
+            image.swapped.pop(slot, None)
 
     def move_out(self, request: Step) -> list[int]:
         unwritten = []

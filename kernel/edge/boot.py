@@ -147,6 +147,9 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
+        images = Images(keys, why)
+        if journal is not None and journal.seal is not None:
+            images.of_journal(journal.seal.store.path.name.encode())
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -163,7 +166,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=Images(keys, why),
+            images=images,
         )
         with short_pauses():
             kept = trio.run(server.run)

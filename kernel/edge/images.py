@@ -7,12 +7,17 @@ is asked for without it fails, and is asked again with it: by the edge, not by t
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
 from collections import OrderedDict
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
 from llmasos.kernel.edge.keys import IMAGE, Keys, Store
+from llmasos.kernel.edge.master import overwrite
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _NAME = 8  # bytes of a key's name; in a file it has 16
@@ -20,6 +25,36 @@ _PAD = bytes(8)
 _KEPT = 4096  # files that were looked at and may yet be read
 _TRAVEL = "write it with a passphrase where it can be read (`checkpoint PID FILE --passphrase`)"
 
+_SEALED = (
+    "its process images under a passphrase: whoever knows that can read them (`llmasos shred FILE` overwrites one)",
+)
+_PLAIN = (
+    "old blocks of the disk: nothing was encrypted (--plain)",
+    "its process images under a passphrase, those that an earlier kernel wrote, and copies of all: `llmasos shred FILE`",
+)
+
+
+def remove_image(path: Path) -> str:
+    """Overwrite and remove a process image; returns why not, or "": it is not there, or not any more."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
+        if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
+            return "another file has its name now"
+        overwrite(descriptor)
+        path.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        os.close(descriptor)
+    return ""
+
+
+MAGIC = b"LLMasPI\0"  # of a process image (drivers/checkpoint_file.py)
 Request = tuple[str, int]  # a device and a number
 
 
@@ -28,6 +63,8 @@ class Images:
 
     def __init__(self, keys: Keys | None, why: str = "") -> None:
         self._keys, self._why = keys, why
+        self._line = secrets.token_bytes(8)  # tells processes of this kernel from those of others
+        self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
         self._written: dict[Request, bytes] = {}
@@ -75,6 +112,38 @@ class Images:
             for request in [one for one in some if one[0] == device]:
                 del some[request]
 
+    def of_journal(self, line: bytes) -> None:
+        """The processes are those of the journal that has this name, whatever kernel goes on with them."""
+        self._line = line
+
+    def number(self, pid: int) -> int:
+        """A process's number among all that the user's kernels ever have."""
+        return int.from_bytes(hashlib.sha256(self._line + pid.to_bytes(8, "little")).digest()[:8], "little")
+
+    def forget(self, pid: int) -> tuple[list[str], list[str]]:
+        """Forget the keys of the files that were written of a process, and overwrite those that were not encrypted.
+        Returns what is gone, and what could not be reached. Raises SyscallError."""
+        gone, left = [], []
+        for path in sorted(self._plain.pop(pid, ())):
+            if why := remove_image(Path(path)):
+                left.append(f"{path}: {why}")
+            else:
+                gone.append(f"{path}, which was not encrypted: overwritten and removed")
+        if self._keys is None or self._keys.plain:
+            return gone, [*left, *_PLAIN]
+        slots = self._files.find(IMAGE, self.number(pid))
+        if slots:
+            self._files.forget([slot.name for slot in slots])
+            self._files.renew()
+            if self._keys.source.makes:
+                self._keys.rotate()
+        gone += [f"the key of its process image {slot.text}, and of all copies of it" for slot in slots]
+        return gone, [*left, *_SEALED]
+
+    def sure(self, place: Path) -> bool:
+        """Whether the master key lies outside the disk of `place`."""
+        return self._keys is not None and not self._keys.plain and self._keys.source.apart(place)
+
     @property
     def _files(self) -> Store:
         if self._keys is None:
@@ -83,9 +152,10 @@ class Images:
 
     def _export(self, device: str, message: Export) -> Export | Failed:
         if self._keys is not None and self._keys.plain:
+            self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
         try:
-            name, key = self._files.add(IMAGE, message.ctx, text=message.path)
+            name, key = self._files.add(IMAGE, self.number(message.ctx), text=message.path)
         except SyscallError as error:
             return Failed(message.ref, error.errno, f"{message.path} cannot be encrypted: {error.reason}; or {_TRAVEL}")
         self._written[device, message.ref] = name

@@ -239,6 +239,22 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
+def remove_open_copies(path: Path) -> list[Path]:
+    """Overwrite and remove the damaged files that were set aside and are not encrypted. Raises OSError."""
+    removed = []
+    for aside in sorted(path.parent.glob(f"{path.name}.damaged-*")):
+        descriptor = os.open(aside, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.pread(descriptor, _HEADER.size, 0) == header(ENCRYPTED):
+                continue
+            overwrite(descriptor)
+            aside.unlink()
+            removed.append(aside)
+        finally:
+            os.close(descriptor)
+    return removed
+
+
 # --- a boot ---------------------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ import trio
 
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge.journal_file import Opened
+from llmasos.kernel.edge.master import overwrite
 from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows, JournalWaits
 from llmasos.kernel.journal.records import Frame, encode
 from llmasos.kernel.journal.state import State
@@ -51,6 +52,16 @@ class _Copy:
     size: int
 
 
+@dataclass(slots=True, eq=False)
+class _Forget:
+    """A process of which nothing is to be left; what was done is said in `gone`, what is in the way in `trouble`."""
+
+    pid: int
+    done: trio.Event
+    gone: list[str]
+    trouble: str = ""
+
+
 class _Stopped(Exception):
     pass
 
@@ -73,6 +84,7 @@ class Keeper:
         self._synced = 0  # of these, on the disk
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._missed: list[bytes] | None = None  # frames since the snapshot of a new file that is being written
+        self._forgets: list[_Forget] = []
         self._stumbled = False  # a frame could not be encrypted, so that only a new snapshot has it
         self._unsynced = trio.Event()
         self._wanted = trio.Event()  # a new file
@@ -119,6 +131,20 @@ class Keeper:
             then()
         else:
             self._waiting.append((self._frames, then))
+
+    async def forget(self, pid: int, patience: float) -> tuple[list[str], str]:
+        """Leave nothing of a process in any file: the journal is written anew without it, what it was is overwritten, the
+        keys are forgotten. Returns what was done, and why it is not, if that takes longer than `patience` seconds; then
+        it is tried on."""
+        wanted = _Forget(pid, trio.Event(), [])
+        self._forgets.append(wanted)
+        self._wanted.set()
+        with trio.move_on_after(patience):
+            await wanted.done.wait()
+        if wanted.done.is_set():
+            return wanted.gone, ""
+        why = wanted.trouble or self.failing or "the journal could not be written anew yet"
+        return [], f"{why}; it is tried until it is done"
 
     def look(self) -> None:
         """See whether the file still has its name. If somebody has removed it, it is written anew."""
@@ -225,9 +251,12 @@ class Keeper:
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
-            done = self.failing == "" and await self._compact()
+            forgets = list(self._forgets)
+            done = self.failing == "" and await self._compact(scrub=bool(forgets))
             if self.failing:
                 done = await self._repair()
+            if done and forgets:
+                done = await self._forget_all(forgets)
             if done:
                 delay = RETRY_SECONDS
             else:
@@ -235,9 +264,32 @@ class Keeper:
                 await trio.sleep(delay)
                 delay = min(2 * delay, RETRY_MOST)
 
-    async def _compact(self) -> bool:
-        """Replace the file by one of the state that it adds up to. False: not done; without room for a new file, the old
-        one is as good as it was."""
+    async def _forget_all(self, forgets: list[_Forget]) -> bool:
+        """The journal has just been written anew: forget the keys."""
+        try:
+            removed = await trio.to_thread.run_sync(self._forget_keys, {one.pid for one in forgets})
+        except (OSError, SyscallError) as error:
+            for one in forgets:
+                one.trouble = error.reason if isinstance(error, SyscallError) else str(error)
+            return False
+        for one in forgets:
+            what = "its key, so that its log is noise in the journal and in all copies of it"
+            one.gone += [what if self._seal is not None else "its log in the journal, which was overwritten", *removed]
+            self._forgets.remove(one)
+            one.done.set()
+        return True
+
+    def _forget_keys(self, pids: set[int]) -> list[str]:
+        removed = [f"{path}, which was not encrypted" for path in file.remove_open_copies(self.path)]
+        if self._seal is not None:
+            self._seal.forget(pids)
+            self._seal.renew()
+        return removed
+
+    async def _compact(self, *, scrub: bool = False) -> bool:
+        """Replace the file by one of the state that it adds up to. `scrub`: overwrite the old one. False: not done;
+        without room for a new file, the old one is as good as it was."""
+        gone = set(self._seal.live.gone) if self._seal is not None else set()
         old, upto = self._copies[0], self._copies[0].size
         new, replaced = -1, False
         try:
@@ -254,7 +306,7 @@ class Keeper:
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 async with self._switching:
                     before, self._copies = old.size, self._copies[1:]
-                    os.close(old.fd)
+                    await trio.to_thread.run_sync(self._leave, old.fd, gone, scrub)
                 self._compacted = self.size
                 self._report(JournalCompacted(before, self.size))
                 return True
@@ -270,6 +322,15 @@ class Keeper:
             if new >= 0:
                 file.drop_new(self.path, new)
         return False
+
+    def _leave(self, old: int, gone: set[int], scrub: bool) -> None:
+        """A new file has taken the place of this one. What cannot be done now is done next time."""
+        with contextlib.suppress(OSError, SyscallError):
+            if scrub:
+                overwrite(old)
+            if self._seal is not None and gone:
+                self._seal.tidy(gone)
+        os.close(old)
 
     def _write_compacted(self, upto: int) -> int:
         try:
@@ -299,7 +360,7 @@ class Keeper:
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 file.write_all(new, b"".join(self._missed))
                 for copy in self._copies:
-                    os.close(copy.fd)
+                    await trio.to_thread.run_sync(self._leave, copy.fd, set(), bool(self._forgets))
                 self._copies = [_Copy(new, os.fstat(new).st_size)]
         except (OSError, _Stopped):
             self._missed = None

@@ -105,6 +105,7 @@ class Writer(_Segment):
         self.begin = _SEGMENT.pack(_BEGIN, bytes.fromhex(store.path.name), name, self.salt)
         self._known = known
         self._number = 0
+        self.gone: set[int] = set()  # processes whose keys may be of no use any more
         self._at: dict[int, int] = {}  # bytes of the streams of processes that have been used
 
     @property
@@ -122,6 +123,8 @@ class Writer(_Segment):
                 entries.append(self._sealed(entry.about, entry))
             else:
                 entries.append(entry)
+                if isinstance(entry, Gone):
+                    self.gone.add(entry.pid)
         self._number += 1
         body = encode(replace(frame, entries=entries))
         return _NUMBER.pack(_FRAME, self._number) + self.outer.encrypt(self._number.to_bytes(12, "big"), body, None)
@@ -222,10 +225,26 @@ class Seal:
         self.store, self._name = found
         self.names = names
         self.live = self.segment()
+        self.live.gone.update(slot.pid for slot in self.store.find(PROCESS))
 
     def segment(self) -> Writer:
         """A new one."""
-        return Writer(self.store, self._name, self.names)
+        self.latest = Writer(self.store, self._name, self.names)
+        return self.latest
+
+    def tidy(self, gone: set[int]) -> None:
+        """A file has just been written anew, after these processes had gone: forget the keys of those that it does not
+        name any more."""
+        self.forget(gone.difference(self.latest.pids), sync=False)
+        self.live.gone -= gone
+        self.live.gone.update(gone.intersection(self.latest.pids))
+        self.store.tidy()
+
+    def renew(self) -> None:
+        """Have what wrapped forgotten keys forgotten too, up to the master key where that is ours to make."""
+        self.store.renew()
+        if self.keys.source.makes:
+            self.keys.rotate()
 
     def forget(self, pids: Iterable[int], *, sync: bool = True) -> None:
         """Forget the keys of these processes."""

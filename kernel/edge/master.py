@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import platform
@@ -76,6 +77,8 @@ def _text(keys: list[bytes]) -> bytes:
 def overwrite(descriptor: int) -> None:
     """Zeros over a file's contents, on the disk. Raises OSError."""
     size, at = os.fstat(descriptor).st_size, 0
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_APPEND)  # else zeros would come behind it
     zeros = bytes(min(size, 1 << 20))
     while at < size:
         at += os.pwrite(descriptor, zeros[: size - at], at)

@@ -47,6 +47,8 @@ from llmasos.kernel.events import (
     Disconnected,
     DriverExited,
     Event,
+    Forget,
+    Forgotten,
     FromDevice,
     Halt,
     HaltRequest,
@@ -73,6 +75,7 @@ from llmasos.syscalls.transport import Message
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
+FORGET_SECONDS = 30.0  # until whoever destroys a process is told that it takes longer
 FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
 
 
@@ -236,6 +239,8 @@ class Server:
                 self._set_alarm()
             case Log():
                 self._console(action)
+            case Forget():
+                self._nursery.start_soon(self._forget, action)
             case StartDriver():
                 self._supervisor.start(action.device, action.incarnation)
             case KillDriver():
@@ -351,6 +356,21 @@ class Server:
         except OSError as error:
             text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
+
+    async def _forget(self, action: Forget) -> None:
+        """Leave nothing of a process in files."""
+        gone: list[str] = []
+        left: list[str] = []
+        trouble = ""
+        if self._keeper is not None:
+            gone, trouble = await self._keeper.forget(action.pid, FORGET_SECONDS)
+        try:
+            more, left = await trio.to_thread.run_sync(self._images.forget, action.pid)
+            gone += more
+        except (SyscallError, OSError) as error:
+            trouble = error.reason if isinstance(error, SyscallError) else str(error)
+        place = self._keeper.path.parent if self._keeper is not None else self._directory
+        self._handle(Forgotten(action.ref, gone, left, self._images.sure(place), trouble))
 
     # --- drivers ----------------------------------------------------------------------------------------------------
 

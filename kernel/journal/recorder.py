@@ -37,8 +37,9 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Shredded,
 )
-from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
@@ -129,6 +130,15 @@ class Recorder:
             number, about = request.entry.number, getattr(request.call, _ABOUT.get(request.entry.number, ""), 0)
             answer = Answer(request.program.pid, request.seq, number, errno, _encode(value), reason, about)
             self._answers.append((request.program, answer))
+
+    def shredded(self, process: LLMProcess) -> None:
+        """What a process has said is gone, and with it what answers have told of it."""
+        self._grown.pop(process.pid, None)
+        self._noted.pop(process.pid, None)
+        process.recorded = process.records.journaled = 0
+        if process.pid in self._known:
+            self._first.append(Shredded(process.pid))
+        self._answers = [(one, destroyed(told) if told.about == process.pid else told) for one, told in self._answers]
 
     def group_set(self, group: Group) -> None:
         if self.on:

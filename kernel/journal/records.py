@@ -226,6 +226,12 @@ class Sealed(Entry, tag=21):
     data: bytes
 
 
+class Shredded(Entry, tag=22):
+    """What a process has said is destroyed: its log, its records, and the answers about it."""
+
+    pid: int
+
+
 AnyEntry = (
     Secret
     | Pids
@@ -236,6 +242,7 @@ AnyEntry = (
     | Noted
     | Sealed
     | Began
+    | Shredded
     | Gone
     | Answer
     | GroupHead

@@ -31,6 +31,7 @@ from llmasos.kernel.journal.records import (
     ProgramHead,
     Sealed,
     Secret,
+    Shredded,
 )
 from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
@@ -41,6 +42,7 @@ MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is always kept
 _SHORT = 256  # bytes of an answer that is always kept whole
 _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
+_SHREDDED = "it was done before the kernel died, and what it told was destroyed with its process (shred)"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
 # Of those that have none; never changed.
 _NO_LOGPROBS: list[TokenLogprobs] = []
@@ -81,6 +83,13 @@ class Answers:
         if self._bytes > MOST_ANSWER_BYTES:
             self._shorten(answer.seq)
 
+    def forget(self, pid: int) -> None:
+        """What answers have told of this process is gone; that they were given stays known."""
+        for seq, old in list(self._kept.items()):
+            if old.about == pid:
+                self._bytes -= len(old.value) - len(_EMPTY)
+                self._kept[seq] = destroyed(old)
+
     def get(self, seq: int) -> Answer | None:
         return self._kept.get(seq)
 
@@ -101,6 +110,11 @@ class Answers:
         old = self._kept.pop(seq, None)
         if old is not None:
             self._bytes -= len(old.value)
+
+
+def destroyed(answer: Answer) -> Answer:
+    """The same without what it told."""
+    return Answer(answer.program, answer.seq, answer.call, Errno.EIO, _EMPTY, _SHREDDED)
 
 
 class SavedProcess:
@@ -245,6 +259,11 @@ class State:
                 self.ends, self.machine = entry.ends, entry.machine
             case Secret():
                 self.secret = entry.key
+            case Shredded():
+                process = self.processes[entry.pid]
+                process.log, process.records, process.logprobs = log_of(), [], []
+                for program in self.programs.values():
+                    program.answers.forget(entry.pid)
             case Sealed():
                 raise BadFrame(f"what process {entry.pid} said is still encrypted")
 

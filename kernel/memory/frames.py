@@ -127,6 +127,17 @@ class FramePool:
         self.prefix.unname(frame)
         return True
 
+    @property
+    def idle(self) -> list[int]:
+        """The free frames, in which KV of any process may still be."""
+        return list(self._free)
+
+    def forget(self, frame: int) -> None:
+        """A cached frame is free, and its KV is nobody's any more."""
+        del self._cached[frame]
+        self.prefix.unname(frame)
+        self._free.append(frame)
+
     def reset(self) -> None:
         """The device has lost everything: all frames are free and nameless. The tables must be empty already."""
         for frame in range(self.count):

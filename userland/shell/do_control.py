@@ -24,6 +24,7 @@ from llmasos.syscalls.table import (
     Sched,
     Setlimits,
     Setsched,
+    Shred,
 )
 from llmasos.userland.programs import groups, ps, system
 from llmasos.userland.programs.figures import size
@@ -52,6 +53,10 @@ def _kill(shell: Session, line: Line) -> int:
         for one in Signal:
             shell.screen.line(f"{one.value:>2} {one.name}")
         return 0
+    if line.has("--shred"):
+        if line.has("-s") or line.has("SIGNAL"):
+            raise UsageError("kill takes --shred or a signal, not both")
+        return each(shell, line, lambda word: _shred(shell, word))
     signal = signal_named(line.text("-s") or line.text("SIGNAL", "TERM"))
     return each(shell, line, lambda word: _send(shell, word, signal))
 
@@ -63,6 +68,20 @@ def _send(shell: Session, word: str, signal: Signal) -> None:
         job.signal(signal)
     else:
         shell.kernel(Kill(pid=shell.pid(word), signal=signal))
+
+
+def _shred(shell: Session, word: str) -> None:
+    pid = shell.pid(word)
+    found = shell.kernel(Shred(pid=pid))
+    for title, lines in (("gone", found.gone), ("not reached", found.left)):
+        for text in lines:
+            shell.screen.line(f"{pid}: {title}: {text}", indent="    ")
+    if not found.sure:
+        shell.screen.line(
+            f"{pid}: not sure: old blocks of the disk may hold a wrapped key, and what unwraps it is, or was, on that "
+            "disk too; it is sure where the master key lies elsewhere ([seal] key)",
+            indent="    ",
+        )
 
 
 def signal_named(word: str) -> Signal:

@@ -143,10 +143,12 @@ _ALL = (
     Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PIDS), (
         Option("-s", Kind.SIGNAL, "the signal, as `-SIGNAL` has it"),
         Option("-l", None, "list the signals", alone=True),
+        Option("--shred", None, "end agents and destroy what they have said: log, KV, and the keys of both on the disk"),
     ),
             details="To each PID, %N or name; the status is 1 if one of several could not be sent. "
                     "SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
-                    "its device's name stands for it, as in `kill -KILL cpu0`."),
+                    "its device's name stands for it, as in `kill -KILL cpu0`. --shred says what is gone, and what "
+                    "could not be reached: forks, and whoever has read it, keep what they have."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)), (
         Option("-n", Kind.INTEGER, "the value, before the process, as nice(1) has it", alone=True),
     ), details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
@@ -404,6 +406,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("kill -INT alice", "interrupt its answer"),
         ("kill ann ben 7", "several"),
         ("kill -KILL cpu0", "restart a driver"),
+        ("kill --shred alice", "end an agent, and destroy what it has said"),
     ),
     "fork": (("fork alice 3 --name poet", "three copies: poet-1, poet-2 and poet-3"),),
     "rename": (("rename 7 critic", "by pid, where several have one name"),),
