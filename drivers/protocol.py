@@ -368,7 +368,7 @@ class Failed(_Message):
     errno: Errno
     reason: str
     broken: bool = False  # the files are: trying again finds the same
-    sealed: bytes = b""  # the name of the key that the file is under
+    sealed: FileId = b""  # the name of the key that the file is under
 
 
 class Heartbeat(_Message):
