@@ -3,8 +3,8 @@
 MINIX 3's libblockdriver is the model: the loop owns messages, heartbeats and errors; a kind of device fills in this
 table, and `drivers.<kind>.open_device(options)` returns one. One thread calls the methods, one at a time, with these
 exceptions: a second thread calls `probe` and `fetch`, also one at a time; a third calls `inspect` and the function that
-`export` returns; the main thread reads `progress` and calls `hears`. A method that cannot do what it was asked raises a
-SyscallError, which becomes a `Failed`; the device is then as if it had not been asked.
+`export` returns; a fourth `measure`; the main thread reads `progress` and calls `hears`. A method that cannot do what it
+was asked raises a SyscallError, which becomes a `Failed`; the device is then as if it had not been asked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from llmasos.drivers.protocol import (
     Inspected,
     Load,
     Loaded,
+    Measured,
     Probe,
     Probed,
     Step,
@@ -47,6 +48,10 @@ class Device(Protocol):
         """Read a model into memory, calling `report(fraction)` at times, and change nothing that steps look at. The
         function that it returns makes the image usable; the thread of the steps calls it. Raises as probe does;
         ENOMEM."""
+
+    def measure(self, image: int) -> Measured | None:
+        """The digest of the model that was loaded as an image; None: there is no such image any more. Called in a thread
+        of its own. Raises EIO: the files are not those that were loaded."""
 
     def drop_weights(self, image: int) -> None:
         """Free the weights of an image, not its frames and contexts. Raises EINVAL if the weights are not there."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from llmasos.kernel import audit
 from llmasos.kernel.events import Halt, Reply
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.outward import outward, text
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import leave
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -53,21 +55,30 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
     request.answered, request.begun = True, None
+    owner = request.program.owner
+    if len(system.owners) > 1:
+        value, reason = outward(owner, request.call, value), text(owner, reason)
     if request.channel is not None:
         leave(system, request)
     if request.deadline is not None:
         request.deadline.cancel()
     program = request.program
     if system.trace.on and not isinstance(request.call, Trace):
-        outcome = describe_outcome(errno, value if errno is Errno.OK else reason)
-        system.emit(f"ret.{request.entry.name}", program.pid, amount=request.seq, detail=outcome)
+        said = value if errno is Errno.OK else reason
+        told = describe_outcome(errno, said), describe_outcome(errno, said, content=False)
+        system.emit(f"ret.{request.entry.name}", program.pid, "", request.seq, *told)
+    if request.entry.audit or errno:
+        audit.end(system, request, errno, value, reason)
     if program.parked.get(request.seq) is request:
         del program.parked[request.seq]
     system.journal.answered(request, errno, value, reason)
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)
     elif program.peer in system.programs:
-        system.act(Reply(program.peer, request.seq, errno, value, reason, request.entry.changes))
+        entry = request.entry
+        system.act(
+            Reply(program.peer, request.seq, errno, value, reason, entry.changes, told=program.told, tells=entry.tells)
+        )
 
 
 def halt(system: System, reason: str, *, keep: bool = False) -> None:
@@ -77,6 +88,7 @@ def halt(system: System, reason: str, *, keep: bool = False) -> None:
         return
     system.halting, system.keeping = True, keep
     system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
+    audit.note(system, "halt", "system", details={"keep": keep})
     system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
     if not keep:
         for program in list(system.programs.values()):

@@ -173,6 +173,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     tour.add_argument("--fast", action="store_true", help="without pauses between the steps")
     check = verb("doctor", _doctor, "what this machine and installation can and cannot do")
     check.add_argument("--json", action="store_true", help="print it as JSON")
+    other = verb("verify", _verify, "is another installation the same as this one, and as its installer left it")
+    other.add_argument("package", help="its directory, .../site-packages/llmasos")
+    other.add_argument("--json", action="store_true", help="print it as JSON")
     for name, summary in (
         ("seal", "the keys of journal and process images: status, rotate, load"),
         ("shred", "destroy process images: their keys, and the files"),
@@ -301,6 +304,13 @@ def _demo(args: argparse.Namespace) -> int:
     from llmasos.userland.demo.tour import main as demo
 
     return demo(_where(args) if args.here else None, fast=args.fast)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from llmasos.userland.programs.inventory import verify
+    from llmasos.userland.programs.screen import Screen
+
+    return verify(Screen(), Path(args.package), as_json=args.json)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -11,10 +11,11 @@ from llmasos.kernel.events import (
     Reply,
     Syscall,
 )
+from llmasos.kernel.seeds import mix
 from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
-from llmasos.syscalls.table import Attach, Call
+from llmasos.syscalls.table import BY_RECORD, Attach, Call
 
 if TYPE_CHECKING:
     from llmasos.simulator.simulation import Simulation
@@ -66,11 +67,14 @@ class Future(Generic[R]):
 class Prog:
     """A program attached to the simulated kernel."""
 
-    def __init__(self, sim: Simulation, peer: int) -> None:
-        self.sim, self.peer = sim, peer
+    def __init__(self, sim: Simulation, peer: int, uid: int | None = None, chance: int | None = None) -> None:
+        """`uid` is that of its OS process; None: the kernel's own. `chance`: the seed of what is drawn for calls."""
+        self.sim, self.peer, self.uid = sim, peer, uid
+        self._chance = len(sim.programs) if chance is None else chance
         self.connected = True
         self.pid = 0
         self.ticket = b""
+        self.seen = 0  # the position of the journal that its latest answer told
         self._seq = itertools.count(1)
         self.futures: dict[int, Future[Any]] = {}
 
@@ -90,7 +94,8 @@ class Prog:
         return future
 
     def event(self, future: Future[Any]) -> Syscall:
-        return Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer)
+        drawn = mix(self._chance, future.seq) >> 1 if BY_RECORD[type(future.call)].draws else 0
+        return Syscall(self.peer, future.seq, future.call, 1000 + self.peer, self.uid, drawn)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""
@@ -115,12 +120,16 @@ class Prog:
 
     def come_back(self) -> None:
         """Take up where the program was with the kernel before this one; call again what has no answer. Raises
-        SyscallError: EINVAL if it is connected."""
+        SyscallError: EINVAL if it is connected, ESTALE if it was told what the journal lacks."""
         if self.connected and self.sim.peers.get(self.peer) is self:
             raise Errno.EINVAL(f"program {self.pid} is connected; it comes back after kill() and boot_again()")
         unanswered = [future for future in self.futures.values() if not future.done]
         self.sim.connect(self)
-        info: BootInfo = self.call(Attach(ticket=self.ticket))
+        try:
+            info: BootInfo = self.call(Attach(ticket=self.ticket, seen=self.seen))
+        except SyscallError:
+            del self.sim.peers[self.peer]
+            raise
         assert (info.pid, info.ticket) == (self.pid, self.ticket)
         for future in unanswered:
             if not future.done:

@@ -35,6 +35,7 @@ from llmasos.syscalls.records import (
     GroupSettings,
     Limits,
     LogLine,
+    Measure,
     ModelInfo,
     ModelName,
     Name,
@@ -55,6 +56,7 @@ from llmasos.syscalls.records import (
     Signal,
     Stats,
     StopIds,
+    Tenant,
     Tokens,
     TraceResult,
 )
@@ -64,7 +66,7 @@ C = TypeVar("C", bound="Call[Any]")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unknown_fields=True):
+class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """The arguments of one system call; `R` is the type of its result."""
 
 
@@ -74,6 +76,7 @@ class Names(enum.IntEnum):
 
     PROCESS = enum.auto()  # a living process of any kind; 0: the caller
     ROW = enum.auto()  # a row of the process table, zombies included; 0: the caller
+    CHILD = enum.auto()  # a row for which the caller may wait; 0: none
     MEMBER = (
         enum.auto()
     )  # a living program or LLM process in the caller's control group, or anywhere with ADMIN; 0: the caller
@@ -86,9 +89,32 @@ class Names(enum.IntEnum):
     GROUP = enum.auto()  # a control group, by its path from the caller's own or from the root
     PLACE = enum.auto()  # a group that the caller may put processes into: below its own, or anywhere with ADMIN
     RULED = enum.auto()  # a group that the caller may change: strictly below its own, or anywhere with ADMIN
+    # (ADMIN is the operator's; for programs of other users the owner of a group decides.)
     PARENT = (
         enum.auto()
     )  # the group that a new one is to be in, and the new one's name; the caller may change what is in it
+
+
+class Needs(enum.IntFlag):
+    """The rights on an object that a call may need (kernel/rights.py). Its owner has all of them, and so has the
+    machine's operator; others have none, and to them it is not there, except where a rule lets them see it."""
+
+    NONE = 0
+    SEE = 1  # it is there for the caller; without it the call fails as if it were not
+    READ = 2  # read its log, all of it
+    CONTROL = 4  # have it do something: feed, decode, signal; put something into it
+    LIMITS = 8  # change its limits, and its part of the device
+    CHARGE = 16  # have it pay: run on the device, in the group, with the model
+    ADMINISTER = 32  # what others feel too: how a device is scheduled, a model in use
+    ALL = 63
+
+
+class More(NamedTuple):
+    """What a call needs besides if a field has a value."""
+
+    field: str
+    needs: Needs
+    value: Any = None  # None: any but the empty one
 
 
 class When(enum.Enum):
@@ -109,6 +135,8 @@ class Touches(NamedTuple):
     idle: bool = False  # EBUSY while it decodes
     alone: bool = False  # EBUSY while another call gives it another model or device
     optional: bool = False  # an empty field names no object
+    needs: Needs = Needs.SEE
+    more: tuple[More, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -124,6 +152,9 @@ class Entry(NamedTuple):
     blocks: bool
     changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
+    draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
+    audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
+    tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
 
 
 TABLE: dict[int, Entry] = {}
@@ -137,15 +168,19 @@ def _call(
     right: Right,
     *errors: Errno,
     blocks: bool = False,
+    draws: bool = False,
     changes: bool = False,
+    tells: bool = True,
     touches: tuple[Touches, ...] = (),
+    audit: str = "",
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches)
+        failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
+        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -158,16 +193,25 @@ COMMON = (Errno.EINVAL, Errno.ENOSYS, Errno.EPERM, Errno.EPROTO, Errno.EMSGSIZE,
 
 E = Errno
 
-_DEVICE = Touches("device", Names.DEVICE)
-_MODEL = Touches("model", Names.MODEL)
+N = Needs
+
+_DEVICE = Touches("device", Names.DEVICE, needs=N.CHARGE)
+_MODEL = Touches("model", Names.MODEL, needs=N.CHARGE)
 _FILE = Touches("path", Names.FILE)
-_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY)
-_IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
+
+
+def _process(what: Names, needs: Needs, when: When = When.NOW, **more: Any) -> Touches:
+    return Touches("pid", what, when, needs=needs, **more)
+
+
+def _group(what: Names, needs: Needs, field: str = "path") -> Touches:
+    return Touches(field, what, needs=needs)
+
 
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH)
+@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE, draws=True, audit="sessions")
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -175,29 +219,38 @@ class Attach(Call[BootInfo]):
     BootInfo that this kernel gave before it died, the program gets back its pid, rights and processes. It then sends its
     unanswered calls again under their old sequence numbers; the kernel does nothing twice. ESRCH: no program with this
     ticket is expected back. EAGAIN: another connection is still attached as this program.
+
+    The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
+    whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
+    uid's. Programs of the uid have every right over its tenants.
+    With `seen`, answers have a fifth element if a journal is kept: its position. A program that comes back shows the
+    last one that it has had (0: none). ESTALE: the journal that this kernel read ends before it, so answers that the
+    program has had are lost; with `seen` 0 it is taken up nevertheless, and goes on with what there is.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
+    tenant: Tenant = ""
+    seen: Annotated[int, Meta(ge=-1)] = -1
 
 
-@_call(2, "system", Right(0))
+@_call(2, "system", Right(0), tells=False)
 class Null(Call[None]):
     """Do nothing and answer: the round trip that benchmarks measure, and a check that the kernel lives."""
 
 
-@_call(3, "system", Right.QUERY)
+@_call(3, "system", Right.QUERY, tells=False)
 class BootInfoCall(Call[BootInfo]):
     """The running kernel: its version, devices, policies and runtime directory."""
 
 
-@_call(4, "system", Right.QUERY)
+@_call(4, "system", Right.QUERY, tells=False)
 class StatsCall(Call[Stats]):
     """Counters since boot."""
 
 
-@_call(5, "system", Right.QUERY, blocks=True)
+@_call(5, "system", Right.QUERY, blocks=True, tells=False)
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
@@ -210,7 +263,7 @@ class Trace(Call[TraceResult]):
     timeout: Seconds = 0.0
 
 
-@_call(6, "system", Right.QUERY)
+@_call(6, "system", Right.QUERY, tells=False)
 class Dmesg(Call[list[LogLine]]):
     """Lines of the kernel log after sequence number `after`."""
 
@@ -218,7 +271,7 @@ class Dmesg(Call[list[LogLine]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(7, "system", Right.ADMIN, E.ENOTSUP)
+@_call(7, "system", Right.ADMIN, E.ENOTSUP, audit="system")
 class Shutdown(Call[None]):
     """Halt: kill every process, end the drivers, empty the runtime directory.
 
@@ -229,7 +282,17 @@ class Shutdown(Call[None]):
     keep: bool = False
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE,))
+@_call(
+    8,
+    "system",
+    Right.ADMIN,
+    E.ENODEV,
+    E.ENOENT,
+    E.EIO,
+    changes=True,
+    touches=(_DEVICE._replace(needs=N.ADMINISTER),),
+    audit="system",
+)
 class Sched(Call[SchedInfo]):
     """Set how a device is scheduled, from its next step on, and return the settings in force. An empty or zero argument
     changes nothing. A policy is one of `boot_info`'s, or `/PATH/FILE.py:CLASS`, a module of the kernel's own user: the
@@ -241,6 +304,12 @@ class Sched(Call[SchedInfo]):
     step_tokens: Annotated[int, Meta(ge=0, le=limits.MAX_STEP_TOKENS)] = 0
     victims: PolicyName = ""  # which process loses its pages first
     evictions: PolicyName = ""  # which model's weights go first
+
+
+@_call(19, "system", Right.QUERY, E.ETIME, blocks=True)
+class Inventory(Call[list[Measure]]):
+    """What this kernel consists of and has loaded: package, native libraries and models, by their digests. It is a report
+    that the kernel makes of itself, and no attestation. Waits until the package has been measured after a boot."""
 
 
 # --- process --------------------------------------------------------------------------------------------------------
@@ -258,16 +327,21 @@ class Sched(Call[SchedInfo]):
     E.EIO,
     E.ENOTSUP,
     E.EDQUOT,
+    E.EBUSY,
     changes=True,
     blocks=True,
-    touches=(_DEVICE, Touches("group", Names.PLACE), _MODEL),
+    draws=True,
+    touches=(_DEVICE, _group(Names.PLACE, N.CHARGE, "group"), _MODEL),
+    audit="processes",
 )
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
 
     The process is a child of the calling program and is killed with it; a `detached` one is a child of init and lives on
-    (see `detach`). With `once` it exits when its first decode ends. The default seed is derived from the pid. `group` is
-    relative to the program's own group. `records` are those of position 0 (see `feed`).
+    (see `detach`). With `once` it exits when its first decode ends. The kernel draws the seed of a process that is
+    given no sampler. `group` is relative to the program's own group. `records` are those of position 0 (see `feed`). A
+    nice value below 0 and REALTIME need the right PRIORITY; `budget` and `period` are those of a REALTIME process (see
+    `setsched`).
     """
 
     model: ModelName
@@ -283,15 +357,29 @@ class Spawn(Call[int]):
     dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
     group: GroupPath = ""  # empty: that of the program
     records: Blobs = []
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
-@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, changes=True, touches=(_AT_BOUNDARY,))
+@_call(
+    21,
+    "process",
+    Right.SPAWN,
+    E.ESRCH,
+    E.EBUSY,
+    E.ENOMEM,
+    E.EDQUOT,
+    changes=True,
+    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY),),
+    audit="processes",
+)
 class Fork(Call[list[int]]):
     """Copy a process `count` times at its next token boundary, and return the pids. Pages are shared copy-on-write.
 
     A child goes on as its parent does: it decodes if the parent is decoding. Its sampler's seed is derived from the
     parent's seed and the child's index, unless `same_seed`. The children belong to the calling program, or `detached` to
-    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on.
+    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on. Children of a
+    REALTIME process are FAIR; a nice value below 0 goes over to them only by a caller with the right PRIORITY.
     """
 
     pid: Pid
@@ -317,7 +405,8 @@ class Fork(Call[list[int]]):
     E.EDQUOT,
     changes=True,
     blocks=True,
-    touches=(Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True, alone=True), _MODEL),
+    touches=(_process(Names.RUNNER, N.CONTROL, When.BOUNDARY, idle=True, alone=True), _MODEL),
+    audit="processes",
 )
 class Exec(Call[None]):
     """Give an idle process another model; its pid, limits, class, group, sampler and parent stay.
@@ -336,7 +425,9 @@ class Exec(Call[None]):
     records: Blobs = []
 
 
-@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
+@_call(
+    23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),), audit="processes"
+)
 class Exit(Call[None]):
     """End a process with a status. `pid` 0 is the calling program itself; its children end with it."""
 
@@ -344,7 +435,16 @@ class Exit(Call[None]):
     status: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
-@_call(24, "process", Right.CONTROL, E.ECHILD, E.ETIME, changes=True, blocks=True)
+@_call(
+    24,
+    "process",
+    Right.CONTROL,
+    E.ECHILD,
+    E.ETIME,
+    changes=True,
+    blocks=True,
+    touches=(_process(Names.CHILD, N.CONTROL),),
+)
 class Wait(Call[ExitInfo]):
     """Wait until a process has exited, and reap it: a child of the calling program (`pid` 0: any), or a detached process,
     which any program may wait for.
@@ -357,7 +457,9 @@ class Wait(Call[ExitInfo]):
     timeout: Seconds | None = None
 
 
-@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
+@_call(
+    25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),), audit="processes"
+)
 class Kill(Call[None]):
     """Send a signal. The operating system delivers a program's; the kernel restarts a driver that is killed."""
 
@@ -365,7 +467,7 @@ class Kill(Call[None]):
     signal: Signal = Signal.TERM
 
 
-@_call(26, "process", Right.QUERY, E.ESRCH, touches=(Touches("pid", Names.ROW),))
+@_call(26, "process", Right.QUERY, E.ESRCH, touches=(_process(Names.ROW, N.SEE),))
 class Getinfo(Call[ProcessInfo]):
     """One process's row of the process table. `pid` 0 is the calling program."""
 
@@ -397,10 +499,19 @@ class Ps(Call[list[ProcessInfo]]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(Touches("pid", Names.LLM), Touches("device", Names.DEVICE, optional=True)),
+    touches=(
+        _process(Names.LLM, N.LIMITS, more=(More("device", N.READ),)),
+        Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE),
+    ),
+    audit="processes",
 )
 class Setsched(Call[None]):
     """Set nice value, class and device of a process. None and empty change nothing.
+
+    A REALTIME process may use `budget` seconds of its device's time in each `period` seconds before all others; with 0
+    these are as before, or 0.01 in 0.1 s. What it used in a step is its share of the step by tokens. When the budget is
+    used up it is FAIR until the next period. EBUSY: more than 0.8 of the device's time would be reserved; the reason says
+    by whom. To get stronger than the default (REALTIME, or a nice value below 0) needs the right PRIORITY.
 
     A process moves to another `device` while it runs: its decode goes on, programs that read it or wait for it notice
     nothing, and on a device of the same kind its tokens do not change. The call is answered when the process has arrived.
@@ -413,9 +524,11 @@ class Setsched(Call[None]):
     nice: Nice | None = None
     sched_class: SchedClass | None = None
     device: Name = ""
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
-@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.LIMITS),), audit="limits")
 class Setlimits(Call[Limits]):
     """Replace the limits of a process and return the old ones; None changes nothing. A token budget set here counts the
     tokens that the process itself has decoded, not those of its parent before a fork."""
@@ -424,7 +537,7 @@ class Setlimits(Call[Limits]):
     limits: Limits | None = None
 
 
-@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),), audit="processes")
 class Detach(Call[None]):
     """Make a process a child of init: it lives on when the program that started it ends, and any program may `wait` for
     it. Harmless if it is so already."""
@@ -432,7 +545,7 @@ class Detach(Call[None]):
     pid: Pid
 
 
-@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),), audit="processes")
 class Rename(Call[str]):
     """Give a process another name, and return the old one. Names are for people: several processes may have the same."""
 
@@ -449,7 +562,8 @@ class Rename(Call[str]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(Touches("pid", Names.LOG),),
+    touches=(_process(Names.LOG, N.CONTROL),),
+    audit="files",
 )
 class Shred(Call[ShredInfo]):
     """End an LLM process and destroy what it has said: its log, its records, the answers about it, its KV in frames and
@@ -473,7 +587,7 @@ class Shred(Call[ShredInfo]):
     E.E2BIG,
     E.EBUSY,
     changes=True,
-    touches=(Touches("pid", Names.RUNNER, When.IN_TURN, idle=True),),
+    touches=(_process(Names.RUNNER, N.CONTROL, When.IN_TURN, idle=True),),
 )
 class Feed(Call[int]):
     """Append tokens to the log of a process that is not decoding, and return the new length.
@@ -501,7 +615,7 @@ class Feed(Call[int]):
     E.ENOTSUP,
     changes=True,
     blocks=True,
-    touches=(_IDLE_AT_BOUNDARY,),
+    touches=(_process(Names.RUNNER, N.CONTROL | N.READ, When.BOUNDARY, idle=True),),
 )
 class Decode(Call[DecodeResult]):
     """Let the model append up to `max_tokens` tokens. Answered when the decode has ended; `finish` says how.
@@ -521,7 +635,7 @@ class Decode(Call[DecodeResult]):
     wait: bool = True
 
 
-@_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(Touches("pid", Names.LOG),))
+@_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(_process(Names.LOG, N.READ),))
 class Read(Call[ReadResult]):
     """At most `limit` tokens of the log, from `position` on (-1: its end).
 
@@ -537,7 +651,16 @@ class Read(Call[ReadResult]):
     follow: bool = False
 
 
-@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL, changes=True, touches=(_IDLE_AT_BOUNDARY,))
+@_call(
+    43,
+    "context",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EBUSY,
+    E.EINVAL,
+    changes=True,
+    touches=(_process(Names.RUNNER, N.CONTROL, When.BOUNDARY, idle=True),),
+)
 class Truncate(Call[int]):
     """Cut the log of a process that is not decoding down to `length` tokens, and return the new length. The records at
     `length` and behind it go too: a record belongs to the tokens that begin at its position."""
@@ -546,7 +669,7 @@ class Truncate(Call[int]):
     length: Position
 
 
-@_call(44, "context", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.LOG),))
+@_call(44, "context", Right.CONTROL, E.ESRCH, touches=(_process(Names.LOG, N.READ),))
 class Records(Call[RecordsResult]):
     """The records of a process (see `feed`) at `position` of its log and behind it. One answer has room for all of
     them."""
@@ -558,7 +681,7 @@ class Records(Call[RecordsResult]):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@_call(60, "memory", Right.QUERY)
+@_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
     """The models that this kernel knows by name, and those in memory."""
 
@@ -575,6 +698,7 @@ class Models(Call[list[ModelInfo]]):
     E.ENOTSUP,
     blocks=True,
     touches=(_DEVICE, _MODEL),
+    audit="models",
 )
 class Pagein(Call[ModelInfo]):
     """Bring a model into a device's memory, and return its row once it is there. `model` is a known name, a directory, a
@@ -585,7 +709,18 @@ class Pagein(Call[ModelInfo]):
     dtype: Name = ""
 
 
-@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, changes=True, blocks=True, touches=(_DEVICE, _MODEL))
+@_call(
+    62,
+    "memory",
+    Right.MEMORY,
+    E.ENOENT,
+    E.EBUSY,
+    E.ENODEV,
+    changes=True,
+    blocks=True,
+    touches=(_DEVICE, _MODEL._replace(needs=N.ADMINISTER)),
+    audit="models",
+)
 class Evict(Call[None]):
     """Take a model that no process uses out of memory. With `force` the weights of a model in use go too, after the step
     under way; its processes keep their KV, and the weights come back when one of them wants to run."""
@@ -608,7 +743,13 @@ class Evict(Call[None]):
     E.ENOTSUP,
     E.EBUSY,
     blocks=True,
-    touches=(_DEVICE, _MODEL),
+    touches=(
+        _DEVICE._replace(more=(More("advice", N.ADMINISTER, Advice.PIN),)),
+        _MODEL._replace(
+            more=(More("advice", N.ADMINISTER, Advice.DONTNEED), More("advice", N.ADMINISTER, Advice.NORMAL))
+        ),
+    ),
+    audit="models",
 )
 class Advise(Call[None]):
     """Say how a model will be used, as madvise and mlock do for memory. The call does not wait for weights: WILLNEED and
@@ -658,7 +799,8 @@ class Estimate(Call[EstimateInfo]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
-    touches=(_AT_BOUNDARY, _FILE),
+    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), _FILE),
+    audit="files",
 )
 class Checkpoint(Call[CheckpointInfo]):
     """Write the image of a process, at its next token boundary, to the file `path` (absolute). The process goes on
@@ -691,7 +833,8 @@ class Checkpoint(Call[CheckpointInfo]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(_FILE, Touches("device", Names.DEVICE, optional=True)),
+    touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE)),
+    audit="files",
 )
 class Restore(Call[int]):
     """Start a process from the image in the file `path` (absolute), and return its pid once it goes on where the other
@@ -714,7 +857,7 @@ class Restore(Call[int]):
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PARENT),))
+@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PARENT, N.CONTROL),), audit="limits")
 class GroupCreate(Call[GroupInfo]):
     """Make a control group in a group that exists. A path without a leading slash is relative to the program's own group.
     Groups that are not below that one need the right ADMIN, in this call and in the following ones."""
@@ -723,7 +866,7 @@ class GroupCreate(Call[GroupInfo]):
     settings: GroupSettings = GroupSettings()
 
 
-@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.RULED),))
+@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.RULED, N.LIMITS),), audit="limits")
 class GroupSet(Call[GroupSettings]):
     """Replace all settings of a group, and return the old ones. A lowered limit takes KV from the group's idle processes
     at once, and from its others when they grow."""
@@ -732,7 +875,7 @@ class GroupSet(Call[GroupSettings]):
     settings: GroupSettings
 
 
-@_call(82, "group", Right.QUERY, E.ENOENT, touches=(Touches("path", Names.GROUP),))
+@_call(82, "group", Right.QUERY, E.ENOENT, touches=(_group(Names.GROUP, N.SEE),))
 class GroupStat(Call[list[GroupInfo]]):
     """A group, and with `below` all groups below it, parents first. `start` skips the first rows, `limit` bounds their
     number."""
@@ -743,7 +886,16 @@ class GroupStat(Call[list[GroupInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(Touches("path", Names.RULED),))
+@_call(
+    83,
+    "group",
+    Right.CONTROL,
+    E.ENOENT,
+    E.EBUSY,
+    changes=True,
+    touches=(_group(Names.RULED, N.ADMINISTER),),
+    audit="limits",
+)
 class GroupRemove(Call[None]):
     """Remove a group that has neither processes nor groups in it."""
 
@@ -759,7 +911,8 @@ class GroupRemove(Call[None]):
     E.EDQUOT,
     E.EBUSY,
     changes=True,
-    touches=(Touches("pid", Names.MEMBER, When.BOUNDARY), Touches("path", Names.PLACE)),
+    touches=(_process(Names.MEMBER, N.CONTROL, When.BOUNDARY), _group(Names.PLACE, N.CHARGE)),
+    audit="limits",
 )
 class GroupMove(Call[None]):
     """Move a process (0: the calling program) into a group; its children stay where they are. The charges for its frames
@@ -769,7 +922,7 @@ class GroupMove(Call[None]):
     path: GroupPath
 
 
-@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PLACE),))
+@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PLACE, N.CONTROL),), audit="processes")
 class GroupKill(Call[int]):
     """Send a signal to all LLM processes of a group and of the groups below it, at once: no token is computed between the
     first and the last. Returns how many there were."""

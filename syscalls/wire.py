@@ -1,10 +1,11 @@
 """Frames <-> records: the messages between a program and the kernel.
 
 A request is one frame, msgpack of `[version, seq, call number, arguments]`; a reply is `[version, seq, errno, result or
-reason]`. `seq` is the caller's: any number from 0 to 2**63 - 1 that it does not have in flight. Like Linux's syscall
-entry, this is the place that trusts nothing: it checks every argument against its declared type and limits (table.py),
-and answers every fault with an errno and a reason. Call number 0 takes back the call whose seq is its one argument, and
-is itself not answered. It differs from JSON-RPC in being binary, typed and bounded.
+reason]`, followed by the journal's position if the program attached so (`seen`). `seq` is the caller's: any number from 0
+to 2**63 - 1 that it does not have in flight. Like Linux's syscall entry, this is the place that trusts nothing: it checks
+every argument against its declared type and limits (table.py), and answers every fault with an errno and a reason. Call
+number 0 takes back the call whose seq is its one argument, and is itself not answered. It differs from JSON-RPC in being
+binary, typed and bounded.
 """
 
 from __future__ import annotations
@@ -56,8 +57,13 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_u
     body: msgspec.Raw
 
 
+class _Answer(_Envelope, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    position: Seq = 0
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _envelope = msgspec.msgpack.Decoder(_Envelope).decode
+_answer = msgspec.msgpack.Decoder(_Answer).decode
 _loose = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _any = msgspec.msgpack.Decoder().decode
 _reason = msgspec.msgpack.Decoder(str).decode
@@ -162,15 +168,17 @@ def taken(call: Call[R]) -> Call[R]:
     return decoded
 
 
-def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
-    """The frame of a reply. `value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
-    EMSGSIZE, one that cannot be encoded (a number beyond 64 bits, say) EIO."""
+def encode_reply(seq: int, errno: Errno, value: Any, position: int = 0) -> bytes:
+    """The frame of a reply. `value` is the result if errno is OK, else the reason; `position` that of the journal, if it
+    is to be told. A result over MAX_REPLY_BYTES becomes EMSGSIZE, one that cannot be encoded (a number beyond 64 bits,
+    say) EIO."""
     try:
-        frame = _encode((limits.PROTOCOL_VERSION, seq, int(errno), value))
+        reply = (limits.PROTOCOL_VERSION, seq, int(errno), value)
+        frame = _encode((*reply, position) if position else reply)
     except _UNENCODABLE as error:
         if errno is not Errno.OK:
-            return encode_reply(seq, errno, printable(str(value), one_line=True))
-        return encode_reply(seq, Errno.EIO, f"the result cannot be sent: {error}")
+            return encode_reply(seq, errno, printable(str(value), one_line=True), position)
+        return encode_reply(seq, Errno.EIO, f"the result cannot be sent: {error}", position)
     if len(frame) > limits.MAX_REPLY_BYTES:
         reason = f"the result has {len(frame)} bytes, at most {limits.MAX_REPLY_BYTES} are possible; ask for less"
         return _encode((limits.PROTOCOL_VERSION, seq, int(Errno.EMSGSIZE), reason))
@@ -178,19 +186,22 @@ def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
 
 
 class Reply(NamedTuple):
-    """A reply whose result is still encoded: `result(reply, call)` reads it."""
+    """A reply whose result is still encoded: `result(reply, call)` reads it. `position`: how far the journal had come; 0:
+    it does not say."""
 
     seq: int
     errno: Errno
     body: msgspec.Raw
+    position: int = 0
 
 
 def decode_reply(frame: bytes) -> Reply:
     """The reply in a frame. Raises SyscallError EPROTO for a frame that no kernel of this version sends."""
     try:
-        version, seq, errno, body = _fields(_envelope(frame))
+        envelope = _answer(frame)
+        version, seq, errno, body = _fields(envelope)
         if version == limits.PROTOCOL_VERSION:
-            return Reply(seq, Errno(errno) if errno else Errno.OK, body)
+            return Reply(seq, Errno(errno) if errno else Errno.OK, body, envelope.position)
     except (*_BROKEN, ValueError) as error:
         raise SyscallError(Errno.EPROTO, f"the kernel sent no valid reply: {error}") from None
     raise SyscallError(Errno.EPROTO, _other_version(version))
@@ -216,8 +227,9 @@ def reason(reply: Reply) -> str:
         raise SyscallError(Errno.EPROTO, f"the kernel sent {reply.errno.name} with no reason: {error}") from None
 
 
-def describe(call: Call[Any]) -> str:
-    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments with their default are left out."""
+def describe(call: Call[Any], *, content: bool = True) -> str:
+    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments with their default are left out. Without `content` it
+    tells nothing of what stands in a log: of a list only its length."""
     entry: Entry = BY_RECORD[type(call)]
     shown = []
     for field in msgspec.structs.fields(entry.record):
@@ -226,27 +238,30 @@ def describe(call: Call[Any]) -> str:
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
         if value != default:
-            shown.append(f"{field.name}={describe_value(value)}")
+            shown.append(f"{field.name}={describe_value(value, content=content)}")
     return f"{entry.name}({', '.join(shown)})"
 
 
-def describe_value(value: Any) -> str:
-    """An argument or result, shortened: a long list to its first elements and its length."""
+def describe_value(value: Any, *, content: bool = True) -> str:
+    """An argument or result, shortened: a long list to its first elements and its length; without `content` to its
+    length."""
     match value:
         case LogRecord():
             return f"LogRecord(position={value.position}, {len(value.data)} bytes)"
         case msgspec.Struct():
             fields = [(f.name, getattr(value, f.name)) for f in msgspec.structs.fields(value)]
-            inner = ", ".join(f"{name}={describe_value(v)}" for name, v in fields)
+            inner = ", ".join(f"{name}={describe_value(v, content=content)}" for name, v in fields)
             return f"{type(value).__name__}({inner})"
         case [bytes(), *_]:  # records; their sizes may be shown
             sizes = ", ".join(f"{len(blob)} bytes" for blob in value[:SHOWN])
             return f"[{sizes}]" if len(value) <= SHOWN else f"[{sizes}, ... {len(value)} in all]"
+        case list() if value and not content:
+            return f"[{len(value)} in all]"
         case list():
             inner = ", ".join(describe_value(element) for element in value[:SHOWN])
             return f"[{inner}]" if len(value) <= SHOWN else f"[{inner}, ... {len(value)} in all]"
         case dict():
-            inner = ", ".join(f"{key}: {describe_value(v)}" for key, v in list(value.items())[:SHOWN])
+            inner = ", ".join(f"{key}: {describe_value(v, content=content)}" for key, v in list(value.items())[:SHOWN])
             return f"{{{inner}}}" if len(value) <= SHOWN else f"{{{inner}, ... {len(value)} in all}}"
         case bytes():
             return "(secret)"
@@ -258,9 +273,11 @@ def describe_value(value: Any) -> str:
             return str(value)
 
 
-def describe_outcome(errno: Errno, value: Any) -> str:
-    """What follows `=` in strace: the result, or the errno and its reason."""
-    return describe_value(value) if errno is Errno.OK else f"-{errno.name} ({value})"
+def describe_outcome(errno: Errno, value: Any, *, content: bool = True) -> str:
+    """What follows `=` in strace: the result, or the errno and its reason (which may name tokens)."""
+    if errno is Errno.OK:
+        return describe_value(value, content=content)
+    return f"-{errno.name} ({value})" if content else f"-{errno.name}"
 
 
 def too_long(size: int) -> str:

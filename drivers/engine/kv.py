@@ -60,7 +60,8 @@ class KVSlab:
             self.raw[dst] = self.raw[src]
 
     def wipe(self, frames: Sequence[int]) -> None:
-        """Zero frames. One that nobody has written yet is left alone, since it takes no memory."""
+        """Zero frames: what an owner has left there is not for the next one. One that nobody has written yet is left
+        alone, since it takes no memory."""
         for frame in frames:
             if self.raw[frame].any():
                 self.raw[frame] = 0

@@ -66,7 +66,8 @@ class Memory:
         for image in self.images.values():
             image.swapped = {slot: held for slot, held in image.swapped.items() if held.ctx not in gone}
 
-    def wipe(self, image: Image, request: Wipe) -> None:
+    def destroy(self, image: Image, request: Wipe) -> None:
+        """Clear the frames and places of a process that is destroyed."""
         for frame in request.frames:
             image.tokens.pop(frame, None)
             image.hashes.pop(frame, None)
@@ -108,6 +109,16 @@ class Memory:
             arrived[move.ctx] = arrived.get(move.ctx, 0) + 1
             image.tokens[move.frame], image.hashes[move.frame] = list(held.tokens), list(held.hashes)
         return lost
+
+    def wipe(self, frames: Sequence[tuple[int, int]]) -> None:
+        """Clear frames (image, frame)."""
+        for number, frame in frames:
+            image = self.images.get(number)
+            if image is None or not 0 <= frame < image.frames:
+                self.faults.append(f"cannot wipe frame {frame} of image {number}")
+                continue
+            image.tokens.pop(frame, None)
+            image.hashes.pop(frame, None)
 
     def copy(self, request: Step) -> int:
         copied = 0

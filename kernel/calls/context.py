@@ -54,7 +54,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
     decoding.request, request.begun = request, Awaited(process, decoding)
-    return wait(process.decoded)
+    return wait(decoding.line)
 
 
 def _check_decode(process: LLMProcess, call: Decode) -> None:
@@ -82,7 +82,7 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
             check_model(process)
         late = f"process {process.pid} has appended nothing after position {call.position} within {call.timeout} s"
         return wait(process.output, call.timeout, late)
-    tokens = process.log[position : position + call.limit]
+    tokens = process.log[position : position + call.limit].tolist()
     return ReadResult(position, tokens, decoding, process.finish, process.state, length)
 
 

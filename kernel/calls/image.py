@@ -16,21 +16,22 @@ from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
-from llmasos.kernel.calls.process import newborn
+from llmasos.kernel.calls.process import modest, newborn
 from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
 from llmasos.kernel.journal.process_image import ProcessImage, read_image
 from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
-from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.page_table import table_of
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.objects.process import Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
@@ -70,23 +71,23 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
     waits = not saving.request.answered
     if isinstance(message, Failed):
         error = SyscallError(message.errno, message.reason)
-        _say(system, error, f"process {saving.pid} could not be written to {saving.path}")
+        _say(system, error, f"process {saving.pid} could not be written to {saving.path}", saving.request.program)
         if waits:
             desk.fail(system, saving.request, error.errno, error.reason)
     elif isinstance(message, Exported):
         why = f" ({message.reason})" if message.reason else ""
         text = f"image of {saving.length} tokens in {saving.path}: KV of {message.tokens}{why}, {message.bytes} bytes"
-        system.log("warning" if why else "info", f"process {saving.pid}: {text}")
+        system.log("warning" if why else "info", f"process {saving.pid}: {text}", saving.request.program)
         system.emit("proc.checkpoint", saving.pid, device.name, message.bytes, saving.path)
         if waits:
             info = CheckpointInfo(saving.path, message.bytes, saving.length, message.tokens)
             desk.answer(system, saving.request, info)
 
 
-def _say(system: System, error: SyscallError, what: str) -> None:
+def _say(system: System, error: SyscallError, what: str, of: Process | None) -> None:
     """Log a failure that concerns the operator too, whichever program asked."""
     if error.errno is Errno.EIO:
-        system.log("error", f"{what}: {error.reason}")
+        system.log("error", f"{what}: {error.reason}", of)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -99,9 +100,10 @@ class Looking(desk.Begun):
     path: str
     device: Device
     asked: Ask
+    program: Program
 
     def undo(self, system: System, error: SyscallError) -> None:
-        _say(system, error, f"{self.path} could not be restored")
+        _say(system, error, f"{self.path} could not be restored", self.program)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +118,7 @@ class Restoring(desk.Begun):
 
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind."""
-        _say(system, error, f"{self.path} could not be restored")
+        _say(system, error, f"{self.path} could not be restored", self.process)
         if self.coming is not None:
             self.coming.drop(system)
             self.coming.image.leave(self.process, system.now)
@@ -134,12 +136,12 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
     if restoring.coming is None:
         model = process.traits.model
         files = system.config.models.get(model, model)
-        image = want_image(system, process.device, model, files, restoring.saved.dtype)
+        image = want_image(system, process.device, model, files, restoring.saved.dtype, process.owner)
         if image.state != RESIDENT:
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
         image.join(process, system.now)
-        table = PageTable(process.group)
+        table = table_of(process.group, process.owner)
         restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
         return waiting
@@ -161,7 +163,7 @@ def _look(system: System, request: Request, call: Restore, device: Device) -> Wa
         return wait(device.up)
     check_able(device)
     asked = ask(system, device, Inspect(system.ref(), call.path, call.key), Inspected)
-    request.begun = Looking(call.path, device, asked)
+    request.begun = Looking(call.path, device, asked, request.program)
     return wait(asked.channel)
 
 
@@ -175,17 +177,22 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
         if not wanted.hopeless:  # else where the file could be read
             device = wanted
     group.check_pids(1)
+    given = traits_of(saved)
+    own = modest(given, request.program)
+    if own != given:
+        text = f"{call.path} holds a process of class {given.sched_class.value} and nice {given.nice}; it begins with"
+        system.log("info", f"{text} {own.sched_class.value} and {own.nice}: what is stronger has to be set anew")
     traits = replace(
-        traits_of(saved),
+        own,
         name=call.name or saved.name,
         model=call.model or (saved.model if saved.model in system.config.models else saved.path),
         detached=call.detached,
     )
-    records = LogRecords(saved.records)
-    process = newborn(system, request.program, group, device, traits, log=saved.log, records=records, birth=request)
+    log, records = log_of(saved.log), LogRecords(saved.records)
+    process = newborn(system, request.program, group, device, traits, log=log, records=records, birth=request)
     process.account.forks = saved.forks
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
-    stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
+    stored = Stored(call.path, found.id, most, call.key, found.sound) if found.tokens else None
     return Restoring(call.path, process, saved, stored)
 
 

@@ -23,6 +23,7 @@ from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import Log
 from llmasos.kernel.wait import Waiting, wait, wake
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ShredInfo
@@ -74,7 +75,7 @@ def shred(system: System, request: Request, call: Shred, process: LLMProcess) ->
 
 def _begin(system: System, request: Request, process: LLMProcess) -> Shredding:
     doing = Shredding(process)
-    device, image, log = process.device, process.image, list(process.log)
+    device, image, log = process.device, process.image, process.log[:]
     shared = _shared(process, image)
     exit_process(system, process, 128 + 9, f"shredded by program {request.program.pid}")
     doing.gone.append(f"its log of {len(log)} tokens and its {len(process.records.rows)} records")
@@ -111,7 +112,7 @@ def _shared(process: LLMProcess, image: Image | None) -> int:
 
 def _forget(system: System, process: LLMProcess) -> None:
     """What the core knows of it."""
-    process.log.clear()
+    del process.log[:]
     process.records.cut(0)
     process.high_water = 0
     process.name, process.traits = NAME, replace(process.traits, name=NAME)
@@ -122,12 +123,12 @@ def _forget(system: System, process: LLMProcess) -> None:
             program.answers.forget(process.pid)
 
 
-def _unname(image: Image, process: LLMProcess, log: list[int]) -> None:
+def _unname(image: Image, process: LLMProcess, log: Log) -> None:
     """Frames that are kept for whoever begins as it did are nobody's."""
     parent = root(process.table.salt)
     chain: list[int] = []
     for at in range(0, len(log) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-        if (hit := image.pool.prefix.find(parent, tuple(log[at : at + BLOCK_TOKENS]))) is None:
+        if (hit := image.pool.prefix.find(parent, log[at : at + BLOCK_TOKENS].tobytes())) is None:
             break
         parent, frame = hit
         chain.append(frame)

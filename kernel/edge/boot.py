@@ -19,6 +19,7 @@ import select
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,18 +27,23 @@ import trio
 
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge.audit_file import open_audit
+from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.edge.standing import MARK, Standing
-from llmasos.syscalls import runtime
+from llmasos.kernel.events import Event
+from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
@@ -72,6 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ready", metavar="FD", type=int, default=-1, help="write a byte there once the devices are up")
     add("--own-runtime", action="store_true", help="remove the runtime directory in the end")
     add("--log", metavar="FILE", default="", help="write the log to this file, and keep it short")
+    add("--debuggable", action="store_true", help="let debuggers of this user look into the kernel's memory")
     add("--quiet", action="store_true", help="no log on the terminal but warnings and errors")
     return parser.parse_args(arguments)
 
@@ -115,6 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
+    if not args.debuggable:
+        undumped.shut()
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -128,8 +137,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         if config.journal is not None:
             if keys is None:
                 raise Errno.ENOENT(why)
-            journal = open_journal(Path(config.journal.directory), keys)
-            fsync = config.journal.fsync
+            journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
+            stamp(journal.state, damaged=bool(journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -137,6 +146,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
+        audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
         images = Images(keys, why)
         if journal is not None and journal.seal is not None:
             images.of_journal(journal.seal.store.path.name.encode())
@@ -152,12 +162,14 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             die_with_parent=args.die_with_parent,
             journal=journal,
             fsync=fsync,
+            audit=audit,
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
             images=images,
         )
-        kept = trio.run(server.run)
+        with short_pauses():
+            kept = trio.run(server.run)
         halted = True
         if failed := bool(server.failed):
             raise Errno.ENODEV(server.failed)
@@ -176,6 +188,18 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _open_audit(
+    config: settings.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
+) -> Callable[[Callable[[Event], None]], AuditKeeper] | None:
+    """What makes the keeper of the audit log, which is held from now on. Raises SyscallError as open_audit does."""
+    wanted = config.audit_log
+    if wanted is None:
+        return None
+    file = open_audit(Path(wanted.directory), Path(wanted.keys) if wanted.keys else None, wanted.keep)
+    notes += file.notes
+    return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
 
 
 def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
@@ -222,7 +246,7 @@ def _without_place(given: list[str]) -> list[str]:
         elif name in ("--runtime", "--log", "--ready"):
             if not equals:
                 next(rest, None)
-        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):
+        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable"):
             words.append(word)
     return words
 
@@ -274,8 +298,10 @@ def _detach(directory: Path, given: list[str]) -> int:
     log = directory / runtime.LOG
     command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
     command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
+    command += ["--debuggable"] if "--debuggable" in given else []
     ready, told = os.pipe()
-    with log.open("ab") as output, os.fdopen(ready, "rb") as heard:
+    private = partial(os.open, mode=0o600)
+    with open(log, "ab", opener=private) as output, os.fdopen(ready, "rb") as heard:
         before = output.tell()
         child = subprocess.Popen(
             [*command, "--ready", str(told)],

@@ -145,6 +145,11 @@ class Door:
                 del self._of[pid]
         self._stays.pop(fd, None)
 
+    @property
+    def _held(self) -> int:
+        """Descriptors of connections, and of the OS processes at their other ends (peers.py)."""
+        return len(self._up) + len(self._of)
+
     def _is_full(self) -> bool:
         """Whether one more queue would be too many. What ZeroMQ has accepted counts at once, heard of or not."""
         try:
@@ -153,7 +158,7 @@ class Door:
             return True
 
     def _guard_if_few(self) -> None:
-        few = self._descriptors - len(self._up) < PLENTY
+        few = self._descriptors - self._held < PLENTY
         if few and not self._guarded.is_set() and sys.platform == "linux":
             self._guarded.set()
             self._listener.listen(QUEUE)
@@ -163,7 +168,7 @@ class Door:
         os.dup2(listener.fileno(), self._taken, inheritable=False)
 
     def _refusal(self, pid: int) -> str:
-        count = len(self._up)
+        count = self._held
         if count <= self.most - NEWCOMERS or (count <= self.most and self._of[pid] <= _FIRST):
             return ""
         return self._why()
@@ -173,6 +178,11 @@ class Door:
             f"{len(self._up)} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "
             f"{self._descriptors} for this kernel); end some, or boot it with a higher limit"
         )
+
+    def dismiss(self, fd: int) -> None:
+        """Cut off a connection that has been refused, when it has had time to hear why."""
+        self._stays[fd] = _Stay(time.monotonic() + TELL_SECONDS, inode(fd), "it was refused")
+        self._came.set()
 
     def refusal(self, fd: int) -> str:
         """Why the connection of a first message is refused; empty: it is not, and stays."""
@@ -201,7 +211,7 @@ class Door:
         try:
             while True:
                 await self._guarded.wait()
-                while refused or self._descriptors - len(self._up) < 2 * PLENTY:
+                while refused or self._descriptors - self._held < 2 * PLENTY:
                     with trio.move_on_after(HEAR_SECONDS if refused else math.inf) as patience:
                         with suppress(trio.ClosedResourceError):  # it listens under a new name
                             await trio.lowlevel.wait_readable(self._listener)

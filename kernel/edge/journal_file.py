@@ -213,6 +213,13 @@ def replace(path: Path) -> None:
     os.replace(_beside(path), path)
 
 
+def replace_durably(path: Path, new: int) -> None:
+    """The same, and file and name are on the disk: from then on syncing the file keeps what it has. Raises OSError."""
+    os.fsync(new)
+    replace(path)
+    sync_directory(path)
+
+
 def drop_new(path: Path, new: int) -> None:
     """Close and remove a new file that is not wanted any more."""
     os.close(new)
@@ -319,7 +326,7 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
     if not path.exists():
         seal = Seal(keys, None, {}, os.fspath(path)) if keys is not None and encrypts else None
         fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot(), seal=seal)
-        replace(path)
+        replace_durably(path, fd)
         return Opened(path, lock, fd, os.fstat(fd).st_size, read(path, keys=keys).state, notes, fresh=True, seal=seal)
     found = read(path, keys=keys)
     seal = Seal(keys, found.journal, found.names, os.fspath(path)) if keys is not None and encrypts else None
@@ -389,7 +396,7 @@ def _mend(path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | N
         os.link(path, aside)
     if not aside.exists():
         path.rename(aside)
-    replace(path)
+    replace_durably(path, fd)
     notes.append(
         (
             "error",

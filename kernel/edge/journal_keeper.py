@@ -28,7 +28,7 @@ import trio
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.master import overwrite
-from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
+from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows, JournalWaits
 from llmasos.kernel.journal.records import Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls.errno import SyscallError
@@ -38,6 +38,7 @@ Fsync = Literal["always", "interval", "never"]
 INTERVAL_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20  # a smaller file is left alone
 COMPACT_FACTOR = 2  # and so is one that is not this many times as long as after the last compaction
+SLOW_SECONDS = 2.0  # a sync that takes longer is said
 RETRY_SECONDS = 1.0  # after a failure; doubled each time,
 RETRY_MOST = 30.0  # up to this
 _TAIL_BYTES = 1 << 16  # a rest this short is copied at once, between two events
@@ -121,10 +122,11 @@ class Keeper:
                 self._wanted.set()
         self._unsynced.set()
 
-    def when_kept(self, then: Callable[[], None], *, changes: bool = True) -> None:
+    def when_kept(self, then: Callable[[], None], *, changes: bool = True, tells: bool = True) -> None:
         """Call `then` as soon as all frames so far are as safe as `fsync` wants: mostly at once. Calls are made in
-        order; but while the journal fails, one that `changes` nothing does not wait."""
-        kept = self._fsync != "always" or (self._synced == self._frames and not self._waiting)
+        order; but one that `tells` of nothing that is kept does not wait, and while the journal fails neither does one
+        that `changes` nothing."""
+        kept = self._fsync != "always" or not tells or (self._synced == self._frames and not self._waiting)
         if kept or (self.failing and not changes):
             then()
         else:
@@ -204,7 +206,7 @@ class Keeper:
                     try:
                         await trio.to_thread.run_sync(self._sync_keys)
                         for copy in list(self._copies):
-                            await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                            await self._sync_one(copy)
                     except OSError as error:  # it is not known what is on the disk: only a new file helps
                         self._fail(error)
                 if not self.failing:
@@ -216,6 +218,27 @@ class Keeper:
         """A frame is of no use without its keys."""
         if self._seal is not None:
             self._seal.store.sync()
+
+    async def _sync_one(self, copy: _Copy) -> None:
+        """Have one file on the disk. Raises OSError."""
+        begun, said = trio.current_time(), False
+
+        async def say() -> None:
+            nonlocal said
+            await trio.sleep(SLOW_SECONDS)
+            said = True
+            self._report(JournalWaits(SLOW_SECONDS, done=False))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(say)
+                await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                nursery.cancel_scope.cancel()
+        except* OSError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if said:
+                self._report(JournalWaits(trio.current_time() - begun, done=True))
 
     def _kept(self, frames: int) -> None:
         self._synced = max(self._synced, frames)

@@ -12,25 +12,31 @@ new owner's: ZeroMQ gives ids in ascending order, and ids that a program chose i
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmasos.syscalls.transport import Message
-from llmasos.syscalls.zeromq import Link, inode, peer_pid
+from llmasos.syscalls.zeromq import Credentials, Link, credentials, ended, inode, pidfd
 
+_OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 _GIVEN = 5  # bytes of an id that ZeroMQ gave: a zero, then a counter
 
 
 @dataclass(slots=True, frozen=True)
 class Peer:
-    """A connection. `os_pid` is 0 where the operating system does not tell; `inode` tells it from later ones of its
-    `fd`."""
+    """A connection. `inode` tells it from later ones of its `fd`. The operating system says which process is at its other
+    end and whose that is (0 and None: it does not tell); `process` is a pidfd of it, or -1."""
 
     number: int
     routing_id: bytes
     fd: int
     inode: int
     os_pid: int
+    uid: int | None
+    process: int
 
 
 class Peers:
@@ -40,6 +46,8 @@ class Peers:
         self._by_fd: dict[int, Peer] = {}
         self._up: set[int] = set()
         self._numbers = 0
+        self._processes: Counter[int] = Counter()  # connections by the pidfd of their OS process
+        self._latest: dict[int, int] = {}  # OS pid -> the pidfd of the process that has it
 
     def known(self, message: Message) -> Peer | None:
         """The sender of a message, or None if it is not bound."""
@@ -56,9 +64,10 @@ class Peers:
         if replaced is not None:
             if not _newer(message.peer, replaced.routing_id):
                 return None, None
-            self._forget(replaced)
+            self.forget(replaced)
         self._numbers += 1
-        peer = Peer(self._numbers, message.peer, fd, inode(fd), peer_pid(fd))
+        found = credentials(fd)
+        peer = Peer(self._numbers, message.peer, fd, inode(fd), found.pid, found.uid, self._process(fd, found))
         self._by_id[peer.routing_id] = self._by_number[peer.number] = self._by_fd[fd] = peer
         return peer, replaced
 
@@ -70,14 +79,11 @@ class Peers:
         self._up.discard(link.fd)
         peer = self._by_fd.get(link.fd)
         if peer is not None:
-            self._forget(peer)
+            self.forget(peer)
         return peer
 
     def numbered(self, number: int) -> Peer | None:
         return self._by_number.get(number)
-
-    def has_process(self, os_pid: int) -> bool:
-        return os_pid > 1 and any(peer.os_pid == os_pid for peer in self)
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._by_number.values())
@@ -85,8 +91,39 @@ class Peers:
     def __len__(self) -> int:
         return len(self._by_number)
 
-    def _forget(self, peer: Peer) -> None:
+    def close(self) -> None:
+        """Forget all of them."""
+        for peer in list(self):
+            self.forget(peer)
+
+    def forget(self, peer: Peer) -> None:
         del self._by_id[peer.routing_id], self._by_number[peer.number], self._by_fd[peer.fd]
+        if peer.process < 0:
+            return
+        self._processes[peer.process] -= 1
+        if not self._processes[peer.process]:
+            del self._processes[peer.process]
+            os.close(peer.process)
+            if self._latest.get(peer.os_pid) == peer.process:
+                del self._latest[peer.os_pid]
+
+    def _process(self, fd: int, found: Credentials) -> int:
+        """A pidfd; connections of one OS process share it."""
+        process = self._latest.get(found.pid, -1)
+        if process < 0 or ended(process):  # then the pid is another's
+            process = pidfd(fd, found)
+        if process >= 0:
+            self._latest[found.pid] = process
+            self._processes[process] += 1
+        return process
+
+
+def unmapped_uid() -> int:
+    """The uid by which the operating system shows users that have none here (those of other user namespaces)."""
+    try:
+        return int(_OVERFLOW.read_text())
+    except (OSError, ValueError):
+        return 65534
 
 
 def chosen_id(routing_id: bytes) -> bool:

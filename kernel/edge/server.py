@@ -12,6 +12,7 @@ with it; a kernel in an unknown state must not go on.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections import deque
@@ -28,16 +29,19 @@ from trio import TaskStatus
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
+from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.edge.keys import Store
-from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
+from llmasos.kernel.edge.measuring import measure
+from llmasos.kernel.edge.peers import Peer, Peers, chosen_id, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
     Action,
     Append,
+    Audit,
     Cancel,
     DeviceConfig,
     Disconnected,
@@ -65,6 +69,7 @@ from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
+from llmasos.syscalls.table import BY_RECORD
 from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
@@ -95,6 +100,7 @@ class Server:
         die_with_parent: bool = False,
         journal: Opened | None = None,
         fsync: Fsync = "interval",
+        audit: Callable[[Callable[[Event], None]], AuditKeeper] | None = None,
         notes: Sequence[tuple[str, str]] = (),
         wanted: bool = False,
         ready: Callable[[], None] = lambda: None,
@@ -109,11 +115,14 @@ class Server:
         self._console = console
         self._die_with_parent = die_with_parent
         self._saved = journal.state if journal is not None else None
+        self._position = self._saved.position if self._saved is not None else 0  # of the journal's latest frame
         self._has_agents = self._saved is not None and bool(self._saved.processes or self._saved.programs)
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
+        self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
         self._peers = Peers()
+        self._strangers = {None, unmapped_uid()} - {os.getuid()}  # uids of nobody
         self._events: deque[Event] = deque()
         self._handling = False
         self._epoch = 0.0
@@ -161,13 +170,18 @@ class Server:
                 nursery.start_soon(self._drivers.run, self._from_driver)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._sample_figures)
+                nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
+                if self._audit is not None:
+                    nursery.start_soon(self._audit.run)
                 if self._die_with_parent:
                     nursery.start_soon(self._watch_parent)
                 nursery.start_soon(watch, self._directories, self._look_at_files)
                 task_status.started()
                 await self._halt.wait()
+                if self._audit is not None:
+                    await self._audit.finish()
                 if self._keeper is not None:
                     if self._keeps:
                         await trio.to_thread.run_sync(self._keeper.sync_all)
@@ -181,8 +195,11 @@ class Server:
             self._door.close()
             self._programs.close(linger=FLUSH_SECONDS)
             self._drivers.close()
+            self._peers.close()
             if self._keeper is not None:
                 self._keeper.close()
+            if self._audit is not None:
+                self._audit.close()
             context.term()  # returns when the last answers have left, or their time is up
         return self._keeps
 
@@ -209,6 +226,10 @@ class Server:
             case Append():
                 if self._keeper is not None:
                     self._keeper.append(action.frame)
+                    self._position = action.frame.position
+            case Audit():
+                if self._audit is not None:
+                    self._audit.write(action)
             case Reply():
                 self._answer(action)
             case Send():
@@ -248,7 +269,8 @@ class Server:
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
         else:
-            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid))
+            drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
+            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn))
 
     def _bind(self, message: Message) -> Peer | None:
         if chosen_id(message.peer):
@@ -264,16 +286,23 @@ class Server:
         peer, replaced = self._peers.bind(message)
         if replaced is not None:
             self._handle(Disconnected(replaced.number))
-        return peer
+        if peer is None or peer.uid not in self._strangers:
+            return peer
+        self._peers.forget(peer)
+        if peer.uid is not None:  # else it has gone already
+            why = f"the user of this program has no id here (it is shown as {peer.uid}), so it is nobody's program"
+            self._refuse(message, why, Errno.EPERM)
+            self._door.dismiss(message.fd)
+        return None
 
-    def _refuse(self, message: Message, why: str) -> None:
+    def _refuse(self, message: Message, why: str, errno: Errno = Errno.EAGAIN) -> None:
         """Answer the first message of a program that cannot stay."""
         try:
             seq = wire.decode_request(message.body).seq
         except wire.RefusedFrame as refusal:
             seq = refusal.seq
-        self._programs.send(wire.encode_reply(seq, Errno.EAGAIN, why), message.peer)
-        self._handle(Rejected(0, Errno.EAGAIN))
+        self._programs.send(wire.encode_reply(seq, errno, why), message.peer)
+        self._handle(Rejected(0, errno))
 
     def _follow_links(self) -> None:
         for link in self._monitor.drain():
@@ -301,19 +330,31 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
-        frame = wire.encode_reply(action.seq, action.errno, value)
+        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told and action.tells else 0)
+        if self._audit is None:
+            self._reply_kept(peer, frame, action)
+        else:
+            self._audit.when_kept(lambda: self._reply_kept(peer, frame, action))
+
+    def _reply_kept(self, peer: Peer | None, frame: bytes, action: Reply) -> None:
         if self._keeper is None:
             self._reply(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
+            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes, tells=action.tells)
 
     def _signal(self, action: SignalProgram) -> None:
-        if not self._peers.has_process(action.os_pid):
-            return  # it has gone, and its pid may belong to another process by now
+        peer = self._peers.numbered(action.peer)
+        if peer is None:
+            return  # it has gone
         try:
-            os.kill(action.os_pid, int(action.signal))
+            if peer.process >= 0:
+                signal.pidfd_send_signal(peer.process, action.signal)
+            elif sys.platform != "linux" and peer.os_pid > 1:
+                os.kill(peer.os_pid, int(action.signal))
+            else:
+                raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
-            text = f"signal {action.signal.name} to OS process {action.os_pid}: {error.strerror}"
+            text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     async def _forget(self, action: Forget) -> None:
@@ -342,6 +383,10 @@ class Server:
             event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
+            return
+        said = event.message
+        if isinstance(said, protocol.Hello) and not self._supervisor.is_child(name, incarnation, said.os_pid):
+            self._supervisor.kill(name, incarnation, f"it says that it is OS process {said.os_pid}, and is another")
         else:
             self._take(event)
 
@@ -406,6 +451,8 @@ class Server:
     def _look_at_files(self) -> None:
         if self._keeper is not None:
             self._keeper.look()
+        if self._audit is not None:
+            self._audit.look()
         if not self._place.missing() or self._halt.is_set():
             return
         try:

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
+from llmasos.kernel.objects.owner import ROOT, Owner
 from llmasos.kernel.timers import Timer
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
+from llmasos.syscalls.pids import number_of
 from llmasos.syscalls.records import GroupSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -36,12 +38,23 @@ _TOKEN = 1_000_000 * SECOND  # of credit: a rate of one microtoken a second give
 class Group:
     """A node of the tree. Sizes are bytes of the whole subtree."""
 
-    def __init__(self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        parent: Group | None = None,
+        settings: GroupSettings = _DEFAULT,
+        owner: Owner | None = None,
+    ) -> None:
+        """Without an `owner` of its own it belongs to its parent's."""
         self.name, self.parent, self.settings = name, parent, settings
+        self.owner: Owner = owner or (parent.owner if parent is not None else Owner("0", ROOT, "", 0, operator=True))
         self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
+        self.apart = False  # its processes compete among themselves only, since their owner has turns of his own
+        self.home = False  # it is an owner's, and has the sessions of his programs
+        self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
@@ -59,6 +72,13 @@ class Group:
 
     def __repr__(self) -> str:
         return f"Group({self.path!r})"
+
+    def lineage(self) -> Iterator[Group]:
+        """Itself and those above it, also when it has ended; `chain` are those who pay."""
+        group: Group | None = self
+        while group is not None:
+            yield group
+            group = group.parent
 
     def below(self, other: Group) -> bool:
         """Whether it is `other`, or in the subtree of `other`."""
@@ -89,11 +109,17 @@ class Group:
                 group.end()
 
     def end(self) -> None:
-        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already."""
+        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already.
+
+        What it still pays for is on the account of those above alone from here on, and no group that has ended knows
+        itself or those in it: the last frame that is released frees it, not the collector of garbage."""
         if self.parent is not None and self.parent.children.get(self.name) is self:
             del self.parent.children[self.name]
             for group in self.parent.chain:
                 group.inside -= 1 + self.inside
+            for group in list(GroupTree.below(self)):
+                group.chain = self.parent.chain
+                group.children.clear()
 
     def map_image(self, image: int, size: int) -> None:
         """A process maps an image whose weights take `size` bytes. Each group pays once for an image."""
@@ -116,6 +142,11 @@ class Group:
             if group.settings.tokens_max:
                 group._refill(now)
                 group._credit -= count * _TOKEN
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether processes that are born here have the names of their KV's blocks in common with other owners."""
+        return any(group.settings.share_prefixes for group in self.chain)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 
@@ -164,7 +195,7 @@ class Group:
     def check_pids(self, count: int, already: Group | None = None) -> None:
         """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
         for group in self.chain:
-            limit = group.settings.pids_max
+            limit = group.settings.pids_max or group.usual_pids
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
                 group.events["pids_max"] += 1
                 raise Errno.EAGAIN(
@@ -236,7 +267,7 @@ class Group:
         part, whole, own, group = 1, 1, weight, self
         while True:
             part, whole = part * own, whole * max(group.load.get(device, 0), own)
-            if group.parent is None:
+            if group.parent is None or group.apart:
                 return part, whole
             own, group = group.weight, group.parent
 
@@ -254,10 +285,15 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str) -> None:
-        self.root = Group()
+    def __init__(self, user: str, operator: Owner, session_pids: int = 0, *, parted: bool = False) -> None:
+        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number.
+        `parted`: owners have turns of their own."""
+        self._session_pids, self._parted = session_pids, parted
+        self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
+        self.users.home, self.users.apart = True, parted
+        self.homes = {self.users.name}  # of uids, in /users
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""
@@ -272,10 +308,29 @@ class GroupTree:
             yield group
             waiting += reversed(group.children.values())
 
-    def session(self, pid: int) -> Group:
+    def home(self, owner: Owner) -> Group:
+        """The group of an owner, which has the sessions of its programs; it is made if it is not there. A uid's is in
+        /users, a tenant's in that of its uid."""
+        group = self.users
+        if owner.uid != group.owner.uid:
+            group = self._home(group.chain[1], str(owner.uid), owner if not owner.tenant else owner.base)
+        return self._home(group, owner.tenant, owner) if owner.tenant else group
+
+    def _home(self, parent: Group, name: str, owner: Owner) -> Group:
+        group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
+        if not group.home:
+            group.home, group.apart = True, self._parted
+            self.homes |= set() if owner.tenant else {name}
+            for one in self.below(group):  # somebody may have made it, to set limits
+                one.owner = owner
+        return group
+
+    def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.users, f"{_SESSION}{pid}", _DEFAULT)
-        group.session = True
+        return self._as_session(self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT))
+
+    def _as_session(self, group: Group) -> Group:
+        group.session, group.usual_pids = True, self._session_pids
         return group
 
     def find(self, path: str, base: Group) -> Group:
@@ -290,16 +345,9 @@ class GroupTree:
             group = group.children[name]
         return group
 
-    def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
-        """The group that has, or would have, the last name of a path; and that name. ENOENT, EINVAL."""
-        *parents, name = names(path) or [""]
-        if not name:
-            raise Errno.EINVAL(f"{path!r} names no group to create")
-        return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
-
     def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
         """A new group. EINVAL if the name is taken or not allowed, EAGAIN if there are too many groups."""
-        if parent is self.users and name.startswith(_SESSION):
+        if parent.home and name.startswith(_SESSION):
             raise Errno.EINVAL(f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
             raise Errno.EINVAL(f"there is a group {parent.children[name].path} already")
@@ -318,7 +366,8 @@ class GroupTree:
         for name in filter(None, path.split("/")):
             if name not in group.children:
                 made = self._add(group, name, _DEFAULT)
-                made.session = name.startswith(_SESSION) and group.parent is self.users.parent
+                if name.startswith(_SESSION) and group.home:
+                    self._as_session(made)
             group = group.children[name]
         return group
 
@@ -330,6 +379,8 @@ class GroupTree:
             what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
             raise Errno.EBUSY(f"{group.path} has {what} in it; end or move them first")
         group.end()
+        if group.home and not group.owner.tenant:
+            self.homes.discard(group.name)
 
     @staticmethod
     def _add(parent: Group, name: str, settings: GroupSettings) -> Group:
@@ -337,6 +388,14 @@ class GroupTree:
             above.inside += 1
         group = parent.children[name] = Group(name, parent, settings)
         return group
+
+
+def split(path: str) -> tuple[str, str]:
+    """The path of the group that has, or would have, the last name of a path; and that name. EINVAL."""
+    *parents, name = names(path) or [""]
+    if not name:
+        raise Errno.EINVAL(f"{path!r} names no group to create")
+    return ("/" if path.startswith("/") else "") + "/".join(parents), name
 
 
 def names(path: str) -> list[str]:

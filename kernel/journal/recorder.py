@@ -16,10 +16,12 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from llmasos.kernel.groups.group import Group, GroupTree
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.process_image import Continuing, ProcessImage, version_with, write_image
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
+    Began,
     Copied,
     DeviceHead,
     Doing,
@@ -31,12 +33,14 @@ from llmasos.kernel.journal.records import (
     GroupSpent,
     Grown,
     Noted,
+    OwnerHead,
     Pids,
     ProcessHead,
     ProgramHead,
     Shredded,
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
+from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
@@ -59,8 +63,16 @@ class Recorder:
     def __init__(self) -> None:
         self.on = False
         self.frames = 0  # made so far
+        self.position = 0  # of the latest frame
+        self.ends: list[int] = []  # positions at which the journals of earlier kernels end
+        self.pids_from: dict[
+            int, int
+        ] = {}  # by user, the first pids that no earlier kernel can have given out, if the journal
+        # lacks something
+        self._machine = ""
+        self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
-        self._next_pid = 0  # as the journal has it
+        self._next: dict[int, int] = {}  # pids, as the journal has them
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
         # Of this event.
         self._first: list[AnyEntry] = []  # come before all others in the frame
@@ -77,8 +89,11 @@ class Recorder:
         """Record from here on. The journal has `state`, from which the kernel was made."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
-        self._next_pid = state.next_pid
+        self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
+        self.position, self.ends, self._machine = state.position, state.ends, state.machine
+        self.pids_from = {space: positions.beyond(number) for space, number in self._next.items()}
+        self._begin = (state.boot, state.here) if state.boot else None
 
     def end(self) -> None:
         """Record nothing more. For the journal, changes that are in no frame yet have not happened."""
@@ -153,16 +168,21 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, table: ProcessTable, now: int) -> Frame | None:
+    def frame(self, table: ProcessTable, owners: Owners, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
             table.gone.clear()
+            owners.changed.clear()
             return None
         entries, self._first = self._first, []
-        if table.next_pid != self._next_pid:
-            self._next_pid = table.next_pid
-            entries.append(Pids(self._next_pid))
+        if table.next != self._next:
+            new = [(space, number) for space, number in table.next.items() if self._next.get(space) != number]
+            entries += [Pids(number, space) for space, number in new]
+            self._next = table.next.copy()
+        if owners.changed:
+            entries += map(owner_head, owners.changed.values())
+            owners.changed.clear()
         if self._set or self._spent or self._devices:
             self._settings(entries)
         if table.changed:
@@ -190,7 +210,17 @@ class Recorder:
         if not entries:
             return None
         self.frames += 1
-        return Frame(now, entries)
+        if self._begin is not None:
+            entries.insert(0, self._begun(*self._begin))
+        self.position += self.position > 0
+        return Frame(now, entries, self.position)
+
+    def _begun(self, boot: int, machine: str) -> Began:
+        """This kernel writes its first frame: its positions begin."""
+        self._begin = None
+        self.ends = [*self.ends, *([self.position] if self.position else [])][-positions.KEPT :]
+        self.position, self._machine = positions.first(boot), machine
+        return Began(self.ends, self._machine)
 
     def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
         for process in changed:
@@ -220,7 +250,8 @@ class Recorder:
 
     def _groups_gone(self, entries: list[AnyEntry]) -> None:
         """Enter the groups that were removed, and those that ended with their session."""
-        ended = {one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids}
+        left = [one for group in self._left for one in group.lineage()]
+        ended = {one.path + "/" for one in left if one.session and not one.pids}
         gone = set(self._removed)
         if ended:
             gone |= {path for path in self._groups if any(f"{path}/".startswith(one) for one in ended)}
@@ -233,10 +264,13 @@ class Recorder:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: int, secret: bytes
+        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
-        state = State(secret, now, table.next_pid)
+        numbers = table.next.copy()
+        state = State(secret, now, numbers.pop(0), numbers=numbers)
+        state.position, state.ends, state.machine = self.position, self.ends, self._machine
+        state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
@@ -262,7 +296,11 @@ class Recorder:
 
 
 def program_head(program: Program) -> ProgramHead:
-    return ProgramHead(program.pid, program.name, program.rights, program.group.path)
+    return ProgramHead(program.pid, program.name, program.rights, program.group.path, program.owner.key)
+
+
+def owner_head(owner: Owner) -> OwnerHead:
+    return OwnerHead(owner.key, owner.salt)
 
 
 def device_head(device: Device) -> DeviceHead:
@@ -285,7 +323,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
     return ProcessHead(
         *astuple(process.traits),
         pid=process.pid,
-        owner=process.owner,
+        parent=process.parent,
         group=process.group.path,
         path=path,
         dtype=dtype,
@@ -298,6 +336,8 @@ def process_head(process: LLMProcess) -> ProcessHead:
         doing=_doing(process),
         exited=exited,
         stop_reason=process.stop_reason,
+        owner=process.owner.key,
+        reserve=(process.reserve.budget, process.reserve.period) if process.reserve is not None else (0, 0),
     )
 
 
@@ -312,7 +352,7 @@ def image_of(process: LLMProcess) -> bytes:
         path=image.path,
         dtype=image.dtype,
         device=process.device.name,
-        log=process.log,
+        log=process.log.tolist(),
         forks=process.account.forks,
         stopped=process.stopped,
         ahead=process.ahead,
@@ -349,7 +389,7 @@ def _grown(process: LLMProcess) -> Grown:
     if decoding is not None and decoding.logprobs:
         known, decoding.recorded = decoding.recorded, len(decoding.collected)
         logprobs = decoding.collected[known:]
-    return Grown(process.pid, keep, process.log[keep:], account.fed, account.decoded, known, logprobs)
+    return Grown(process.pid, keep, process.log[keep:].tolist(), account.fed, account.decoded, known, logprobs)
 
 
 def _noted(process: LLMProcess) -> Noted:

@@ -29,7 +29,7 @@ from llmasos.syscalls.records import (
 )
 
 
-class Traits(msgspec.Struct, frozen=True):
+class Traits(msgspec.Struct, frozen=True, gc=False):
     """What a process is, apart from what it does: the fields that a fork copies and that images and the journal carry.
     `spent`: how many tokens of its budget were used up before it was born here."""
 
@@ -60,9 +60,10 @@ class Secret(Entry, tag=1):
 
 
 class Pids(Entry, tag=2):
-    """The next new pid."""
+    """The next new pid of a user; 0: of the operator."""
 
     next: int
+    space: int = 0
 
 
 class ProgramHead(Entry, tag=3):
@@ -72,6 +73,7 @@ class ProgramHead(Entry, tag=3):
     name: str
     rights: int
     group: str
+    owner: str = ""  # empty: the user that the kernel runs as
 
 
 class Doing(Entry, tag=4):
@@ -103,7 +105,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     """An LLM process as it is from here on, without its log. It runs `path` in `dtype` on a device of `kind`."""
 
     pid: int
-    owner: int
+    parent: int
     group: str
     path: str
     dtype: str
@@ -116,6 +118,8 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     doing: Doing | None
     exited: Exited | None
     stop_reason: str = ""
+    owner: str = ""  # empty: the user that the kernel runs as
+    reserve: tuple[int, int] = (0, 0)  # of a REALTIME process: budget and period, in nanoseconds
 
 
 class Grown(Entry, tag=7):
@@ -189,12 +193,27 @@ class Copied(Entry, tag=14):
     parent: int
 
 
+class Began(Entry, tag=20):
+    """A kernel writes from here on. `ends` are the last positions of those before it, `machine` names the boot of the
+    machine that it runs in."""
+
+    ends: list[int]
+    machine: str
+
+
 class Noted(Entry, tag=15):
     """The opaque records of a process: the first `keep` of the earlier ones, then these."""
 
     pid: int
     keep: int
     records: list[LogRecord]
+
+
+class OwnerHead(Entry, tag=16):
+    """An owner, with the salt of the names of its KV. An empty name: the user that the kernel runs as."""
+
+    name: str
+    salt: int
 
 
 class Sealed(Entry, tag=21):
@@ -222,6 +241,7 @@ AnyEntry = (
     | Copied
     | Noted
     | Sealed
+    | Began
     | Shredded
     | Gone
     | Answer
@@ -229,16 +249,19 @@ AnyEntry = (
     | GroupGone
     | GroupSpent
     | DeviceHead
+    | OwnerHead
 )
 
 Moment = Annotated[int, msgspec.Meta(ge=0)]  # nanoseconds
 
 
 class Frame(Entry):
-    """The records of one event, at a time of the kernel's clock."""
+    """The records of one event, at a time of the kernel's clock. `position`: see positions.py; 0: from before there were
+    any."""
 
     now: Moment
     entries: list[AnyEntry]
+    position: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode

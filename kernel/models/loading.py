@@ -8,9 +8,14 @@ in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from llmasos.drivers.protocol import Abandon, Done, DropWeights, Failed, Load, Loaded, Probe, Probed, Unload
+from msgspec import structs
+
+from llmasos.drivers.protocol import Abandon, Done, DropWeights, Failed, Load, Loaded, Measured, Probe, Probed, Unload
+from llmasos.kernel import audit
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
+from llmasos.kernel.events import AuditLine
 from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
@@ -18,6 +23,7 @@ from llmasos.kernel.memory.swap import SwapSpace
 from llmasos.kernel.models import paging
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.settle import note_fault, settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -25,13 +31,14 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
-_LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
+_LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP, Errno.EPERM)
 _RETRY_MOST = 5 * SECOND  # between two tries to page a model in
 
 
-def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """Find the image of a model that a call wants in memory. Unless it is RESIDENT, the call waits for `loaded`."""
-    image = _known_image(system, device, model, path, dtype)
+def want_image(system: System, device: Device, model: str, path: str, dtype: str, owner: Owner) -> Image:
+    """Find the image of a model that a call of `owner` wants in memory. Unless it is RESIDENT, the call waits for
+    `loaded`."""
+    image = _known_image(system, device, model, path, dtype, owner)
     if image.state != RESIDENT:
         if image.lasting:  # the caller is told what the files are now
             image.retry_at = system.now
@@ -39,25 +46,28 @@ def want_image(system: System, device: Device, model: str, path: str, dtype: str
     return image
 
 
-def hint_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+def hint_image(system: System, device: Device, model: str, path: str, dtype: str, owner: Owner) -> Image:
     """Have the model paged in once that takes nothing from models that run. Until it is probed, the call waits for
     `known`."""
-    image = _known_image(system, device, model, path, dtype)
+    image = _known_image(system, device, model, path, dtype, owner)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     want(system, device, image)
     return image
 
 
-def _known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+def _known_image(system: System, device: Device, model: str, path: str, dtype: str, owner: Owner) -> Image:
     """Find the image of the model in `path`, which was asked for as `model`, or make one; probe_or_drop asks the driver
     about it. ENOMEM if it is known not to fit."""
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
+        if system.owners.parts > 1 and not owner.operator:
+            raise Errno.EPERM(f"{model} is not in memory, and under a partition only the operator brings models there")
         image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
+    image.owners.add(owner)
     check_fits(device, image)
     return image
 
@@ -94,7 +104,15 @@ def _probe(system: System, device: Device, image: Image) -> None:
         fail_image(system, device, image, error)
         return
     image.ref, image.abandoned = system.ref(), False
-    system.ask(device, Probe(image.ref, image.path, dtype), Probed, came=_probed, about=image)
+    request = Probe(image.ref, image.path, dtype)
+    system.ask(device, request, Probed, came=_probed, about=image, wrong=partial(misfit, device, dtype))
+
+
+def misfit(device: Device, dtype: str, probed: Probed) -> str:
+    """Why an answer about a model in `dtype` ("": the device's default for it) cannot be, or ""."""
+    if dtype and probed.dtype != dtype:
+        return f"is of dtype {dtype}, and"
+    return "" if device.hello is None or probed.dtype in device.hello.dtypes else "names a dtype that its driver has not"
 
 
 def _probed(system: System, device: Device, ask: Ask) -> None:
@@ -132,6 +150,7 @@ def _merge(device: Device, image: Image, twin: Image) -> None:
     assert not image.users, "a process that waits for a model does not map it yet"
     del device.images[image.id]
     twin.requested |= image.requested
+    twin.owners |= image.owners
     twin.hinted = twin.hinted or (image.hinted and twin.state != RESIDENT)
     twin.unneeded = twin.unneeded and not image.hinted
     twin.pinned = twin.pinned or image.pinned
@@ -158,7 +177,7 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
-    image.pool = FramePool(frames, probed.block_bytes)
+    image.pool = FramePool(frames, probed.block_bytes, len(device.queues))
     check_fits(device, image, [other for other in others if other.mapped or other.loaded])
     return going
 
@@ -175,10 +194,11 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
     """Why the image does not fit: there is no memory for the weights of `one`, which is the image or one in use."""
     room = paging.room_for(device, one)
     beside = " beside what is pinned" if any(i.pinned for i in device.images.values() if i is not one) else ""
+    name = one.name if image.knows(one) else "a model of others"
     if one is not image:
         return (
             f"{image.name} does not fit on {device.name}: its KV would leave {room / GiB:.2f} GiB for the weights of "
-            f"{one.name}, which is in use and has {one.size / GiB:.2f} GiB; end its processes"
+            f"{name}, which is in use and has {one.size / GiB:.2f} GiB; end its processes"
         )
     least = one.probed.stream_bytes if one.probed is not None else 0
     streaming = (
@@ -195,7 +215,9 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
 def _slots(device: Device, frame_bytes: int) -> list[int]:
     """Places for frames in each lower tier, for a new image: half of what the others have left there."""
     spaces = [image.swap for image in device.images.values()]
-    slots = []
+    slots: list[int] = []
+    if len(device.queues) > 1:  # whether there is a place would depend on others
+        return slots
     for number, size in enumerate(device.tier_bytes):
         used = sum(space.counts[number] * space.frame_bytes for space in spaces if number < len(space.counts))
         slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, frame_bytes)))
@@ -218,7 +240,7 @@ def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.ref, image.abandoned = system.ref(), False
     again, image.held = image.held, True
     frames, slots, part = image.pool.count, image.swap.counts, room if room < image.size else 0
-    message = Load(image.ref, image.id, image.path, image.dtype, frames, slots, again, part)
+    message = Load(image.ref, image.id, image.path, image.dtype, frames, slots, again, part, system.config.trust)
     system.ask(device, message, Loaded, came=_loaded if again else _loaded_afresh, about=image)
 
 
@@ -232,11 +254,15 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     image, message = ask.about, ask.answer
     if isinstance(message, Failed):
         image.lasting = message.broken or message.errno in _LASTING
+        if message.errno is Errno.EPERM:
+            details = {"device": device.name, "dtype": image.dtype}
+            line = AuditLine("load", audit.REFUSALS, system.owners.operator.name, 0, 0, {"model": image.path}, details)
+            audit.refuse(system, structs.replace(line, result=message.errno.name, reason=message.reason))
         _load_failed(system, device, image, SyscallError(message.errno, message.reason))
         return
     assert isinstance(message, Loaded)
     image.state, image.progress = RESIDENT, 1.0
-    image.weigh(message.weight_bytes)
+    image.weigh(min(message.weight_bytes, image.probed.weight_bytes) if image.probed else message.weight_bytes)
     image.guesses = message.guesses
     image.deaths = image.failures = image.steps = 0
     image.used = image.resident_since = system.now
@@ -256,10 +282,28 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     wake(system, image.loaded)
     for process in image.users.values():
         stale(system, process)
-    if system.config.idle_seconds:
+    if system.config.idle_seconds and system.owners.parts == 1:
         system.timers.at(
             system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image, image.pageins)
         )
+
+
+def measured(system: System, device: Device, message: Measured) -> None:
+    """The driver says what a model is that it has loaded."""
+    image = device.images.get(message.image)
+    if image is None or (image.digest, image.trusted) == (message.digest, message.trusted):
+        return
+    image.digest, image.trusted = message.digest, message.trusted
+    why = f" ({image.trusted})" if image.trusted else ""
+    system.log("info", f"{device.name}: {image.name} is sha256:{image.digest}{why}")
+    audit.note(
+        system,
+        "loaded",
+        "models",
+        who=system.owners.operator.name,
+        on={"model": image.path},
+        details={"device": device.name, "dtype": image.dtype, "digest": image.digest},
+    )
 
 
 def _leave_idle(system: System, loaded: tuple[Device, Image, int]) -> None:

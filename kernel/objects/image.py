@@ -17,6 +17,7 @@ from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.memory.swap import SwapCost, SwapSpace
 from llmasos.kernel.memory.thrash import Thrash
 from llmasos.kernel.memory.victims import Victims
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
 
@@ -63,6 +64,7 @@ class Image:
     starved: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)  # BLOCKED(pagein), first come first
     # KV that is coming from a file or from another device, by the pid of its process
     imports: dict[int, PageTable] = field(default_factory=dict)
+    owners: set[Owner] = field(default_factory=set)  # who have asked for it
     used: int = 0  # when a process last began or ended to use it
     # paging (kernel/models/paging.py)
     active: dict[int, LLMProcess] = field(default_factory=dict)
@@ -81,7 +83,13 @@ class Image:
     faults: int = 0  # times that a process wanted to run it and its weights had been evicted
     pageins: int = 0
     evictions: int = 0
+    digest: str = ""  # SHA-256 of its files, as they were when it was loaded; empty: not known yet
+    trusted: str = ""  # why it may be loaded, where [trust] asks
     wiped: int = 0  # times that its weights went with a driver
+
+    def knows(self, other: Image) -> bool:
+        """Whether those who have asked for it may be told the name of another image."""
+        return all(one.operator or any(map(one.over, other.owners)) for one in self.owners)
 
     def join(self, process: LLMProcess, now: int) -> None:
         """The process maps it from here on, with the pages that its table has."""
@@ -145,10 +153,12 @@ class Image:
         """Whether its frames are needed: a process maps it, or is on its way to."""
         return bool(self.users or self.imports)
 
-    def drop_imports(self) -> None:
-        """Nobody can run for lack of frames: take back those that KV is being read into. It is computed instead."""
+    def drop_imports(self, part: int) -> None:
+        """Nobody of a part can run for lack of frames: take back those that KV is being read into. It is computed
+        instead."""
         for table in self.imports.values():
-            table.cut(self.pool, 0)
+            if table.part == part:
+                table.cut(self.pool, 0)
 
     @property
     def block_tokens(self) -> int:
@@ -166,7 +176,7 @@ class Image:
     def context(self) -> int:
         """Tokens a context can have: the model's window, or what all its frames together hold."""
         window = self.probed.context if self.probed else 0
-        return min(window, self.pool.count * BLOCK_TOKENS)
+        return min(window, self.pool.most * BLOCK_TOKENS)
 
     @property
     def kv_bytes(self) -> int:

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 class Channel(dict["Request", None]):
-    """The line of the requests that wait on something, first come first served: the `chan` of xv6's sleep and wakeup.
-    `parent` is the program that is shown as waiting for a child while anybody waits here."""
+    """The line of the requests that wait on something, first come first served: the `chan` of xv6's sleep and wakeup."""
 
-    parent: Program | None = None
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -32,10 +31,12 @@ class Request:
     call: Call[Any]
     entry: Entry
     base: Group  # where relative paths of groups begin: the program's own when it called
+    drawn: int = 0  # random bits, if it asks for some
     answered: bool = False
     channel: Channel | None = None  # set while it waits
     begun: object | None = None  # what it has begun (kernel/desk.py, Begun)
     deadline: Timer | None = None
     late: bool = False  # the deadline has passed
     waited: bool = False
+    audited: int = 0  # how far its audit has come (kernel/objects/auditor.py, Stage)
     absent: bool = False  # made to an earlier kernel, and not yet asked for again

@@ -1,4 +1,4 @@
-"""The commands that control: stop cont kill nice migrate exec fork rename limits group join policy pagein evict
+"""The commands that control: stop cont kill nice realtime migrate exec fork rename limits group join policy pagein evict
 advise run exit halt."""
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ import msgspec
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.limits import MAX_FORK, NICE_MAX, NICE_MIN
+from llmasos.syscalls.limits import MAX_FORK, MIN_BUDGET, MIN_PERIOD, NICE_MAX, NICE_MIN
 from llmasos.syscalls.policy_file import changed_since, located_policy, whole_policy
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Kind, Limits, Signal, State
+from llmasos.syscalls.records import Kind, Limits, SchedClass, Signal, State
 from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
@@ -105,6 +105,16 @@ def _nice(shell: Session, line: Line) -> None:
     if not NICE_MIN <= value <= NICE_MAX:
         raise UsageError(f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}")
     shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))
+
+
+@does("realtime")
+def _realtime(shell: Session, line: Line) -> None:
+    if line.has("--off") and (line.has("--budget") or line.has("--period")):
+        raise UsageError("realtime: --off takes neither --budget nor --period")
+    pid = shell.pid(line.text("PID"), agent=True)
+    budget, period = line.decimal("--budget", 0.0, least=MIN_BUDGET), line.decimal("--period", 0.0, least=MIN_PERIOD)
+    wanted = SchedClass.FAIR if line.has("--off") else SchedClass.REALTIME
+    shell.kernel(Setsched(pid=pid, sched_class=wanted, budget=budget, period=period))
 
 
 @does("migrate")
