@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
-from llmasos.kernel.edge.keys import IMAGE, Keys, Store
+from llmasos.kernel.edge.keys import IMAGE, OWN, Keys, Store
 from llmasos.kernel.edge.master import overwrite
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -77,7 +77,7 @@ class Images:
         if isinstance(message, Inspect):
             self._asked[device, message.ref] = message
         elif isinstance(message, Import) and (name := self._names.get(message.id)) is not None:
-            found = self._key(name)
+            found = self._key(name, OWN)  # it was shown to whoever asks when the file was looked at
             return message if isinstance(found, str) else replace(message, seal=found)
         return message
 
@@ -88,7 +88,7 @@ class Images:
             if (name := self._written.pop((device, message.ref), None)) is not None:
                 self._files.forget([name], sync=False)
             if asked is not None and message.sealed:
-                found = self._key(message.sealed)
+                found = self._key(message.sealed, asked.owner)
                 if isinstance(found, str):
                     return replace(message, reason=f"{asked.path}: {found}")
                 self._locked[device, message.ref] = message.sealed
@@ -155,16 +155,18 @@ class Images:
             self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
         try:
-            name, key = self._files.add(IMAGE, self.number(message.ctx), text=message.path)
+            name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, message.path)
         except SyscallError as error:
             return Failed(message.ref, error.errno, f"{message.path} cannot be encrypted: {error.reason}; or {_TRAVEL}")
         self._written[device, message.ref] = name
         return replace(message, seal=name + _PAD + key)
 
-    def _key(self, name: bytes) -> bytes | str:
-        """The key of that name as a driver gets it, or why there is none."""
+    def _key(self, name: bytes, asks: str) -> bytes | str:
+        """The key of that name as a driver gets it, or why there is none for who asks: those of others do not exist."""
         try:
-            key = self._files.get(name[:_NAME])
+            owner = self._files.owner_of(name[:_NAME])
+            mine = owner is not None and (asks in (OWN, owner) or owner.startswith(f"{asks}/"))
+            key = self._files.get(name[:_NAME]) if mine else None
         except SyscallError as error:
             return f"it is encrypted under a key of the kernel's user: {error.reason}"
         if key is None:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec.structs import replace
 
-from llmasos.kernel.edge.keys import JOURNAL, PROCESS, Keys, Store
+from llmasos.kernel.edge.keys import JOURNAL, OWN, PROCESS, Keys, Store
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
@@ -35,6 +35,7 @@ from llmasos.kernel.journal.records import (
     Gone,
     Grown,
     Noted,
+    ProcessHead,
     Sealed,
     decode,
     encode,
@@ -91,6 +92,7 @@ class Writer(_Segment):
         self._known = known
         self._number = 0
         self.gone: set[int] = set()  # processes whose keys may be of no use any more
+        self._owners: dict[int, str] = {}  # of processes that are not the kernel's user's
         self._open: dict[int, _Stream] = {}  # by pid, the first that was opened first
         self._at: dict[int, int] = {}  # how far streams had come that were closed
 
@@ -116,6 +118,9 @@ class Writer(_Segment):
                 entries.append(entry)
                 if isinstance(entry, Gone):
                     self.gone.add(entry.pid)
+                    self._owners.pop(entry.pid, None)
+                elif isinstance(entry, ProcessHead) and entry.owner:
+                    self._owners[entry.pid] = entry.owner
                 continue
             stream = self._open.get(pid) or self._reopen(pid)
             data = _CONTENT(entry)
@@ -132,7 +137,7 @@ class Writer(_Segment):
         if name is not None:
             key = self.store.get(name)
         if name is None or key is None:
-            name, key = self.store.add(PROCESS, pid)
+            name, key = self.store.add(PROCESS, pid, self._owners.get(pid, OWN))
             self._known[pid], at = name, 0
         stream = self._open[pid] = _Stream(name, key, self.salt, at)
         while len(self._open) > _KEPT:

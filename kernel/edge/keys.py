@@ -132,6 +132,12 @@ class Store:
             except InvalidTag:
                 return None  # it is not what was written
 
+    def owner_of(self, name: bytes) -> str | None:
+        """Whose key that is; None: there is none of that name."""
+        with _told(self.path), self._held():
+            above = self._slots.get(slot.parent) if (slot := self._slots.get(name)) is not None else None
+            return above.text if above is not None else None
+
     def find(self, kind: int, pid: int | None = None, owner: str | None = None) -> list[Slot]:
         """Slots of a kind, of a process or of an owner."""
         with _told(self.path), self._held():
