@@ -135,10 +135,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         fsync: Fsync = "never"
         keys, why = _keys(config)
         if config.journal is not None:
-            if keys is None:
-                raise Errno.ENOENT(why)
             journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
-            stamp(journal.state, damaged=bool(journal.notes))
+            stamp(journal.state, damaged=any(level != "info" for level, _ in journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -147,9 +145,6 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
-        images = Images(keys, why)
-        if journal is not None and journal.seal is not None:
-            images.of_journal(journal.seal.store.path.name.encode())
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -166,7 +161,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=images,
+            images=Images(keys, why, journal.seal.line if journal is not None and journal.seal is not None else b""),
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -184,10 +179,15 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             if not journal.path.exists():
                 journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
         lock.release(directory, held, keep_log=failed or not halted)
-        if args.own_runtime:  # if it is empty; the program that made the directory may be gone
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        if args.own_runtime:
+            _remove_empty(directory)
     return 0
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove a directory if nothing is in it; the program that made it may be gone."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _open_audit(
@@ -220,7 +220,7 @@ def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
         if config.seal.key == "command" and not keys.plain:
             keys.masters()
     except SyscallError as error:
-        if config.seal.key == "command":
+        if config.seal.key == "command" or config.journal is not None:
             raise
         return None, error.reason
     return keys, ""

@@ -23,7 +23,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 _NAME = 8  # bytes of a key's name; in a file it has 16
 _PAD = bytes(8)
 _KEPT = 4096  # files that were looked at and may yet be read
-_TRAVEL = "write it with a passphrase where it can be read (`checkpoint PID FILE --passphrase`)"
+_TRAVEL = "write it with a passphrase where it can be read (`checkpoint PID FILE --passphrase-file FILE`)"
 
 _SEALED = (
     "its process images under a passphrase: whoever knows that can read them (`llmasos shred FILE` overwrites one)",
@@ -61,9 +61,10 @@ Request = tuple[str, int]  # a device and a number
 class Images:
     """The files under way. `keys`: none are to be had, and `why`."""
 
-    def __init__(self, keys: Keys | None, why: str = "") -> None:
+    def __init__(self, keys: Keys | None, why: str = "", line: bytes = b"") -> None:
+        """`line`: the processes are those of the journal that has this name, whatever kernel goes on with them."""
         self._keys, self._why = keys, why
-        self._line = secrets.token_bytes(8)  # tells processes of this kernel from those of others
+        self._line = line or secrets.token_bytes(8)  # tells processes of this kernel from those of others
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
@@ -111,10 +112,6 @@ class Images:
         for some in (self._asked, self._locked, self._written):
             for request in [one for one in some if one[0] == device]:
                 del some[request]
-
-    def of_journal(self, line: bytes) -> None:
-        """The processes are those of the journal that has this name, whatever kernel goes on with them."""
-        self._line = line
 
     def number(self, pid: int) -> int:
         """A process's number among all that the user's kernels ever have."""

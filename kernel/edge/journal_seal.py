@@ -245,6 +245,11 @@ class Seal:
         self.live = self.segment()
         self.live.gone.update(slot.pid for slot in self.store.find(PROCESS))
 
+    @property
+    def line(self) -> bytes:
+        """The journal's name, which tells its processes from those of others."""
+        return self.store.path.name.encode()
+
     def segment(self) -> Writer:
         """A new one."""
         self.latest = Writer(self.store, self._name, self.names)
