@@ -48,6 +48,7 @@ from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 
+_NEVER: Fsync = "never"
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
 
@@ -131,8 +132,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     try:
         if args.log:
             open_log(Path(args.log))
-        log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
-        fsync: Fsync = "never"
+        log, fsync = console(quiet=args.quiet, log=Path(args.log) if args.log else None), _NEVER
         keys, why = _keys(config)
         if config.journal is not None:
             journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
@@ -161,7 +161,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=Images(keys, why, journal.seal.line if journal is not None and journal.seal is not None else b""),
+            images=Images(keys, why, journal.seal if journal is not None else None),
         )
         with short_pauses():
             kept = trio.run(server.run)

@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
+from llmasos.kernel.edge.journal_seal import Seal
 from llmasos.kernel.edge.keys import IMAGE, OWN, Keys, Store
 from llmasos.kernel.edge.master import overwrite
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -61,10 +62,12 @@ Request = tuple[str, int]  # a device and a number
 class Images:
     """The files under way. `keys`: none are to be had, and `why`."""
 
-    def __init__(self, keys: Keys | None, why: str = "", line: bytes = b"") -> None:
-        """`line`: the processes are those of the journal that has this name, whatever kernel goes on with them."""
+    def __init__(self, keys: Keys | None, why: str = "", journal: Seal | None = None) -> None:
+        """`journal`: the processes are those of that journal, whatever kernel goes on with them."""
         self._keys, self._why = keys, why
-        self._line = line or secrets.token_bytes(8)  # tells processes of this kernel from those of others
+        self._line = (
+            journal.line if journal is not None else secrets.token_bytes(8)
+        )  # tells processes of this kernel from those of others
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
