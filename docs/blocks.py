@@ -178,6 +178,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "shell.only": _shell_only,
     "chart.bars": _bars,
     "chart.marks": _marks,
+    "config.seal": lambda: _keys(settings.Seal, KernelConfig),
     "config.groups": lambda: _keys(settings.GroupFile, GroupSettings),
 }
 
