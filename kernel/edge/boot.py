@@ -48,6 +48,7 @@ from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 
+_NEVER: Fsync = "never"
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
 
@@ -131,14 +132,11 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     try:
         if args.log:
             open_log(Path(args.log))
-        log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
-        fsync: Fsync = "never"
+        log, fsync = console(quiet=args.quiet, log=Path(args.log) if args.log else None), _NEVER
         keys, why = _keys(config)
         if config.journal is not None:
-            if keys is None:
-                raise Errno.ENOENT(why)
             journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
-            stamp(journal.state, damaged=bool(journal.notes))
+            stamp(journal.state, damaged=any(level != "info" for level, _ in journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -147,7 +145,6 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
         audit = _open_audit(config, fsync, notes)
-        images = _images(keys, why, journal)
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -164,7 +161,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=images,
+            images=Images(keys, why, journal.seal if journal is not None else None),
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -182,14 +179,6 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
-
-
-def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
-    """The keys of process images, and which journal's they are."""
-    images = Images(keys, why)
-    if journal is not None and journal.seal is not None:
-        images.of_journal(journal.seal.store.path.name.encode())
-    return images
 
 
 def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:
@@ -233,7 +222,7 @@ def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
         if config.seal.key == "command" and not keys.plain:
             keys.masters()
     except SyscallError as error:
-        if config.seal.key == "command":
+        if config.seal.key == "command" or config.journal is not None:
             raise
         return None, error.reason
     return keys, ""

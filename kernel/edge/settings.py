@@ -389,8 +389,8 @@ class BootConfig(KernelConfig):
     seal: Seal = dataclasses.field(default_factory=Seal)
 
 
-def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
-    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
+def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
+    """The devices of the command line, else of the file, else those that there are. EINVAL."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
     configs = []
@@ -414,7 +414,12 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
             )
         )
-    models = _models(file, over)
+    return configs
+
+
+def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
+    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
+    configs, models = _devices(file, over), _models(file, over)
     audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
     return BootConfig(
         devices=configs,

@@ -195,10 +195,18 @@ def transcript(seed: int, secret: int, place: Path) -> list[Any]:
         begun = [(call, future) for call, future in begun if not future.done]
         call = ann.call()
         future = ann.program.start(call)
-        sim.run_until(lambda future=future: future.done, what=repr(call)[:200])  # type: ignore[misc]
+        sim.run_until(lambda future=future, call=call: future.done or _stands(sim, call), what=repr(call)[:200])  # type: ignore[misc]
+        if not future.done:
+            future.cancel()
         sim.run_until(lambda: not _computes(sim), what="quiet")
         ann.take(call, future)
     return ann.transcript
+
+
+def _stands(sim: Simulation, call: Call[Any]) -> bool:
+    """Whether a call waits for one of Ann's processes that is stopped, and so for ever."""
+    row = sim.kernel.table.find(pid_of(ANN, getattr(call, "pid", 0)))
+    return row is not None and row.state == "stopped"
 
 
 def _computes(sim: Simulation) -> bool:
