@@ -19,7 +19,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -204,9 +204,7 @@ class Keeper:
                 async with self._switching:
                     frames = self._frames
                     try:
-                        await trio.to_thread.run_sync(self._sync_keys)
-                        for copy in list(self._copies):
-                            await self._sync_one(copy)
+                        await self._to_disk([copy.fd for copy in self._copies])
                     except OSError as error:  # it is not known what is on the disk: only a new file helps
                         self._fail(error)
                 if not self.failing:
@@ -219,8 +217,8 @@ class Keeper:
         if self._seal is not None:
             self._seal.store.sync()
 
-    async def _sync_one(self, copy: _Copy) -> None:
-        """Have one file on the disk. Raises OSError."""
+    async def _to_disk(self, files: Sequence[int]) -> None:
+        """Have files on the disk, with the keys that they need. Raises OSError."""
         begun, said = trio.current_time(), False
 
         async def say() -> None:
@@ -232,7 +230,9 @@ class Keeper:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(say)
-                await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                await trio.to_thread.run_sync(self._sync_keys)
+                for fd in files:
+                    await trio.to_thread.run_sync(os.fdatasync, fd)
                 nursery.cancel_scope.cancel()
         except* OSError as errors:
             raise errors.exceptions[0] from None

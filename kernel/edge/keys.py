@@ -175,7 +175,11 @@ class Store:
         """Bring new slots to the disk. Raises OSError."""
         if self.dirty:
             self.dirty = False
-            os.fdatasync(self._descriptor)
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError:
+                self.dirty = True
+                raise
 
     def renew(self) -> None:
         """Give every owner a new key under the newest master key, wrap all keys below them anew, and overwrite the old

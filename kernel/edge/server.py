@@ -343,7 +343,7 @@ class Server:
         except MemoryError:
             why = "the kernel has no memory for the answer; ask for less"
             frame = wire.encode_reply(action.seq, Errno.EIO, why, position)
-        if self._audit is None:
+        if self._audit is None or not action.tells:
             self._reply_kept(peer, frame, action)
         else:
             self._audit.when_kept(lambda: self._reply_kept(peer, frame, action))

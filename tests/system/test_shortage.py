@@ -91,7 +91,7 @@ def test_a_disk_that_takes_long_holds_up_only_the_answers_that_need_it(tmp_path:
 
 def test_a_kernel_whose_files_may_not_grow_says_so_and_loses_nothing(tmp_path: Path) -> None:
     place = tmp_path / "run"
-    with booted(*journaled(place, "interval"), place=place) as kernel, kernel.connect() as program:
+    with booted(*journaled(place, "interval"), "--plain", place=place) as kernel, kernel.connect() as program:
         pid = program(Spawn("sim", [1, 2, 3], detached=True), timeout=PATIENCE)
         journal = place / runtime.JOURNAL
         with limited(kernel.pid, resource.RLIMIT_FSIZE, journal.stat().st_size):
