@@ -52,6 +52,7 @@ class AuditKeeper:
         self._unsynced, self._unsigned = trio.Event(), trio.Event()
         self._syncing = trio.Lock()
         self._failing = ""
+        self._doubtful = False  # the file could not be synced: it is not known what of it is on the disk
         self._lost = 0  # lines that could not be written
         self._anchor_failing = False
 
@@ -89,8 +90,9 @@ class AuditKeeper:
         """Say how many lines could not be written, now that one can be. Raises OSError."""
         if not self._failing:
             return
-        if not self._file.in_place():
+        if self._doubtful or not self._file.in_place():
             self._file.begin_file()
+        self._doubtful = False
         self._file.write({"at": now(), "what": "lost", "of": "log", "details": {"count": self._lost}})
         self._lost, self._failing = 0, ""
         self._report(AuditFails(""))
@@ -129,7 +131,8 @@ class AuditKeeper:
             self._unsynced = trio.Event()
             try:
                 await self._sync_now()
-            except OSError as error:  # it is not known what is on the disk
+            except OSError as error:
+                self._doubtful = True
                 self._fail(error)
                 self._release(self._failing)
             if self._fsync != "always":
