@@ -34,6 +34,7 @@ EVENTS = {
     "proc.exec": Shape("a process has another model", _PROCESS, "*", "tokens in its log", "the model"),
     "proc.decoded": Shape("a decode has ended", _PROCESS, "*", "tokens since it began", "why (`Finish`)"),
     "proc.exit": Shape("a process ends", _PROCESS, amount="its status", detail="why"),
+    "proc.shred": Shape("a process is destroyed", _PROCESS, "*", "tokens that its log had"),
     "proc.move": Shape("a process has moved", _PROCESS, "the new one", "tokens in its log", "`FROM to TO`"),
     "proc.checkpoint": Shape("a process image is written", _PROCESS, "*", "its bytes", "the file"),
     "proc.restore": Shape("a process comes from an image", _PROCESS, "*", "tokens in its log", "the file"),

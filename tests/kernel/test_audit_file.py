@@ -436,6 +436,7 @@ def test_a_file_that_somebody_removes_is_missed_and_another_begun(tmp_path: Path
     assert running.file.chain.lines == 5  # begin, lost, kill
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["file", "program"])
 def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "heads"
@@ -464,6 +465,7 @@ def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(
     assert (report.signed_heads, report.anchored_heads) == (2, 2)
 
 
+@pytest.mark.processes
 def test_an_anchor_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_keeper, "ANCHOR_SECONDS", 0.2)
     running = Running(tmp_path, anchor=["sleep", "600"])

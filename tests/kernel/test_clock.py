@@ -41,6 +41,7 @@ REPORTS = {  # fields that may hold floats: settings as they were given, reports
     "Tier.bandwidth",
     "Sizes.heartbeat_seconds",
     "KernelConfig.weight_quantum",
+    "Partition.turn",
     "KernelConfig.aging_seconds",
     "KernelConfig.hang_seconds",
     "KernelConfig.start_seconds",

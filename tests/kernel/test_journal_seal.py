@@ -262,6 +262,7 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         source.read()
 
 
+@pytest.mark.processes
 def test_a_command_gives_the_key_and_its_trouble_is_told(tmp_path: Path) -> None:
     key = secrets.token_bytes(32)
     (tmp_path / "key").write_text(key.hex())

@@ -237,7 +237,7 @@ def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
     kinds = {touches.what for entry in TABLE.values() for touches in entry.touches}
     assert kinds <= {*PROCESSES, *GROUPS, Names.DEVICE, Names.MODEL, Names.FILE}
     nothing = {entry.name for entry in TABLE.values() if not entry.touches}
-    assert nothing == {"attach", "null", "boot_info", "stats", "trace", "dmesg", "shutdown", "ps", "models"}
+    assert nothing == {"attach", "null", "boot_info", "stats", "trace", "dmesg", "shutdown", "ps", "models", "inventory"}
     unguarded = {
         (entry.name, touches.field) for entry in TABLE.values() for touches in entry.touches if touches.needs is Needs.SEE
     }
