@@ -10,6 +10,7 @@ from llmasos.kernel.memory.page_table import Kept
 from llmasos.kernel.memory.swap import Slot
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Simulation, invariants, simulate
 from llmasos.syscalls.records import LogRecord, State, WaitFor
 from llmasos.syscalls.table import Decode, Spawn
@@ -43,7 +44,7 @@ def model(sim: Simulation) -> Image:
 BREAKS: dict[str, tuple[Callable[[Simulation], object], str]] = {
     "a page is gone": (lambda sim: first(sim).table.frames.pop(), "frames for"),
     "a page twice": (lambda sim: first(sim).table.frames.__setitem__(0, first(sim).table.frames[1]), "mapped twice"),
-    "more cached than there is": (lambda sim: first(sim).log.__delitem__(slice(None)), "tokens cached"),
+    "more cached than there is": (lambda sim: setattr(first(sim), "log", log_of()), "tokens cached"),
     "more sent than there is": (lambda sim: setattr(first(sim).table, "sent", 99), "more frames are sent"),
     "kept beyond the log": (lambda sim: setattr(first(sim).table, "kept", {9: Kept(Slot(1, 0), 16)}), "beyond the log"),
     "a stray record": (lambda sim: setattr(first(sim).records, "rows", [LogRecord(999, b"x")]), "a record stands at 999"),
