@@ -204,8 +204,10 @@ def transcript(seed: int, secret: int, place: Path) -> list[Any]:
 
 
 def _stands(sim: Simulation, call: Call[Any]) -> bool:
-    """Whether a call waits for one of Ann's processes that is stopped, and so for ever."""
-    row = sim.kernel.table.find(pid_of(ANN, getattr(call, "pid", 0)))
+    """Whether a decode waits for one of Ann's processes that is stopped, and so for ever."""
+    if not isinstance(call, Decode):
+        return False
+    row = sim.kernel.table.find(pid_of(ANN, call.pid))
     return row is not None and row.state == "stopped"
 
 
