@@ -153,6 +153,14 @@ def decode_request(frame: bytes) -> Request:
         raise RefusedFrame(seq, Errno.EINVAL, reason) from None
 
 
+def seq_of(frame: bytes) -> int:
+    """The sequence number of a request that is not read any further; 0: it has none."""
+    try:
+        return _fields(_envelope(frame))[1]
+    except _BROKEN:
+        return 0
+
+
 def taken(call: Call[R]) -> Call[R]:
     """A call as the kernel gets it, without a wire. Raises SyscallError for what is no call, or none that the kernel
     takes."""

@@ -28,7 +28,7 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.edge import door
+from llmasos.kernel.edge import door, room
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
@@ -69,7 +69,7 @@ from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime, transport, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
-from llmasos.syscalls.table import BY_RECORD
+from llmasos.syscalls.table import BY_RECORD, Attach, Exec, Feed, Fork, Restore, Spawn
 from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
@@ -77,6 +77,9 @@ FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
 FORGET_SECONDS = 30.0  # until whoever destroys a process is told that it takes longer
 FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
+
+
+_GROW = frozenset({Attach, Exec, Feed, Fork, Restore, Spawn})  # calls that make the kernel grow
 
 
 class Core(Protocol):
@@ -122,6 +125,7 @@ class Server:
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
         self._peers = Peers()
+        self._room = room.Room()
         self._strangers = {None, unmapped_uid()} - {os.getuid()}  # uids of nobody
         self._events: deque[Event] = deque()
         self._handling = False
@@ -164,12 +168,10 @@ class Server:
                 self._programs.bind(runtime.endpoint(self._directory), listener)
                 nursery.start_soon(self._monitor.run, self._follow_links)
                 await self._door.open()
-                nursery.start_soon(self._door.sweep)
-                nursery.start_soon(self._door.guard)
+                for task in (self._door.sweep, self._door.guard, self._keep_time, self._sample_figures):
+                    nursery.start_soon(task)
                 nursery.start_soon(self._programs.run, self._from_program)
                 nursery.start_soon(self._drivers.run, self._from_driver)
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._sample_figures)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
@@ -261,7 +263,12 @@ class Server:
             if message.parts != 1:
                 reason = f"a message is one frame, {message.parts} came"
                 raise wire.RefusedFrame(0, Errno.EINVAL, reason)
+            size = len(message.body)
+            if size >= room.LONG and (why := self._room.refusal(size)):
+                raise wire.RefusedFrame(wire.seq_of(message.body), Errno.EAGAIN, why)
             request = wire.decode_request(message.body)
+            if type(request.call) in _GROW and (why := self._room.refusal(size)):
+                raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
         except wire.RefusedFrame as refusal:
             self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
             self._handle(Rejected(peer.number, refusal.errno))
@@ -302,7 +309,7 @@ class Server:
         except wire.RefusedFrame as refusal:
             seq = refusal.seq
         self._programs.send(wire.encode_reply(seq, errno, why), message.peer)
-        self._handle(Rejected(0, errno))
+        self._handle(Rejected(0, errno, why))
 
     def _follow_links(self) -> None:
         for link in self._monitor.drain():
@@ -330,7 +337,12 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
-        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told and action.tells else 0)
+        position = self._position if action.told and action.tells else 0
+        try:
+            frame = wire.encode_reply(action.seq, action.errno, value, position)
+        except MemoryError:
+            why = "the kernel has no memory for the answer; ask for less"
+            frame = wire.encode_reply(action.seq, Errno.EIO, why, position)
         if self._audit is None:
             self._reply_kept(peer, frame, action)
         else:
