@@ -389,7 +389,7 @@ _ONE = "start both from one installation of LLMasOS"
 _OFFERS = ("max_runs", "step_tokens", "stream_tokens", "guess_rows")
 
 
-def decode_from_driver(body: bytes) -> FromDriver:
+def decode_from_driver(body: bytes | bytearray) -> FromDriver:
     """Raises msgspec.DecodeError; for the hello of another version, whatever form it has, one that names the version."""
     try:
         return _from_driver.decode(body)

@@ -4,9 +4,8 @@ All that happens becomes an event for `core.handle`, and the edge carries out th
 thread (as on a uniprocessor kernel: the core needs no locks). Nothing here decides anything. Many tasks produce events,
 but handling is plain code without a checkpoint, so events are handled whole and one after the other.
 
-Programs' frames are taken in bounded batches and in turn among connections (as ZeroMQ's ROUTER does), so a flood from one
-delays the others by little. An error in the core is not caught: it ends the kernel with its traceback, and the drivers
-with it; a kernel in an unknown state must not go on.
+Programs' frames are taken in turns (door.py), so a flood from one delays the others by little. An error in the core is
+not caught: it ends the kernel with its traceback, and the drivers with it; a kernel in an unknown state must not go on.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from typing import Protocol
 import msgspec
 import psutil
 import trio
-import zmq
 from trio import TaskStatus
 
 from llmasos.drivers import protocol
@@ -30,7 +28,7 @@ from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.peers import Peer, Peers, chosen_id
+from llmasos.kernel.edge.peers import Peer, Peers
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
@@ -58,15 +56,14 @@ from llmasos.kernel.events import (
     WakeAt,
 )
 from llmasos.kernel.journal.state import State
-from llmasos.syscalls import runtime, transport, wire, zeromq
+from llmasos.syscalls import budgets, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Budget
-from llmasos.syscalls.transport import Message
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
-FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
+FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt,
+FLUSH_LOOK = 0.02  # and between two looks whether they have
 
 
 class Core(Protocol):
@@ -132,26 +129,28 @@ class Server:
         self._epoch = self._seen = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
-        self._door = door.Door(door.raise_descriptor_limit())
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._programs = transport.router(context)
-        self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
-        self._monitor = self._programs.monitor()
+        descriptors = door.raise_descriptor_limit()
+        self._programs = door.Door(descriptors, self._from_program, self._lost_program, self._note)
+        self._drivers = door.Door(
+            descriptors,
+            self._from_driver,
+            lambda peer: self._supervisor.lost(peer),
+            self._note,
+            received=budgets.DRIVER_RECEIVED,
+            sends=budgets.DRIVER_REQUESTS,
+            admits=lambda os_pid: self._supervisor.admits(os_pid),
+        )
         try:
             async with trio.open_nursery() as self._nursery:
                 nursery = self._nursery
                 self._supervisor = Supervisor(self._devices, self._directory, self._from_supervisor, nursery)
                 await nursery.start(self._watch_signals)
-                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+                self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
-                listener = self._door.listen(self._directory / runtime.PROGRAMS)
-                self._programs.bind(runtime.endpoint(self._directory), listener)
-                nursery.start_soon(self._monitor.run, self._follow_links)
-                await self._door.open()
-                nursery.start_soon(self._door.sweep)
-                nursery.start_soon(self._door.guard)
-                nursery.start_soon(self._programs.run, self._from_program)
-                nursery.start_soon(self._drivers.run, self._from_driver)
+                self._programs.listen(self._directory / runtime.PROGRAMS)
+                for one in (self._programs, self._drivers):
+                    nursery.start_soon(one.run)
+                    nursery.start_soon(one.keep_time)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._sample_figures)
                 if self._keeper is not None:
@@ -166,17 +165,16 @@ class Server:
                         await trio.to_thread.run_sync(self._keeper.sync_all)
                     self._keeper.stop()
                 with trio.move_on_after(FLUSH_SECONDS):
-                    while self._programs.backlog:  # noqa: ASYNC110 - ZeroMQ tells nobody when a pipe has room
-                        await trio.sleep(transport.RETRY_SECONDS)
+                    while self._programs.waiting:  # noqa: ASYNC110 - the door tells nobody
+                        await trio.sleep(FLUSH_LOOK)
                 await self._supervisor.end_all(self._ask_to_quit, self._hurry)
                 nursery.cancel_scope.cancel()
         finally:
-            self._door.close()
-            self._programs.close(linger=FLUSH_SECONDS)
+            self._halt.set()  # what ends from here on is no event
+            self._programs.close()
             self._drivers.close()
             if self._keeper is not None:
                 self._keeper.close()
-            context.term()  # returns when the last answers have left, or their time is up
         return self._keeps
 
     # --- events in, actions out -------------------------------------------------------------------------------------
@@ -205,8 +203,7 @@ class Server:
             case Reply():
                 self._answer(action)
             case Send():
-                identity = self._supervisor.identity(action.device, action.incarnation)
-                self._drivers.send(protocol.encode(action.message), identity)
+                self._send(action.device, action.incarnation, action.message)
             case WakeAt():
                 self._wake_at = action.at
                 self._set_alarm()
@@ -224,15 +221,14 @@ class Server:
 
     # --- programs ---------------------------------------------------------------------------------------------------
 
-    def _from_program(self, message: Message) -> None:
-        peer = self._peers.known(message) or self._bind(message)
-        if peer is None:
-            return
+    def _from_program(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+        if self._peers.numbered(peer.number) is None:
+            self._peers.add(peer)
+            self._attached.set()
         try:
-            if message.parts != 1:
-                reason = f"a message is one frame, {message.parts} came"
-                raise wire.RefusedFrame(0, Errno.EINVAL, reason)
-            request = wire.decode_request(message.body)
+            if isinstance(message, zmtp.Refused):
+                raise wire.RefusedFrame(wire.seq_of(message.prefix), message.errno, message.reason)
+            request = wire.decode_request(message)
         except wire.RefusedFrame as refusal:
             self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
             self._handle(Rejected(peer.number, refusal.errno))
@@ -242,53 +238,18 @@ class Server:
         else:
             self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid))
 
-    def _bind(self, message: Message) -> Peer | None:
-        if chosen_id(message.peer):
-            reason = "routing ids are the kernel's to give; leave ZMQ_ROUTING_ID unset"
-            self._programs.send(wire.encode_reply(0, Errno.EPROTO, reason), message.peer)
-            self._handle(Rejected(0, Errno.EPROTO))
-            return None
-        self._follow_links()
-        if why := self._door.refusal(message.fd):
-            self._refuse(message, why)
-            return None
-        self._attached.set()
-        peer, replaced = self._peers.bind(message)
-        if replaced is not None:
-            self._handle(Disconnected(replaced.number))
-        return peer
-
-    def _refuse(self, message: Message, why: str) -> None:
-        """Answer the first message of a program that cannot stay."""
-        try:
-            seq = wire.decode_request(message.body).seq
-        except wire.RefusedFrame as refusal:
-            seq = refusal.seq
-        self._programs.send(wire.encode_reply(seq, Errno.EAGAIN, why), message.peer)
-        self._handle(Rejected(0, Errno.EAGAIN))
-
-    def _follow_links(self) -> None:
-        for link in self._monitor.drain():
-            if link.up:
-                self._door.came(link.fd)
-            else:
-                self._door.went(link.fd)
-            if (peer := self._peers.follow(link)) is not None:
-                self._programs.forget(peer.routing_id)
+    def _lost_program(self, peer: Peer) -> None:
+        if self._peers.numbered(peer.number) is not None:
+            self._peers.remove(peer)
+            if not self._halt.is_set():
                 self._handle(Disconnected(peer.number))
 
+    def _note(self, peer: Peer, text: str) -> None:
+        self._handle(Noted("warning", text))
+
     def _reply(self, peer: Peer | None, frame: bytes) -> None:
-        if peer is None:
+        if peer is None or not self._programs.send(peer, frame):
             self.lost_replies += 1
-            return
-        overflows = self._programs.overflows(peer.routing_id, len(frame))
-        if not self._programs.send(frame, peer.routing_id):
-            self.lost_replies += 1
-            if overflows:
-                text = f"OS process {peer.os_pid} does not read its answers, and is cut off; its calls are lost"
-                self._handle(Noted("warning", text))
-            # It has gone, or does not read its answers: either way this is its end, and the monitor will report it.
-            zeromq.cut(peer.fd, peer.inode)
 
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
@@ -310,13 +271,16 @@ class Server:
 
     # --- drivers ----------------------------------------------------------------------------------------------------
 
-    def _from_driver(self, message: Message) -> None:
-        named = self._supervisor.named(message.peer, message.fd)
+    def _from_driver(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+        named = self._supervisor.named(peer)
         if named is None:
             return  # a late message of a driver whose end was reported already, or a stranger's
         name, incarnation = named
+        if isinstance(message, zmtp.Refused):
+            self._supervisor.kill(name, incarnation, f"it sent what is no message: {message.reason}")
+            return
         try:
-            event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
+            event = FromDevice(name, incarnation, protocol.decode_from_driver(message))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
         else:
@@ -344,7 +308,11 @@ class Server:
             self._ready()
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
-        return self._drivers.send(protocol.encode(protocol.Quit()), self._supervisor.identity(device, incarnation))
+        return self._send(device, incarnation, protocol.Quit())
+
+    def _send(self, device: str, incarnation: int, message: protocol.ToDriver) -> bool:
+        peer = self._supervisor.peer(device, incarnation)
+        return peer is not None and self._drivers.send(peer, protocol.encode(message))
 
     # --- files that somebody may remove ---------------------------------------------------------------------------------
 
@@ -359,11 +327,9 @@ class Server:
         try:
             self._place.make_again()
             if not self._place.has(runtime.DRIVERS):
-                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+                self._drivers.listen(self._directory / runtime.DRIVERS)
             if not self._place.has(runtime.PROGRAMS):
-                listener = self._door.listen(self._directory / runtime.PROGRAMS)
-                self._programs.bind(runtime.endpoint(self._directory), listener)
-                self._nursery.start_soon(self._open_door)
+                self._programs.listen(self._directory / runtime.PROGRAMS)
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)
             self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))
@@ -371,12 +337,6 @@ class Server:
                 self._handle(HaltRequest("another kernel runs in its place", self._keeper is not None))
         else:
             self._handle(Noted("warning", f"files in {self._directory} have been removed; they are made again"))
-
-    async def _open_door(self) -> None:
-        try:
-            await self._door.open()
-        except OSError as error:  # removed once more; then it is looked at again
-            self._handle(Noted("error", f"{self._directory / runtime.PROGRAMS} cannot be made: {error}"))
 
     # --- time and the operating system ------------------------------------------------------------------------------
 
@@ -433,9 +393,7 @@ class Server:
                     await trio.lowlevel.checkpoint()
             for pid in processes.keys() - wanted:
                 del processes[pid]
-            connections = Budget("connections", len(self._door), self._door.most, self._door.refused)
-            waiting = Budget("bytes of answers that wait", self._programs.backlog_bytes, transport.MAX_BACKLOGS)
-            self._handle(OsFigures(figures, [connections, waiting]))
+            self._handle(OsFigures(figures, self._programs.budgets()))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot

@@ -16,7 +16,6 @@ from trio.testing import MockClock
 from llmasos.drivers.protocol import Hello
 from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.edge import lock
-from llmasos.kernel.edge.peers import Peers, chosen_id
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import (
@@ -43,8 +42,6 @@ from llmasos.syscalls import client
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo, Signal
 from llmasos.syscalls.table import Attach, Null
-from llmasos.syscalls.transport import Message
-from llmasos.syscalls.zeromq import Link
 from tests.booted import PATIENCE
 
 Handler = Callable[[Event, int], list[Action]]
@@ -286,65 +283,3 @@ def test_a_halt_during_a_start_leaves_no_driver() -> None:
 
     serve(core, scenario, [DeviceConfig("d", "sim")])  # returns only when the driver has ended
     assert len(core.seen(DriverExited)) == 1
-
-
-# --- peers ----------------------------------------------------------------------------------------------------------
-
-
-def given(counter: int) -> bytes:
-    return b"\0" + counter.to_bytes(4, "big")
-
-
-def message(counter: int, fd: int) -> Message:
-    return Message(given(counter), b"", fd, 1)
-
-
-def test_ids_that_zeromq_gave_are_told_from_chosen_ones() -> None:
-    assert not chosen_id(given(7))
-    assert chosen_id(b"me")
-    assert chosen_id(b"12345")
-    assert chosen_id(b"")
-
-
-def test_a_peer_is_known_until_its_connection_goes_down() -> None:
-    peers = Peers()
-    peers.follow(Link(900, True))
-    peer, replaced = peers.bind(message(1, 900))
-    assert peer is not None
-    assert replaced is None
-    assert peers.known(message(1, 900)) is peer
-    assert peers.numbered(peer.number) is peer
-    assert peers.follow(Link(900, False)) is peer
-    assert peers.known(message(1, 900)) is None
-    assert peers.numbered(peer.number) is None
-    assert len(peers) == 0
-
-
-def test_the_last_words_of_the_dead_bind_nobody() -> None:
-    peers = Peers()
-    peers.follow(Link(900, True))
-    peers.follow(Link(900, False))
-    assert peers.bind(message(1, 900)) == (None, None)
-
-
-def test_a_reused_descriptor_belongs_to_the_newer_connection() -> None:
-    peers = Peers()
-    peers.follow(Link(900, True))
-    old, _ = peers.bind(message(0xFFFFFFFF, 900))
-    new, replaced = peers.bind(message(0, 900))  # the counter has wrapped around
-    assert new is not None
-    assert replaced is old
-    assert peers.bind(message(0xFFFFFFFF, 900)) == (None, None)
-    assert peers.numbered(new.number) is new
-
-
-def test_numbers_are_never_reused() -> None:
-    peers = Peers()
-    numbers = set()
-    for counter in range(10):
-        peers.follow(Link(900, True))
-        peer, _ = peers.bind(message(counter, 900))
-        assert peer is not None
-        numbers.add(peer.number)
-        peers.follow(Link(900, False))
-    assert len(numbers) == 10
