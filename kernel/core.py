@@ -23,9 +23,9 @@ from llmasos.kernel.recovery import recovery
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
-from llmasos.syscalls import limits
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Right, State, WaitFor
+from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import BY_RECORD, Attach
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
@@ -48,11 +48,13 @@ class Kernel(System):
         self.started = self.now = now
         blocked = State.BLOCKED, WaitFor.CHILD, now
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
-        self.log("info", f"LLMasOS {self.config.version} boots")
+        self.log("info", f"LLMasOS {self.config.version} boots", public=True)
         for level, text in notes:
             self.log(level, text)
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
             make_group(self, path, settings)
+        if saved is not None and not saved.processes.keys().isdisjoint(range(len(self.config.devices) + 2)):
+            recovery.resume_pids(self, saved)  # there were fewer devices
         for device in self.config.devices:
             reincarnation.add_device(self, device)
         if saved is not None:
@@ -104,12 +106,12 @@ class Kernel(System):
         if self.trace.on:
             wake(self, self.traced)
             self._reconcile()
-            self.trace.expire(self.uptime, bool(self.traced))
+            self.trace.expire(self.uptime, {request.program.owner for request in self.traced})
         wake_at = self.timers.next()
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
-        frame = self.journal.frame(self.table, self.now)
+        frame = self.journal.frame(self.table, self.owners, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
         actions, self.actions = self.actions, []
@@ -144,7 +146,7 @@ class Kernel(System):
 
     def recorded(self) -> Saved:
         """What the journal must have come to, from the live state; logs are not copied."""
-        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.now, self.secret)
+        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.owners, self.now, self.secret)
 
     def snapshot(self) -> Saved:
         """A copy of what the journal must have come to."""
@@ -162,30 +164,39 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                program = recovery.take_up(self, event, event.call.ticket) if event.call.ticket else self._attach(event)
+                call = event.call
+                program = recovery.take_up(self, event, call.ticket) if call.ticket else self._attach(event, call)
             except SyscallError as error:
                 self.counters["errors"] += 1
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
-        request = Request(program, event.seq, event.call, entry, program.group)
+        request = Request(program, event.seq, event.call, entry, program.group, event.drawn, size=event.size)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
-            self.emit(f"call.{entry.name}", program.pid, amount=event.seq, detail=describe(event.call))
+            told = describe(event.call), describe(event.call, content=False)
+            self.emit(f"call.{entry.name}", program.pid, "", event.seq, *told)
         if event.seq in program.parked:
             if not recovery.join(program.parked[event.seq], request):
                 desk.fail(self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
-        elif len(program.parked) >= limits.MAX_PARKED_CALLS:
-            desk.fail(self, request, Errno.EAGAIN, f"{len(program.parked)} calls of this program wait already")
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
         elif not (program.to_replay and recovery.answer_again(self, request)):
-            dispatch(self, request)
+            try:
+                self.spending.check(request)
+            except SyscallError as error:
+                desk.fail(self, request, error.errno, error.reason)
+            else:
+                dispatch(self, request)
 
-    def _attach(self, event: events.Syscall) -> Program:
-        pid = self.table.new_pid()
-        self.groups.users.check_pids(1)
-        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid)
-        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, peer=event.peer)
-        program.os_pid, program.rights = event.os_pid, int(Right.ALL)
+    def _attach(self, event: events.Syscall, call: Attach) -> Program:
+        if (event.uid or 0) > pids.MOST_UID:
+            raise Errno.EPERM(f"user id {event.uid} is greater than any that this kernel serves ({pids.MOST_UID})")
+        owner = self.owners.of(event.uid, call.tenant, event.drawn)
+        self.table.check_room(1)
+        self.groups.home(owner).check_pids(1)
+        pid = self.table.new_pid(owner.space)
+        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)
+        program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, owner=owner, peer=event.peer)
+        program.os_pid, program.rights = event.os_pid, owner.rights
         self.programs[event.peer] = program
         self.table.add(program)
         self.emit("proc.attach", program.pid, amount=event.os_pid)

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmasos.kernel.events import Halt, Reply
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.outward import outward, text
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import leave
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -50,16 +51,19 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
     request.answered, request.begun = True, None
+    owner = request.program.owner
+    if len(system.owners) > 1:
+        value, reason = outward(owner, request.call, value), text(owner, reason)
     if request.channel is not None:
         leave(system, request)
     if request.deadline is not None:
         request.deadline.cancel()
     program = request.program
     if system.trace.on and not isinstance(request.call, Trace):
-        outcome = describe_outcome(errno, value if errno is Errno.OK else reason)
-        system.emit(f"ret.{request.entry.name}", program.pid, amount=request.seq, detail=outcome)
-    if program.parked.get(request.seq) is request:
-        del program.parked[request.seq]
+        said = value if errno is Errno.OK else reason
+        told = describe_outcome(errno, said), describe_outcome(errno, said, content=False)
+        system.emit(f"ret.{request.entry.name}", program.pid, "", request.seq, *told)
+    system.spending.unpark(request)
     system.journal.answered(request, errno, value, reason)
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)

@@ -76,6 +76,7 @@ def _hold_out(system: System, held: tuple[LLMProcess, Group]) -> None:
             "warning",
             f"process {process.pid} waits: its context of {len(process.log)} tokens is longer than the {most} that "
             f"kv_max of group {group.path} allows now ({group.settings.kv_max:,} bytes); raise it, or compact it",
+            process,
         )
     if group.settings.kv_action is KvAction.SPILL and process.table.frames:
         take_pages(system, process)
@@ -172,7 +173,7 @@ def _fail(system: System, stuck: tuple[LLMProcess, Group]) -> None:
         f"process {process.pid} cannot grow: group {group.path} has {group.kv:,} bytes of KV, its kv_max is "
         f"{group.settings.kv_max:,}; end or truncate others of it, or raise that"
     )
-    system.log("warning", reason)
+    system.log("warning", reason, process)
     fail_decoding(system, process, reason, Errno.EDQUOT)
 
 

@@ -29,6 +29,9 @@ class Syscall(Event):
     seq: int
     call: Call[Any]
     os_pid: int = 0  # of the calling program, as the operating system vouches for it; 0: unknown
+    uid: int | None = None  # of its OS process, likewise; None: the kernel's own
+    drawn: int = 0  # 63 random bits, where the call asks for some (table.Entry.draws)
+    size: int = 0  # bytes of its frame
 
 
 class Cancel(Event):
@@ -166,9 +169,9 @@ class KillDriver(Action):
 
 
 class SignalProgram(Action):
-    """Deliver a signal to a userland program's OS process."""
+    """Deliver a signal to the OS process of a connection."""
 
-    os_pid: int
+    peer: int
     signal: Signal
 
 
@@ -233,6 +236,9 @@ class KernelConfig:
     fsync: str = ""  # when that reaches the disk
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
+    uid: int = 0  # that the kernel runs as
+    show_all: bool = False  # whether everybody sees the rows of all processes, as with Unix's ps
+    salt: int = 0  # of the names of that user's KV, unless the journal has one
     os_pid: int = 0
     version: str = ""
     quantum: int = 32  # tokens a process may compute before one of the same class may take its pages

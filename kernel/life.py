@@ -126,7 +126,7 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
     process.stopped, process.stop_reason, process.crashes = True, reason, 1
     changed(system, process)
     why = f"process {process.pid} is stopped: {reason}; its log stays, `cont` tries again"
-    system.log("error", why)
+    system.log("error", why, process)
     refuse_caller(system, process, Errno.EIO, why)
 
 
@@ -135,7 +135,7 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     wake(system, process.output)
     wake(system, process.boundary)
-    parent = system.table.get(process.owner)
+    parent = system.table.get(process.parent)
     parent.zombies[process.pid] = process
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
@@ -150,8 +150,8 @@ def _keep_status(system: System, process: LLMProcess) -> None:
     """What is left of a detached process costs its group nothing: a session would be full, and would not end."""
     old, process.group = process.group, system.groups.system
     process.table.group = process.group
-    process.group.enter(process.pid)
-    old.leave(process.pid)
+    process.group.enter(process.pid, process.kept)
+    old.leave(process.pid, process.kept)
     system.journal.left(old)
     forget_old(system)
 
@@ -179,11 +179,11 @@ def strike(system: System, process: LLMProcess) -> None:
 
 def _tell(system: System, process: LLMProcess) -> None:
     """Calls that wait for this process, and its parent's that wait for any child, go on."""
-    parent = system.table.find(process.owner)
+    parent = system.table.find(process.parent)
     programs = [parent] if isinstance(parent, Program) else list(system.programs.values())
     wanted = (0, process.pid) if isinstance(parent, Program) else (process.pid,)
     for program in programs:
-        wake_some(system, program.ended, lambda request: isinstance(request.call, Wait) and request.call.pid in wanted)
+        wake_some(system, program.ended, lambda request: isinstance(request.call, Wait) and request.begun in wanted)
 
 
 def lives_on(system: System, process: LLMProcess) -> bool:

@@ -135,7 +135,7 @@ def _untie(system: System, group: Group) -> None:
     group.events["kv_untied"] += 1
     if group.events["kv_untied"] == 1:
         text = f"the processes that hold KV of group {group.path} wait for each other at its kv_max; the last one"
-        system.log("warning", f"{text}, {victim.pid} ({victim.name}), gives its pages up and computes them again")
+        system.log("warning", f"{text}, {victim.pid} ({victim.name}), gives its pages up and computes them again", victim)
     victim.pause = system.now + _UNTIED_PAUSE
     if victim.table.frames:
         take_pages(system, victim)

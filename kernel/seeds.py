@@ -15,11 +15,6 @@ def mix(a: int, b: int) -> int:
     return z
 
 
-def seed_of_pid(pid: int) -> int:
-    """The default seed of a spawned process."""
-    return mix(pid, 0) >> 1
-
-
 def seed_of_child(seed: int, index: int) -> int:
     """The seed of a process's `index`-th forked child (from 1)."""
     return mix(seed, index) >> 1

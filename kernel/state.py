@@ -16,12 +16,15 @@ from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
 from llmasos.kernel.objects.device import Ask, Device
+from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.sched.policies import Sources
+from llmasos.kernel.spending import Spending
 from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Budget, Kind
@@ -34,16 +37,18 @@ class System:
         self.config = config
         self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
-        self.groups = GroupTree(config.user)
+        self.owners = Owners(config.uid, config.salt)
+        self.groups = GroupTree(config.user, self.owners.operator)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls
         self.own = Program(INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0, peer=-1)
         self.timers = Timers()
-        self.trace = Trace(config.trace_events, config.log_lines)
+        self.trace = Trace(self.owners.operator, config.trace_events, config.log_lines)
         self.traced = Channel()  # woken by trace events
         self.figures: dict[int, tuple[int, float]] = {}
         self.budgets: list[Budget] = []  # of the edge
+        self.spending = Spending()
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
@@ -92,16 +97,29 @@ class System:
         self._images += 1
         return self._images
 
-    def log(self, level: str, text: str) -> None:
+    def log(self, level: str, text: str, of: Process | None = None, *, public: bool = False) -> None:
+        """A line for the operator; also for whose process it is about (`of`), or for everybody (`public`)."""
         text = printable(text)
         at = seconds(self.uptime)
-        self.trace.line(at, level, text)
-        self.actions.append(Log(at, level, text))
+        self.trace.line(at, level, text, of.owner if of is not None else None, public=public)
+        self.actions.append(Log(at, level, pids.told(text) if len(self.owners) > 1 else text))
 
-    def emit(self, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "") -> None:
-        """Record a trace event. Callers check `trace.on` first where building the arguments costs something."""
+    def emit(
+        self, what: str, pid: int = 0, device: str = "", amount: int = 0, detail: str = "", plain: str | None = None
+    ) -> None:
+        """Record a trace event of a process, which its owner sees, or of a device, for the operator alone. `plain` is its
+        detail for those who may not read the log. Callers check `trace.on` first where building the arguments costs
+        something."""
         if self.trace.on:
-            self.trace.emit(seconds(self.uptime), what, pid, device, amount, detail)
+            self.trace.emit(seconds(self.uptime), what, pid, device, amount, detail, self.owner_of(pid), plain)
+
+    def owner_of(self, pid: int) -> Owner | None:
+        """Whose a process is, or was; None: nobody's, or the operator's."""
+        process = self.table.find(pid)
+        if process is not None:
+            return process.owner
+        uid = pids.uid_of(pid)
+        return self.owners.get(str(uid)) if uid else self.owners.operator
 
     def device_named(self, name: str) -> Device:
         """The device of that name (empty: the first one), or ENODEV."""

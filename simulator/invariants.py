@@ -146,14 +146,14 @@ def check_family(system: System) -> None:
     for process in system.table:
         for pid in process.children:
             child = system.table.find(pid)
-            _require(child is not None and child.owner == process.pid, f"{process.pid}: child {pid} does not agree")
+            _require(child is not None and child.parent == process.pid, f"{process.pid}: child {pid} does not agree")
         ended = {pid for pid in process.children if (child := system.table.find(pid)) is not None and child.is_zombie()}
         _require(process.zombies.keys() == ended, f"{process.pid}: of its children {ended} have ended")
-        parent = system.table.find(process.owner)
-        if process.owner:
+        parent = system.table.find(process.parent)
+        if process.parent:
             _require(
                 parent is not None and process.pid in parent.children,
-                f"{process.pid}: parent {process.owner} does not agree",
+                f"{process.pid}: parent {process.parent} does not agree",
             )
         if process.state is State.ZOMBIE:
             detached = isinstance(process, LLMProcess) and process.traits.detached

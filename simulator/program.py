@@ -11,10 +11,11 @@ from llmasos.kernel.events import (
     Reply,
     Syscall,
 )
+from llmasos.kernel.seeds import mix
 from llmasos.syscalls import wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
-from llmasos.syscalls.table import Attach, Call
+from llmasos.syscalls.table import BY_RECORD, Attach, Call
 
 if TYPE_CHECKING:
     from llmasos.simulator.simulation import Simulation
@@ -66,8 +67,10 @@ class Future(Generic[R]):
 class Prog:
     """A program attached to the simulated kernel."""
 
-    def __init__(self, sim: Simulation, peer: int) -> None:
-        self.sim, self.peer = sim, peer
+    def __init__(self, sim: Simulation, peer: int, uid: int | None = None, chance: int | None = None) -> None:
+        """`uid` is that of its OS process; None: the kernel's own. `chance`: the seed of what is drawn for calls."""
+        self.sim, self.peer, self.uid = sim, peer, uid
+        self._chance = len(sim.programs) if chance is None else chance
         self.connected = True
         self.pid = 0
         self.ticket = b""
@@ -90,7 +93,8 @@ class Prog:
         return future
 
     def event(self, future: Future[Any]) -> Syscall:
-        return Syscall(self.peer, future.seq, future.call, os_pid=1000 + self.peer)
+        drawn = mix(self._chance, future.seq) >> 1 if BY_RECORD[type(future.call)].draws else 0
+        return Syscall(self.peer, future.seq, future.call, 1000 + self.peer, self.uid, drawn)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""

@@ -296,16 +296,25 @@ class Simulation:
     # --- programs and devices ---
 
     @wants(name=a(str, "text"), rights=a(int, "rights, as Right.SPAWN | Right.QUERY"))
-    def program(self, name: str = "test", rights: Right = Right.ALL) -> Prog:
-        """A new program, attached."""
-        program = self.connection()
-        info: BootInfo = program.call(Attach(name, int(rights)))
+    def program(
+        self,
+        name: str = "test",
+        rights: Right = Right.ALL,
+        *,
+        uid: int | None = None,
+        tenant: str = "",
+        chance: int | None = None,
+    ) -> Prog:
+        """A new program, attached; of another user than the kernel's with a `uid`, of one of his tenants with a `tenant`.
+        What is random in its calls follows from `chance`; None: from how many there were before it."""
+        program = self.connection(uid, chance)
+        info: BootInfo = program.call(Attach(name, int(rights), tenant=tenant))
         program.pid, program.ticket = info.pid, info.ticket
         return program
 
-    def connection(self) -> Prog:
+    def connection(self, uid: int | None = None, chance: int | None = None) -> Prog:
         """A connection that has not attached."""
-        program = Prog(self, 0)
+        program = Prog(self, 0, uid, chance)
         self.programs.append(program)
         self.connect(program)
         return program

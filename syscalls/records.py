@@ -30,6 +30,9 @@ Blobs = Annotated[list[Blob], Meta(max_length=limits.MAX_RECORDS)]
 Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
 PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, pattern=PRINTABLE)]
+# One name of a control group, since a tenant has one of its own.
+TENANT = r"\A(?!\.{1,2}\Z|session-)[A-Za-z0-9_.-]*\Z"
+Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT)]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
@@ -126,7 +129,8 @@ class Right(enum.IntFlag):
     CONTROL = 4  # feed, decode, signal, schedule processes
     MEMORY = 8  # page models in and out
     ADMIN = 16  # policy, shutdown
-    ALL = 31
+    SPEAK = 32  # attach for a tenant
+    ALL = 63
 
 
 Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]

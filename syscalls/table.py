@@ -54,6 +54,7 @@ from llmasos.syscalls.records import (
     Signal,
     Stats,
     StopIds,
+    Tenant,
     Tokens,
     TraceResult,
 )
@@ -73,6 +74,7 @@ class Names(enum.IntEnum):
 
     PROCESS = enum.auto()  # a living process of any kind; 0: the caller
     ROW = enum.auto()  # a row of the process table, zombies included; 0: the caller
+    CHILD = enum.auto()  # a row for which the caller may wait; 0: none
     MEMBER = (
         enum.auto()
     )  # a living program or LLM process in the caller's control group, or anywhere with ADMIN; 0: the caller
@@ -85,9 +87,32 @@ class Names(enum.IntEnum):
     GROUP = enum.auto()  # a control group, by its path from the caller's own or from the root
     PLACE = enum.auto()  # a group that the caller may put processes into: below its own, or anywhere with ADMIN
     RULED = enum.auto()  # a group that the caller may change: strictly below its own, or anywhere with ADMIN
+    # (ADMIN is the operator's; for programs of other users the owner of a group decides.)
     PARENT = (
         enum.auto()
     )  # the group that a new one is to be in, and the new one's name; the caller may change what is in it
+
+
+class Needs(enum.IntFlag):
+    """The rights on an object that a call may need (kernel/rights.py). Its owner has all of them, and so has the
+    machine's operator; others have none, and to them it is not there, except where a rule lets them see it."""
+
+    NONE = 0
+    SEE = 1  # it is there for the caller; without it the call fails as if it were not
+    READ = 2  # read its log, all of it
+    CONTROL = 4  # have it do something: feed, decode, signal; put something into it
+    LIMITS = 8  # change its limits, and its part of the device
+    CHARGE = 16  # have it pay: run on the device, in the group, with the model
+    ADMINISTER = 32  # what others feel too: how a device is scheduled, a model in use
+    ALL = 63
+
+
+class More(NamedTuple):
+    """What a call needs besides if a field has a value."""
+
+    field: str
+    needs: Needs
+    value: Any = None  # None: any but the empty one
 
 
 class When(enum.Enum):
@@ -108,6 +133,8 @@ class Touches(NamedTuple):
     idle: bool = False  # EBUSY while it decodes
     alone: bool = False  # EBUSY while another call gives it another model or device
     optional: bool = False  # an empty field names no object
+    needs: Needs = Needs.SEE
+    more: tuple[More, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -123,6 +150,7 @@ class Entry(NamedTuple):
     blocks: bool
     changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
+    draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
 
 
 TABLE: dict[int, Entry] = {}
@@ -136,6 +164,7 @@ def _call(
     right: Right,
     *errors: Errno,
     blocks: bool = False,
+    draws: bool = False,
     changes: bool = False,
     touches: tuple[Touches, ...] = (),
 ) -> Callable[[type[C]], type[C]]:
@@ -144,7 +173,7 @@ def _call(
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches)
+        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -157,16 +186,25 @@ COMMON = (Errno.EINVAL, Errno.ENOSYS, Errno.EPERM, Errno.EPROTO, Errno.EMSGSIZE,
 
 E = Errno
 
-_DEVICE = Touches("device", Names.DEVICE)
-_MODEL = Touches("model", Names.MODEL)
+N = Needs
+
+_DEVICE = Touches("device", Names.DEVICE, needs=N.CHARGE)
+_MODEL = Touches("model", Names.MODEL, needs=N.CHARGE)
 _FILE = Touches("path", Names.FILE)
-_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY)
-_IDLE_AT_BOUNDARY = Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True)
+
+
+def _process(what: Names, needs: Needs, when: When = When.NOW, **more: Any) -> Touches:
+    return Touches("pid", what, when, needs=needs, **more)
+
+
+def _group(what: Names, needs: Needs, field: str = "path") -> Touches:
+    return Touches(field, what, needs=needs)
+
 
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH)
+@_call(1, "system", Right(0), Errno.ESRCH, draws=True)
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -174,11 +212,16 @@ class Attach(Call[BootInfo]):
     BootInfo that this kernel gave before it died, the program gets back its pid, rights and processes. It then sends its
     unanswered calls again under their old sequence numbers; the kernel does nothing twice. ESRCH: no program with this
     ticket is expected back. EAGAIN: another connection is still attached as this program.
+
+    The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
+    whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
+    uid's. Programs of the uid have every right over its tenants.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
+    tenant: Tenant = ""
 
 
 @_call(2, "system", Right(0))
@@ -228,7 +271,7 @@ class Shutdown(Call[None]):
     keep: bool = False
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE,))
+@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE._replace(needs=N.ADMINISTER),))
 class Sched(Call[SchedInfo]):
     """Set how a device is scheduled, from its next step on, and return the settings in force. An empty or zero argument
     changes nothing. A policy is one of `boot_info`'s, or `/PATH/FILE.py:CLASS`, a module of the kernel's own user: the
@@ -259,14 +302,15 @@ class Sched(Call[SchedInfo]):
     E.EDQUOT,
     changes=True,
     blocks=True,
-    touches=(_DEVICE, Touches("group", Names.PLACE), _MODEL),
+    draws=True,
+    touches=(_DEVICE, _group(Names.PLACE, N.CHARGE, "group"), _MODEL),
 )
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
 
     The process is a child of the calling program and is killed with it; a `detached` one is a child of init and lives on
-    (see `detach`). With `once` it exits when its first decode ends. The default seed is derived from the pid. `group` is
-    relative to the program's own group. `records` are those of position 0 (see `feed`).
+    (see `detach`). With `once` it exits when its first decode ends. The kernel draws the seed of a process that is
+    given no sampler. `group` is relative to the program's own group. `records` are those of position 0 (see `feed`).
     """
 
     model: ModelName
@@ -284,7 +328,17 @@ class Spawn(Call[int]):
     records: Blobs = []
 
 
-@_call(21, "process", Right.SPAWN, E.ESRCH, E.EBUSY, E.ENOMEM, E.EDQUOT, changes=True, touches=(_AT_BOUNDARY,))
+@_call(
+    21,
+    "process",
+    Right.SPAWN,
+    E.ESRCH,
+    E.EBUSY,
+    E.ENOMEM,
+    E.EDQUOT,
+    changes=True,
+    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY),),
+)
 class Fork(Call[list[int]]):
     """Copy a process `count` times at its next token boundary, and return the pids. Pages are shared copy-on-write.
 
@@ -316,7 +370,7 @@ class Fork(Call[list[int]]):
     E.EDQUOT,
     changes=True,
     blocks=True,
-    touches=(Touches("pid", Names.RUNNER, When.BOUNDARY, idle=True, alone=True), _MODEL),
+    touches=(_process(Names.RUNNER, N.CONTROL, When.BOUNDARY, idle=True, alone=True), _MODEL),
 )
 class Exec(Call[None]):
     """Give an idle process another model; its pid, limits, class, group, sampler and parent stay.
@@ -335,7 +389,7 @@ class Exec(Call[None]):
     records: Blobs = []
 
 
-@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
+@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),))
 class Exit(Call[None]):
     """End a process with a status. `pid` 0 is the calling program itself; its children end with it."""
 
@@ -343,7 +397,16 @@ class Exit(Call[None]):
     status: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
-@_call(24, "process", Right.CONTROL, E.ECHILD, E.ETIME, changes=True, blocks=True)
+@_call(
+    24,
+    "process",
+    Right.CONTROL,
+    E.ECHILD,
+    E.ETIME,
+    changes=True,
+    blocks=True,
+    touches=(_process(Names.CHILD, N.CONTROL),),
+)
 class Wait(Call[ExitInfo]):
     """Wait until a process has exited, and reap it: a child of the calling program (`pid` 0: any), or a detached process,
     which any program may wait for.
@@ -356,7 +419,7 @@ class Wait(Call[ExitInfo]):
     timeout: Seconds | None = None
 
 
-@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.PROCESS),))
+@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),))
 class Kill(Call[None]):
     """Send a signal. The operating system delivers a program's; the kernel restarts a driver that is killed."""
 
@@ -364,7 +427,7 @@ class Kill(Call[None]):
     signal: Signal = Signal.TERM
 
 
-@_call(26, "process", Right.QUERY, E.ESRCH, touches=(Touches("pid", Names.ROW),))
+@_call(26, "process", Right.QUERY, E.ESRCH, touches=(_process(Names.ROW, N.SEE),))
 class Getinfo(Call[ProcessInfo]):
     """One process's row of the process table. `pid` 0 is the calling program."""
 
@@ -396,7 +459,10 @@ class Ps(Call[list[ProcessInfo]]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(Touches("pid", Names.LLM), Touches("device", Names.DEVICE, optional=True)),
+    touches=(
+        _process(Names.LLM, N.LIMITS, more=(More("device", N.READ),)),
+        Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE),
+    ),
 )
 class Setsched(Call[None]):
     """Set nice value, class and device of a process. None and empty change nothing.
@@ -414,7 +480,7 @@ class Setsched(Call[None]):
     device: Name = ""
 
 
-@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.LIMITS),))
 class Setlimits(Call[Limits]):
     """Replace the limits of a process and return the old ones; None changes nothing. A token budget set here counts the
     tokens that the process itself has decoded, not those of its parent before a fork."""
@@ -423,7 +489,7 @@ class Setlimits(Call[Limits]):
     limits: Limits | None = None
 
 
-@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),))
 class Detach(Call[None]):
     """Make a process a child of init: it lives on when the program that started it ends, and any program may `wait` for
     it. Harmless if it is so already."""
@@ -431,7 +497,7 @@ class Detach(Call[None]):
     pid: Pid
 
 
-@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(Touches("pid", Names.LLM),))
+@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),))
 class Rename(Call[str]):
     """Give a process another name, and return the old one. Names are for people: several processes may have the same."""
 
@@ -450,7 +516,7 @@ class Rename(Call[str]):
     E.E2BIG,
     E.EBUSY,
     changes=True,
-    touches=(Touches("pid", Names.RUNNER, When.IN_TURN, idle=True),),
+    touches=(_process(Names.RUNNER, N.CONTROL, When.IN_TURN, idle=True),),
 )
 class Feed(Call[int]):
     """Append tokens to the log of a process that is not decoding, and return the new length.
@@ -478,7 +544,7 @@ class Feed(Call[int]):
     E.ENOTSUP,
     changes=True,
     blocks=True,
-    touches=(_IDLE_AT_BOUNDARY,),
+    touches=(_process(Names.RUNNER, N.CONTROL | N.READ, When.BOUNDARY, idle=True),),
 )
 class Decode(Call[DecodeResult]):
     """Let the model append up to `max_tokens` tokens. Answered when the decode has ended; `finish` says how.
@@ -498,7 +564,7 @@ class Decode(Call[DecodeResult]):
     wait: bool = True
 
 
-@_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(Touches("pid", Names.LOG),))
+@_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(_process(Names.LOG, N.READ),))
 class Read(Call[ReadResult]):
     """At most `limit` tokens of the log, from `position` on (-1: its end).
 
@@ -514,7 +580,16 @@ class Read(Call[ReadResult]):
     follow: bool = False
 
 
-@_call(43, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.EINVAL, changes=True, touches=(_IDLE_AT_BOUNDARY,))
+@_call(
+    43,
+    "context",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EBUSY,
+    E.EINVAL,
+    changes=True,
+    touches=(_process(Names.RUNNER, N.CONTROL, When.BOUNDARY, idle=True),),
+)
 class Truncate(Call[int]):
     """Cut the log of a process that is not decoding down to `length` tokens, and return the new length. The records at
     `length` and behind it go too: a record belongs to the tokens that begin at its position."""
@@ -523,7 +598,7 @@ class Truncate(Call[int]):
     length: Position
 
 
-@_call(44, "context", Right.CONTROL, E.ESRCH, touches=(Touches("pid", Names.LOG),))
+@_call(44, "context", Right.CONTROL, E.ESRCH, touches=(_process(Names.LOG, N.READ),))
 class Records(Call[RecordsResult]):
     """The records of a process (see `feed`) at `position` of its log and behind it. One answer has room for all of
     them."""
@@ -562,7 +637,17 @@ class Pagein(Call[ModelInfo]):
     dtype: Name = ""
 
 
-@_call(62, "memory", Right.MEMORY, E.ENOENT, E.EBUSY, E.ENODEV, changes=True, blocks=True, touches=(_DEVICE, _MODEL))
+@_call(
+    62,
+    "memory",
+    Right.MEMORY,
+    E.ENOENT,
+    E.EBUSY,
+    E.ENODEV,
+    changes=True,
+    blocks=True,
+    touches=(_DEVICE, _MODEL._replace(needs=N.ADMINISTER)),
+)
 class Evict(Call[None]):
     """Take a model that no process uses out of memory. With `force` the weights of a model in use go too, after the step
     under way; its processes keep their KV, and the weights come back when one of them wants to run."""
@@ -585,7 +670,12 @@ class Evict(Call[None]):
     E.ENOTSUP,
     E.EBUSY,
     blocks=True,
-    touches=(_DEVICE, _MODEL),
+    touches=(
+        _DEVICE._replace(more=(More("advice", N.ADMINISTER, Advice.PIN),)),
+        _MODEL._replace(
+            more=(More("advice", N.ADMINISTER, Advice.DONTNEED), More("advice", N.ADMINISTER, Advice.NORMAL))
+        ),
+    ),
 )
 class Advise(Call[None]):
     """Say how a model will be used, as madvise and mlock do for memory. The call does not wait for weights: WILLNEED and
@@ -635,7 +725,7 @@ class Estimate(Call[EstimateInfo]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
-    touches=(_AT_BOUNDARY, _FILE),
+    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), _FILE),
 )
 class Checkpoint(Call[CheckpointInfo]):
     """Write the image of a process, at its next token boundary, to the file `path` (absolute). The process goes on
@@ -668,7 +758,7 @@ class Checkpoint(Call[CheckpointInfo]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(_FILE, Touches("device", Names.DEVICE, optional=True)),
+    touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE)),
 )
 class Restore(Call[int]):
     """Start a process from the image in the file `path` (absolute), and return its pid once it goes on where the other
@@ -691,7 +781,7 @@ class Restore(Call[int]):
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PARENT),))
+@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PARENT, N.CONTROL),))
 class GroupCreate(Call[GroupInfo]):
     """Make a control group in a group that exists. A path without a leading slash is relative to the program's own group.
     Groups that are not below that one need the right ADMIN, in this call and in the following ones."""
@@ -700,7 +790,7 @@ class GroupCreate(Call[GroupInfo]):
     settings: GroupSettings = GroupSettings()
 
 
-@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.RULED),))
+@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.RULED, N.LIMITS),))
 class GroupSet(Call[GroupSettings]):
     """Replace all settings of a group, and return the old ones. A lowered limit takes KV from the group's idle processes
     at once, and from its others when they grow."""
@@ -709,7 +799,7 @@ class GroupSet(Call[GroupSettings]):
     settings: GroupSettings
 
 
-@_call(82, "group", Right.QUERY, E.ENOENT, touches=(Touches("path", Names.GROUP),))
+@_call(82, "group", Right.QUERY, E.ENOENT, touches=(_group(Names.GROUP, N.SEE),))
 class GroupStat(Call[list[GroupInfo]]):
     """A group, and with `below` all groups below it, parents first. `start` skips the first rows, `limit` bounds their
     number."""
@@ -720,7 +810,7 @@ class GroupStat(Call[list[GroupInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(Touches("path", Names.RULED),))
+@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(_group(Names.RULED, N.ADMINISTER),))
 class GroupRemove(Call[None]):
     """Remove a group that has neither processes nor groups in it."""
 
@@ -736,7 +826,7 @@ class GroupRemove(Call[None]):
     E.EDQUOT,
     E.EBUSY,
     changes=True,
-    touches=(Touches("pid", Names.MEMBER, When.BOUNDARY), Touches("path", Names.PLACE)),
+    touches=(_process(Names.MEMBER, N.CONTROL, When.BOUNDARY), _group(Names.PLACE, N.CHARGE)),
 )
 class GroupMove(Call[None]):
     """Move a process (0: the calling program) into a group; its children stay where they are. The charges for its frames
@@ -746,7 +836,7 @@ class GroupMove(Call[None]):
     path: GroupPath
 
 
-@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(Touches("path", Names.PLACE),))
+@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PLACE, N.CONTROL),))
 class GroupKill(Call[int]):
     """Send a signal to all LLM processes of a group and of the groups below it, at once: no token is computed between the
     first and the last. Returns how many there were."""

@@ -229,8 +229,9 @@ def reason(reply: Reply) -> str:
         raise SyscallError(Errno.EPROTO, f"the kernel sent {reply.errno.name} with no reason: {error}") from None
 
 
-def describe(call: Call[Any]) -> str:
-    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments with their default are left out."""
+def describe(call: Call[Any], *, content: bool = True) -> str:
+    """A call as strace shows it: `fork(pid=3, count=2)`. Arguments with their default are left out. Without `content` it
+    tells nothing of what stands in a log: of a list only its length."""
     entry: Entry = BY_RECORD[type(call)]
     shown = []
     for field in msgspec.structs.fields(entry.record):
@@ -239,27 +240,30 @@ def describe(call: Call[Any]) -> str:
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
         if value != default:
-            shown.append(f"{field.name}={describe_value(value)}")
+            shown.append(f"{field.name}={describe_value(value, content=content)}")
     return f"{entry.name}({', '.join(shown)})"
 
 
-def describe_value(value: Any) -> str:
-    """An argument or result, shortened: a long list to its first elements and its length."""
+def describe_value(value: Any, *, content: bool = True) -> str:
+    """An argument or result, shortened: a long list to its first elements and its length; without `content` to its
+    length."""
     match value:
         case LogRecord():
             return f"LogRecord(position={value.position}, {len(value.data)} bytes)"
         case msgspec.Struct():
             fields = [(f.name, getattr(value, f.name)) for f in msgspec.structs.fields(value)]
-            inner = ", ".join(f"{name}={describe_value(v)}" for name, v in fields)
+            inner = ", ".join(f"{name}={describe_value(v, content=content)}" for name, v in fields)
             return f"{type(value).__name__}({inner})"
         case [bytes(), *_]:  # records; their sizes may be shown
             sizes = ", ".join(f"{len(blob)} bytes" for blob in value[:SHOWN])
             return f"[{sizes}]" if len(value) <= SHOWN else f"[{sizes}, ... {len(value)} in all]"
+        case list() if value and not content:
+            return f"[{len(value)} in all]"
         case list():
             inner = ", ".join(describe_value(element) for element in value[:SHOWN])
             return f"[{inner}]" if len(value) <= SHOWN else f"[{inner}, ... {len(value)} in all]"
         case dict():
-            inner = ", ".join(f"{key}: {describe_value(v)}" for key, v in list(value.items())[:SHOWN])
+            inner = ", ".join(f"{key}: {describe_value(v, content=content)}" for key, v in list(value.items())[:SHOWN])
             return f"{{{inner}}}" if len(value) <= SHOWN else f"{{{inner}, ... {len(value)} in all}}"
         case bytes():
             return "(secret)"
@@ -271,9 +275,11 @@ def describe_value(value: Any) -> str:
             return str(value)
 
 
-def describe_outcome(errno: Errno, value: Any) -> str:
-    """What follows `=` in strace: the result, or the errno and its reason."""
-    return describe_value(value) if errno is Errno.OK else f"-{errno.name} ({value})"
+def describe_outcome(errno: Errno, value: Any, *, content: bool = True) -> str:
+    """What follows `=` in strace: the result, or the errno and its reason (which may name tokens)."""
+    if errno is Errno.OK:
+        return describe_value(value, content=content)
+    return f"-{errno.name} ({value})" if content else f"-{errno.name}"
 
 
 def too_long(size: int) -> str:

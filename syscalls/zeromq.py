@@ -7,6 +7,7 @@ would take as long as all their other imports.
 from __future__ import annotations
 
 import os
+import select
 import socket as sockets
 import struct
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ LAST_WORDS = 0.05
 LISTEN_QUEUE = 65_536  # connections that wait to be accepted; the operating system has a bound of its own
 NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)  # plain numbers: arithmetic of pyzmq's enums costs as much as a receive
+_SO_PEERPIDFD = 77  # Linux 6.5
 _DOWN = (int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_CLOSED))  # the second: it could not be made at all
 _EVENT = struct.Struct("=Hi")  # of a monitor: the event and the descriptor (zmq_socket_monitor(3))
 
@@ -105,22 +107,66 @@ def _duplicate(fd: int) -> sockets.socket:
         raise
 
 
-def peer_pid(fd: int) -> int:
-    """The OS process at the other end of a Unix socket connection, as the operating system vouches for it; 0: unknown.
+class Credentials(NamedTuple):
+    """Who is at the other end of a connection: the OS process and its user. 0 and None: unknown."""
 
-    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID; elsewhere programs have no OS pid, and cannot be signalled.
+    pid: int = 0
+    uid: int | None = None
+
+
+def credentials(fd: int) -> Credentials:
+    """Who is at the other end of a Unix socket connection, as the operating system vouches for it.
+
+    Linux tells by SO_PEERCRED, macOS by LOCAL_PEERPID and LOCAL_PEERCRED.
     """
     if fd <= 0:
-        return 0
+        return Credentials()
     linux = getattr(sockets, "SO_PEERCRED", None)
     try:
         with _duplicate(fd) as connection:
             if linux is not None:
-                return int(struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, linux, 12))[0])
-            sol_local, local_peerpid = 0, 2
-            return connection.getsockopt(sol_local, local_peerpid)
+                return Credentials(*struct.unpack("iI", connection.getsockopt(sockets.SOL_SOCKET, linux, 8)))
+            sol_local, local_peercred, local_peerpid = 0, 1, 2
+            uid = struct.unpack("II", connection.getsockopt(sol_local, local_peercred, 8))[1]
+            return Credentials(connection.getsockopt(sol_local, local_peerpid), uid)
     except OSError:  # closed in the meantime, or a system that cannot tell
-        return 0
+        return Credentials()
+
+
+def peer_pid(fd: int) -> int:
+    """The OS process at the other end of a Unix socket connection; 0: unknown."""
+    return credentials(fd).pid
+
+
+def pidfd(fd: int, found: Credentials) -> int:
+    """A descriptor of the OS process at the other end of a Unix socket connection, whose `credentials` were found: a pid
+    may be another's one day, this never is. -1: it has gone, there is no descriptor left, or the system has no such thing
+    (Linux has, from 5.3 on)."""
+    if not hasattr(os, "pidfd_open") or found.pid <= 1:
+        return -1
+    try:
+        with _duplicate(fd) as connection:
+            return connection.getsockopt(sockets.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:  # Linux before 6.5
+        pass
+    try:
+        process = os.pidfd_open(found.pid)
+    except OSError:
+        return -1
+    try:  # the pid of one that has gone may have become another user's already
+        if os.stat(f"/proc/{found.pid}").st_uid == found.uid:
+            return process
+    except OSError:
+        pass
+    os.close(process)
+    return -1
+
+
+def ended(process: int) -> bool:
+    """Whether the OS process of a pidfd has ended."""
+    looking = select.poll()
+    looking.register(process, select.POLLIN)
+    return bool(looking.poll(0))
 
 
 def inode(fd: int) -> int:

@@ -63,12 +63,11 @@ class Incoming:
     """What comes from one peer. Give it bytes by `put`, or read them into `place()` and say `filled`; `next` takes the
     messages out, one by one."""
 
-    __slots__ = ("_at", "_body", "_data", "_got", "_most", "_parts", "_ready", "_room", "_skip", "_stage", "_sum")
+    __slots__ = ("_at", "_body", "_data", "_got", "_most", "_parts", "_ready", "_skip", "_stage", "_sum")
 
-    def __init__(self, room: Callable[[int], str], most: int = limits.MAX_REQUEST_BYTES) -> None:
-        """`room(n)` sets n bytes aside for a frame, or says why it cannot; who gets the frame gives them back. `most`:
-        bytes of a frame."""
-        self._room, self._most = room, most
+    def __init__(self, most: int = limits.MAX_REQUEST_BYTES) -> None:
+        """`most`: bytes of a frame."""
+        self._most = most
         self._data: bytes = b""
         self._at = 0
         self._stage = 0  # greeting, READY, messages
@@ -101,8 +100,9 @@ class Incoming:
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
 
-    def next(self) -> Arrived | None:
-        """The next message, if one is whole. Raises Broken."""
+    def next(self, room: Callable[[int], str]) -> Arrived | None:
+        """The next message, if one is whole. `room(n)` sets n bytes aside for a frame, or says why it cannot. Raises
+        Broken."""
         if self._stage == 2 and not self._skip and self._body is None and not self._parts:
             data, at = self._data, self._at  # the usual: a short frame, come whole
             if len(data) - at >= 2 and data[at] == 0 and (end := at + 2 + data[at + 1]) <= len(data):
@@ -127,7 +127,7 @@ class Incoming:
                 if not self._greeted():
                     return None
                 continue
-            found = self._frame()
+            found = self._frame(room)
             if found is not _GO_ON:
                 return found
 
@@ -145,7 +145,7 @@ class Incoming:
         self._stage = 1
         return True
 
-    def _frame(self) -> Arrived | None:
+    def _frame(self, room: Callable[[int], str]) -> Arrived | None:
         """The frame that comes next, `_GO_ON` if it was thrown away, None if it has not come."""
         data, at = self._data, self._at
         if len(data) - at < 2:
@@ -178,7 +178,7 @@ class Incoming:
             return None
         if len(data) < start + _PREFIX:
             return None
-        if why := self._room(size):
+        if why := room(size):
             return self._refuse(start, size, Errno.EAGAIN, why)
         self._body = bytearray(size)
         self._got = len(data) - start
@@ -237,7 +237,6 @@ def _property(metadata: bytes, wanted: bytes) -> bytes:
         if name.lower() == wanted:
             return value
     return b""
-
 
 
 _GO_ON = Pong(b"")  # thrown away; look at what follows

@@ -17,6 +17,7 @@ from llmasos.kernel.models.loading import check_device, check_fits, plan_room
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.rights import is_shown
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import SyscallError
@@ -42,7 +43,7 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
     check_device(device, call.dtype)
     image = device.find_image(path, call.dtype)
     if image is not None and image.probed is not None:
-        return _figures(device, image, call.context, system.now)
+        return _figures(system, request, device, image, call.context)
     if not isinstance(request.begun, Probing):
         if device.state != UP:
             return wait(device.up)
@@ -52,10 +53,17 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
     image = device.find_image(path, probed.dtype)  # known under that dtype's name, or as the default one
     if image is None or image.probed is None:
         image = Image(_NEW, call.model, path, {call.dtype}, EVICTED, probed.dtype, probed)
-    return _figures(device, image, call.context, system.now)
+        image.owners.add(request.program.owner)
+    return _figures(system, request, device, image, call.context)
 
 
-def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInfo:
+def _going(image: Image, shown: bool) -> Going:
+    kv = 0 if image.mapped else image.kv_bytes
+    name = image.name if shown else "(a model of others)"
+    return Going(name, image.dtype, image.allotted, kv, len(image.users), bool(image.active))
+
+
+def _figures(system: System, request: Request, device: Device, image: Image, wanted: int) -> EstimateInfo:
     """Of an image that has been probed. It is in no device's table if this is the first question about it."""
     probed = image.probed
     assert probed is not None
@@ -71,7 +79,7 @@ def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInf
         if image.state == RESIDENT:
             room = image.allotted
         else:
-            going = paging.who_goes(device, image, room, going, now)
+            going = paging.who_goes(device, image, room, going, system.now)
     except SyscallError as error:
         refused = error.reason
     context = wanted or image.context or probed.context
@@ -101,8 +109,6 @@ def _figures(device: Device, image: Image, wanted: int, now: int) -> EstimateInf
         weight_free=max(0, limit - sum(i.allotted for i in others)),
         kv_limit=device.kv_bytes,
         kv_free=max(0, device.kv_bytes - sum(i.kv_bytes for i in others)),
-        going=[
-            Going(i.name, i.dtype, i.allotted, 0 if i.mapped else i.kv_bytes, len(i.users), bool(i.active)) for i in going
-        ],
+        going=[_going(i, is_shown(system, request.program.owner, i)) for i in going],
         refused=refused,
     )

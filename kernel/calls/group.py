@@ -12,11 +12,12 @@ from llmasos.kernel.marks import changed, freed
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
+from llmasos.kernel.rights import rights_on
 from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupInfo, GroupSettings, Signal
-from llmasos.syscalls.table import GroupCreate, GroupKill, GroupMove, GroupRemove, GroupSet, GroupStat
+from llmasos.syscalls.table import GroupCreate, GroupKill, GroupMove, GroupRemove, GroupSet, GroupStat, Needs
 
 
 def group_create(system: System, request: Request, call: GroupCreate, place: tuple[Group, str]) -> GroupInfo:
@@ -25,7 +26,7 @@ def group_create(system: System, request: Request, call: GroupCreate, place: tup
     group = system.groups.create(*place, call.settings)
     system.journal.group_set(group)
     system.emit("group.create", request.program.pid, detail=group.path)
-    return info(system, group)
+    return info(system, request.program, group)
 
 
 def group_set(system: System, request: Request, call: GroupSet, group: Group) -> GroupSettings:
@@ -49,9 +50,11 @@ def group_set(system: System, request: Request, call: GroupSet, group: Group) ->
 
 def group_stat(system: System, request: Request, call: GroupStat, top: Group) -> list[GroupInfo]:
     """Row 82 of the table, `GroupStat`."""
+    program = request.program
     if not call.below:
-        return [info(system, top)]
-    return [info(system, group) for group in islice(system.groups.below(top), call.start, call.start + call.limit)]
+        return [info(system, program, top)]
+    seen = (group for group in system.groups.below(top) if rights_on(system, program, group))
+    return [info(system, program, group) for group in islice(seen, call.start, call.start + call.limit)]
 
 
 def group_remove(system: System, request: Request, call: GroupRemove, group: Group) -> None:
@@ -76,8 +79,8 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
         process.move_to(group, system.now)
     else:
         process.group = group
-    group.enter(process.pid)
-    old.leave(process.pid)
+    group.enter(process.pid, process.kept)
+    old.leave(process.pid, process.kept)
     changed(system, process)
     system.journal.left(old)
     system.emit("group.move", process.pid, detail=f"{old.path} -> {group.path}")
@@ -87,7 +90,12 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
 def group_kill(system: System, request: Request, call: GroupKill, top: Group) -> int:
     """Row 85 of the table, `GroupKill`."""
     inside = sorted(pid for group in system.groups.below(top) for pid in group.members)
-    found = [process for pid in inside if isinstance(process := system.table.find(pid), LLMProcess)]
+    found = [
+        process
+        for pid in inside
+        if isinstance(process := system.table.find(pid), LLMProcess)
+        and rights_on(system, request.program, process) & Needs.CONTROL
+    ]
     processes = [process for process in found if not process.is_zombie()]
     if call.signal not in (Signal.INT, Signal.KILL, Signal.TERM, Signal.CONT, Signal.STOP):
         why = f"{call.signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
@@ -112,12 +120,18 @@ def check_settings(settings: GroupSettings) -> None:
         raise Errno.EINVAL(f"kv_high ({settings.kv_high:,}) has no effect above kv_max ({settings.kv_max:,})")
 
 
-def info(system: System, group: Group) -> GroupInfo:
-    """A group as a record."""
+def info(system: System, program: Program, group: Group) -> GroupInfo:
+    """A group as a record; of what others share in it only the number of processes, and of what limits all its
+    settings."""
+    if not program.owner.over(group.owner):
+        home = system.groups.home(program.owner)
+        settings = group.settings if home.below(group) else GroupSettings()
+        return GroupInfo(group.path, settings, 0, 0, 0, 0, group.pids, [], {}, {})
+    view = system.table.view(program.owner, everybody=system.config.show_all)
     return row(
         GroupInfo,
         group,
-        processes=sorted(group.members),
+        processes=sorted(pid for pid in group.members if pid in view),
         events=dict(group.events),
         pressure=group.pressure.info(system.now),
     )

@@ -28,7 +28,7 @@ from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.objects.process import ROW_BYTES, Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
@@ -70,23 +70,23 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
     waits = not saving.request.answered
     if isinstance(message, Failed):
         error = SyscallError(message.errno, message.reason)
-        _say(system, error, f"process {saving.pid} could not be written to {saving.path}")
+        _say(system, error, f"process {saving.pid} could not be written to {saving.path}", saving.request.program)
         if waits:
             desk.fail(system, saving.request, error.errno, error.reason)
     elif isinstance(message, Exported):
         why = f" ({message.reason})" if message.reason else ""
         text = f"image of {saving.length} tokens in {saving.path}: KV of {message.tokens}{why}, {message.bytes} bytes"
-        system.log("warning" if why else "info", f"process {saving.pid}: {text}")
+        system.log("warning" if why else "info", f"process {saving.pid}: {text}", saving.request.program)
         system.emit("proc.checkpoint", saving.pid, device.name, message.bytes, saving.path)
         if waits:
             info = CheckpointInfo(saving.path, message.bytes, saving.length, message.tokens)
             desk.answer(system, saving.request, info)
 
 
-def _say(system: System, error: SyscallError, what: str) -> None:
+def _say(system: System, error: SyscallError, what: str, of: Process | None) -> None:
     """Log a failure that concerns the operator too, whichever program asked."""
     if error.errno is Errno.EIO:
-        system.log("error", f"{what}: {error.reason}")
+        system.log("error", f"{what}: {error.reason}", of)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -99,9 +99,10 @@ class Looking(desk.Begun):
     path: str
     device: Device
     asked: Ask
+    program: Program
 
     def undo(self, system: System, error: SyscallError) -> None:
-        _say(system, error, f"{self.path} could not be restored")
+        _say(system, error, f"{self.path} could not be restored", self.program)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +117,7 @@ class Restoring(desk.Begun):
 
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind."""
-        _say(system, error, f"{self.path} could not be restored")
+        _say(system, error, f"{self.path} could not be restored", self.process)
         if self.coming is not None:
             self.coming.drop(system)
             self.coming.image.leave(self.process, system.now)
@@ -134,12 +135,12 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
     if restoring.coming is None:
         model = process.traits.model
         files = system.config.models.get(model, model)
-        image = want_image(system, process.device, model, files, restoring.saved.dtype)
+        image = want_image(system, process.device, model, files, restoring.saved.dtype, process.owner)
         if image.state != RESIDENT:
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
         image.join(process, system.now)
-        table = PageTable(process.group)
+        table = PageTable(process.group, process.owner.salt)
         restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
         return waiting
@@ -161,7 +162,7 @@ def _look(system: System, request: Request, call: Restore, device: Device) -> Wa
         return wait(device.up)
     check_able(device)
     asked = ask(system, device, Inspect(system.ref(), call.path, call.key), Inspected)
-    request.begun = Looking(call.path, device, asked)
+    request.begun = Looking(call.path, device, asked, request.program)
     return wait(asked.channel)
 
 
@@ -175,6 +176,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
         if not wanted.hopeless:  # else where the file could be read
             device = wanted
     group.check_pids(1)
+    group.check_logs(ROW_BYTES + 4 * len(saved.log) + sum(len(record.data) for record in saved.records))
     traits = replace(
         traits_of(saved),
         name=call.name or saved.name,

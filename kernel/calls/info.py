@@ -10,6 +10,7 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.rights import inward
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_MAPPED
@@ -39,14 +40,17 @@ def getinfo(system: System, request: Request, call: Getinfo, process: Process) -
 
 def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     """Row 27 of the table, `Ps`."""
-    return [process_info(system, process) for process in system.table.after(call.after, call.limit)]
+    program = request.program
+    view = system.table.view(program.owner, everybody=system.config.show_all)
+    after = inward(system, program, call.after) if call.after else 0
+    return [process_info(system, process) for process in system.table.after(after, call.limit, view)]
 
 
 def process_info(system: System, process: Process) -> ProcessInfo:
     """A row of the process table as a record. Written out: `ps` asks for thousands of them."""
     fields: dict[str, Any] = {
         "pid": process.pid,
-        "ppid": process.owner,
+        "ppid": process.parent,
         "kind": process.kind,
         "name": process.name,
         "state": process.state,
@@ -92,12 +96,13 @@ def process_info(system: System, process: Process) -> ProcessInfo:
     return ProcessInfo(**fields, os_pid=os_pid, rss=rss, cpu_seconds=cpu_seconds)
 
 
-def model_info(image: Image, device: str) -> ModelInfo:
-    """A model on a device as a record."""
+def model_info(system: System, program: Program, image: Image, device: str) -> ModelInfo:
+    """A model on a device as a record; which processes run it is told of those that the program sees."""
     probed = image.probed
     if probed is None:
         asked = next(iter(image.requested))
         return ModelInfo(image.name, image.path, asked, device, image.shown_state, image.progress)
+    view = system.table.view(program.owner, everybody=system.config.show_all)
     return row(
         ModelInfo,
         image,
@@ -117,12 +122,13 @@ def model_info(image: Image, device: str) -> ModelInfo:
         tier_slots=image.swap.counts,
         tier_slots_free=image.swap.frees,
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
-        mapped_by=sorted(image.users)[:MAX_MAPPED],
+        mapped_by=sorted(pid for pid in image.users if pid in view)[:MAX_MAPPED],
     )
 
 
-def device_info(device: Device) -> DeviceInfo:
-    """A device as a record."""
+def device_info(device: Device, program: Program) -> DeviceInfo:
+    """A device as a record. What a driver said may be about anybody's work, and is told the operator."""
+    error = device.error if program.owner.operator or not device.error else "it is down; the operator's log says why"
     return row(
         DeviceInfo,
         device,
@@ -134,4 +140,5 @@ def device_info(device: Device) -> DeviceInfo:
         tokens_computed=device.computed,
         tokens_decoded=device.decoded,
         busy_seconds=seconds(device.busy),
+        error=error,
     )

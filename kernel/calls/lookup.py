@@ -5,55 +5,124 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
-from llmasos.kernel.groups.group import Group
+from llmasos.kernel import rights
+from llmasos.kernel.groups.group import Group, split
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess, Process, Program
+from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Right
-from llmasos.syscalls.table import Names, Touches, When
+from llmasos.syscalls.table import Names, Needs, Touches, When
+
+T = TypeVar("T")
 
 
 def find(system: System, request: Request, touches: Touches) -> Any:
-    """The object of a field, or Waiting."""
-    named = getattr(request.call, touches.field)
-    table, groups = system.table, system.groups
+    """The object of a field, or Waiting. What the caller may not see is not there; EPERM where it may not do this."""
+    named, program = getattr(request.call, touches.field), request.program
     match touches.what:
         case Names.RUNNER:
-            return _runner(request, touches, table.llm(named))
+            return _runner(request, touches, only_llm(_living(system, request, touches, named)))
         case Names.LLM:
-            return table.llm(named)
+            return only_llm(_living(system, request, touches, named))
         case Names.LOG:
-            process = table.find(named)
-            return process if isinstance(process, LLMProcess) else table.llm(named)
+            return only_llm(_row(system, request, touches, named, zombies=LLMProcess))
         case Names.PROCESS:
-            return table.get(named) if named else request.program
+            return _living(system, request, touches, named) if named else program
         case Names.ROW:
-            return (table.find(named) or table.get(named)) if named else request.program
+            return _row(system, request, touches, named) if named else program
+        case Names.CHILD:
+            child = rights.row(system, program, named) if named else None
+            return child and _allowed(system, request, touches, child)
         case Names.MEMBER:
-            return _member(request.program, touches, table.get(named) if named else request.program)
+            return _member(request, touches, _living(system, request, touches, named) if named else program)
         case Names.GROUP:
-            return groups.find(named, request.base)
+            return _group(system, request, touches, named)
         case Names.PLACE:
-            return _place(request.program, groups.find(named, request.base))
+            return _place(program, _group(system, request, touches, named))
         case Names.RULED:
-            return _ruled(request.program, groups.find(named, request.base))
+            return _ruled(program, _group(system, request, touches, named))
         case Names.PARENT:
-            return _parent(request.program, *groups.parent_of(named, request.base), named)
+            above, name = split(named)
+            return _parent(program, _group(system, request, touches, above), name, named)
         case Names.DEVICE:
-            return None if touches.optional and not named else system.device_named(named)
+            if touches.optional and not named:
+                return None
+            return _allowed(system, request, touches, system.device_named(named))
         case Names.MODEL:
-            return system.config.models.get(named, named)
+            return _model(system, request, touches, system.config.models.get(named, named))
         case Names.FILE:
             return _file(named)
         case _:
             assert_never(touches.what)
 
 
+def _allowed(system: System, request: Request, touches: Touches, thing: T) -> T:
+    """The object, or EPERM where the caller has not the rights on it that the call needs."""
+    lacking = _needs(request, touches) & ~rights.rights_on(system, request.program, thing)
+    if lacking:
+        what = " and ".join(need.name or "" for need in Needs if need & lacking and need is not Needs.ALL)
+        raise Errno.EPERM(
+            f"{request.entry.name} needs the right {what} on {_called(thing)}, which is not yours to use so"
+        )
+    return thing
+
+
+def _needs(request: Request, touches: Touches) -> int:
+    needs = int(touches.needs)
+    for more in touches.more:
+        value = getattr(request.call, more.field)
+        if value if more.value is None else value == more.value:
+            needs |= int(more.needs)
+    return needs
+
+
+def _called(thing: object) -> str:
+    match thing:
+        case Process():
+            return f"process {thing.pid}"
+        case Group():
+            return f"group {thing.path}"
+        case Image():
+            return f"model {thing.name}, which others use too"
+        case Device():
+            return f"device {thing.name}"
+    return str(thing)
+
+
+def _model(system: System, request: Request, touches: Touches, path: str) -> str:
+    """The path of a model. If it is in memory, the caller must have the rights on it there."""
+    if touches.more or touches.needs & Needs.ADMINISTER:
+        for device in system.devices.values():
+            for image in device.images.values():
+                if image.path == path and rights.is_shown(system, request.program.owner, image):
+                    _allowed(system, request, touches, image)
+    return path
+
+
 # --- processes ------------------------------------------------------------------------------------------------------
+
+
+def _row(system: System, request: Request, touches: Touches, pid: int, zombies: type[Process] = Process) -> Process:
+    """The row of a pid, or ESRCH. Zombies are there if they are of the kind `zombies`."""
+    process = rights.row(system, request.program, pid)
+    if process is None or (process.is_zombie() and not isinstance(process, zombies)):
+        raise rights.gone(pid)
+    return _allowed(system, request, touches, process)
+
+
+def _living(system: System, request: Request, touches: Touches, pid: int) -> Process:
+    """The living process of a pid, or ESRCH."""
+    process = rights.row(system, request.program, pid)
+    if process is None or process.is_zombie():
+        raise rights.gone(pid)
+    return _allowed(system, request, touches, process)
 
 
 def _runner(request: Request, touches: Touches, process: LLMProcess) -> LLMProcess | Waiting:
@@ -88,8 +157,8 @@ def check_alone(process: LLMProcess, request: Request) -> None:
         )
 
 
-def _member(program: Program, touches: Touches, process: Process) -> LLMProcess | Program | Waiting:
-    pid = process.pid
+def _member(request: Request, touches: Touches, process: Process) -> LLMProcess | Program | Waiting:
+    program, pid = request.program, process.pid
     if not isinstance(process, LLMProcess | Program):
         why = f"process {pid} is of kind {process.kind.value} and stays in {process.group.path}"
         raise Errno.EINVAL(why)
@@ -106,8 +175,14 @@ def _member(program: Program, touches: Touches, process: Process) -> LLMProcess 
 # --- control groups -------------------------------------------------------------------------------------------------
 
 
+def _group(system: System, request: Request, touches: Touches, path: str) -> Group:
+    return _allowed(system, request, touches, rights.group(system, request.program, path, request.base))
+
+
 def _is_admin(program: Program) -> bool:
-    return bool(program.rights & int(Right.ADMIN))
+    """Whether a program reaches all groups on which it has rights. One that gave up ADMIN does not; users other than the
+    operator never had it."""
+    return bool(program.rights & int(Right.ADMIN)) or not program.owner.operator
 
 
 def _reaches(program: Program, group: Group) -> bool:

@@ -9,6 +9,7 @@ from llmasos.kernel.models.paging import allotment
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.rights import is_shown
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno
@@ -18,22 +19,28 @@ from llmasos.syscalls.table import Advise, Evict, Models, Pagein
 
 def models(system: System, request: Request, call: Models) -> list[ModelInfo]:
     """Row 60 of the table, `Models`."""
-    rows = [model_info(image, device.name) for device in system.devices.values() for image in device.images.values()]
+    program = request.program
+    rows = [
+        model_info(system, program, image, device.name)
+        for device in system.devices.values()
+        for image in device.images.values()
+        if is_shown(system, program.owner, image)
+    ]
     loaded = {row.path for row in rows}
     return rows + [ModelInfo(name, path) for name, path in system.config.models.items() if path not in loaded]
 
 
 def pagein(system: System, request: Request, call: Pagein, device: Device, path: str) -> ModelInfo | Waiting:
     """Row 61 of the table, `Pagein`."""
-    image = want_image(system, device, call.model, path, call.dtype)
-    return model_info(image, device.name) if image.state == RESIDENT else wait(image.loaded)
+    image = want_image(system, device, call.model, path, call.dtype, request.program.owner)
+    return model_info(system, request.program, image, device.name) if image.state == RESIDENT else wait(image.loaded)
 
 
 def evict(system: System, request: Request, call: Evict, device: Device, path: str) -> Waiting | None:
     """Row 62 of the table, `Evict`."""
-    found = _known(device, call.model, path, call.dtype)
+    found = _known(system, request, device, call.model, path, call.dtype)
     for image in found:
-        if why := _stays(image, call.force):
+        if why := _stays(system, request, image, call.force):
             raise Errno.EBUSY(f"{image.name} cannot be evicted from {device.name}: {why}")
     if device.in_flight is not None and any(p.image in found for p in device.in_flight.processes):
         return wait(device.between_steps)
@@ -44,23 +51,26 @@ def evict(system: System, request: Request, call: Evict, device: Device, path: s
     return None
 
 
-def _stays(image: Image, force: bool) -> str:
+def _stays(system: System, request: Request, image: Image, force: bool) -> str:
     """Why an image cannot be evicted, or "" if it can."""
     if image.state == LOADING or image.loaded or image.known:
         return "it is being loaded"
     if image.pinned:
         return "it is pinned; advise NORMAL first"
     if image.mapped and not force:
-        pids = ", ".join(str(pid) for pid in [*image.users, *(image.imports.keys() - image.users)][:8])
+        view = system.table.view(request.program.owner)
+        seen = [pid for pid in [*image.users, *(image.imports.keys() - image.users)] if pid in view]
+        pids = ", ".join(map(str, seen[:8])) or "of others"
         return f"processes {pids} run it or are on their way to; with `force` it goes until they want to run"
     return ""
 
 
-def _known(device: Device, model: str, path: str, dtype: str) -> list[Image]:
+def _known(system: System, request: Request, device: Device, model: str, path: str, dtype: str) -> list[Image]:
     """The images of a model on a device, or ENOENT."""
-    found = [i for i in device.images.values() if i.path == path and (not dtype or i.answers_to(path, dtype))]
+    shown = [i for i in device.images.values() if is_shown(system, request.program.owner, i)]
+    found = [i for i in shown if i.path == path and (not dtype or i.answers_to(path, dtype))]
     if not found:
-        there = ", ".join(f"{i.name} ({i.dtype or 'loading'})" for i in device.images.values()) or "none"
+        there = ", ".join(f"{i.name} ({i.dtype or 'loading'})" for i in shown) or "none"
         wanted = f"{model} in {dtype}" if dtype else model
         raise Errno.ENOENT(f"{wanted} is not in the memory of {device.name}; models there: {there}")
     return found
@@ -69,13 +79,13 @@ def _known(device: Device, model: str, path: str, dtype: str) -> list[Image]:
 def advise(system: System, request: Request, call: Advise, device: Device, path: str) -> Waiting | None:
     """Row 65 of the table, `Advise`."""
     if call.advice in (Advice.WILLNEED, Advice.PIN):
-        image = hint_image(system, device, call.model, path, call.dtype)
+        image = hint_image(system, device, call.model, path, call.dtype, request.program.owner)
         if image.probed is None:
             return wait(image.known)
         if call.advice is Advice.PIN:
             _pin(system, device, image)
         return None
-    found = _known(device, call.model, path, call.dtype)
+    found = _known(system, request, device, call.model, path, call.dtype)
     if call.advice is Advice.NORMAL:
         for image in found:
             image.unneeded = image.hinted = image.pinned = False

@@ -102,10 +102,10 @@ def _move(system: System, moving: Moving) -> Waiting | None:
     process, target = moving.process, moving.target
     if moving.coming is None:
         old = process.mapped
-        image = want_image(system, target, process.traits.model, old.path, old.dtype)
+        image = want_image(system, target, process.traits.model, old.path, old.dtype, process.owner)
         if image.state != RESIDENT:
             return wait(image.loaded)
-        moving.coming = Coming(target, image, process, PageTable(system.groups.system))
+        moving.coming = Coming(target, image, process, PageTable(system.groups.system, process.owner.salt))
     coming = moving.coming
     _check(moving, coming.image)
     if not moving.exported and (waiting := _export(system, moving, coming)):

@@ -22,11 +22,13 @@ from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.process import INIT_PID, ROW_BYTES, DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.seeds import seed_of_child, seed_of_pid
+from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Sampler, Signal
@@ -38,11 +40,12 @@ from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setli
 def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
     EAGAIN."""
-    pid, now = system.table.new_pid(), system.now
+    pid, now = system.table.new_pid(program.owner.space), system.now
     if not traits.name:
-        traits = replace(traits, name=f"{traits.model.rstrip('/').rpartition('/')[2]}-{pid}"[:64])
+        model = traits.model.rstrip("/").rpartition("/")[2]
+        traits = replace(traits, name=f"{model}-{pids.number_of(pid)}"[:64])
     ours = pid, INIT_PID if traits.detached else program.pid, Kind.LLM, traits.name, group, now
-    process = LLMProcess(*ours, since=now, device=device, traits=traits, turn=now, **more)
+    process = LLMProcess(*ours, since=now, owner=program.owner, device=device, traits=traits, turn=now, **more)
     system.table.add(process)
     stale(system, process)
     return process
@@ -62,16 +65,18 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     """Row 20 of the table, `Spawn`."""
     if not isinstance(request.begun, Birth):
         group.check_pids(1)
+        group.check_logs(ROW_BYTES + 4 * len(call.tokens) + sum(map(len, call.records)))
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
-        sampler = call.sampler or Sampler(seed=seed_of_pid(system.table.next_pid))
+        sampler = call.sampler or Sampler(seed=request.drawn)
         kind = call.sched_class, call.nice, call.once
         traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
         process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
         process.records.add(0, call.records)
+        process.charge_log()
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
     process = request.begun.process
-    image = want_image(system, device, call.model, path, call.dtype)
+    image = want_image(system, device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
         return wait(image.loaded)
     process.check_model(image, process.log)
@@ -88,6 +93,7 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
     """Row 21 of the table, `Fork`."""
     group, image = request.program.group, parent.mapped
     group.check_pids(call.count)
+    group.check_logs(call.count * parent.size)
     group.check_weights(image.id, image.weight_bytes, image.name)
     system.table.check_room(call.count)  # all or none: nobody could end children without knowing their pids
     name, several = call.name or parent.name, call.name and call.count > 1
@@ -95,29 +101,30 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
     return [_fork_one(system, parent, image, request.program, call, name) for name in names]
 
 
-def _fork_one(system: System, parent: LLMProcess, image: Image, owner: Program, call: Fork, name: str) -> int:
+def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program, call: Fork, name: str) -> int:
     parent.account.forks += 1
     system.table.changed[parent.pid] = parent  # for the journal alone: its state is what it was
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
+    own = program.owner is parent.owner  # no frame is shared between owners: the child's KV is computed
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
         decoding = dataclasses.replace(decoding, request=None, timer=None, collected=collected, recorded=0)
     child = newborn(
         system,
-        owner,
-        owner.group,
+        program,
+        program.group,
         parent.device,
         replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
         image=image,
         log=parent.log.copy(),
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, owner.group),
+        table=parent.table.fork(image.pool, program.group) if own else None,
         decoding=decoding if decoding is not None and decoding.append else None,
-        high_water=parent.high_water,
-        taken=parent.taken,
+        high_water=parent.high_water if own else 0,
+        taken=parent.taken and own,
         finish=parent.finish,
         ahead=parent.ahead,
         stopped=parent.stopped,
@@ -146,11 +153,12 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     if call.records and call.tokens is None:
         raise Errno.EINVAL("`records` go with `tokens`: where the log stays its records stay")
     check_size(len(call.records), sum(map(len, call.records)), f"process {process.pid} would have")
-    image = want_image(system, process.device, call.model, path, call.dtype)
+    image = want_image(system, process.device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
     _check_exec(process, image, call)
+    process.check_log(len(call.tokens or ()), call.records)
     log = process.log if call.tokens is None else list(call.tokens)
     leave_image(system, process)
     process.image, process.traits = image, replace(process.traits, model=call.model)
@@ -191,30 +199,29 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
         desk.answer(system, request, None)
         end_program(system, request.program, call.status, "exit")
     else:
-        exit_process(system, system.table.llm(process.pid), call.status, "exit")
+        exit_process(system, only_llm(process), call.status, "exit")
 
 
-def wait_(system: System, request: Request, call: Wait) -> ExitInfo | Waiting:
+def wait_(system: System, request: Request, call: Wait, process: Process | None) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (program.children if call.pid == 0 else _may_wait(system, program, call.pid)):
+    if not (program.children if call.pid == 0 else _may_wait(program, process)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    pid = call.pid or min(program.zombies, default=0)
-    zombie = system.table.find(pid)
+    zombie = process or program.zombies.get(min(program.zombies, default=0))
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)
-    what = f"process {pid} has not ended" if pid else "no child ended"
+    request.begun = process.pid if process is not None else 0  # whom it waits for (life.py)
+    what = f"process {call.pid} has not ended" if call.pid else "no child ended"
     return wait(program.ended, call.timeout, f"{what} within {call.timeout} s")
 
 
-def _may_wait(system: System, program: Program, pid: int) -> bool:
+def _may_wait(program: Program, process: Process | None) -> bool:
     """Its own children, and detached processes. Init reaps its other children, those of programs that have ended."""
-    process = system.table.find(pid)
     if not isinstance(process, LLMProcess):
         return False
-    return process.owner == program.pid or (process.owner == INIT_PID and process.traits.detached)
+    return process.parent == program.pid or (process.parent == INIT_PID and process.traits.detached)
 
 
 def kill(system: System, request: Request, call: Kill, process: Process) -> None:
@@ -229,7 +236,7 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
     elif isinstance(process, Program):
         if not process.os_pid:
             raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
-        system.act(SignalProgram(process.os_pid, call.signal))
+        system.act(SignalProgram(process.peer, call.signal))
     else:
         raise Errno.EPERM("process 1 is the kernel itself and takes no signals; `halt` ends the system")
 

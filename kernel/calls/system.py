@@ -10,11 +10,14 @@ from llmasos.kernel.clock import seconds
 from llmasos.kernel.journal.tickets import ticket
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.process import Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.rights import may_read
 from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
-from llmasos.syscalls import limits
+from llmasos.syscalls import limits, pids
+from llmasos.syscalls.budgets import GROUPS, LOGS, PROCESSES
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, Budget, LogLine, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
@@ -25,10 +28,13 @@ _COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in
 def attach(system: System, request: Request, call: Attach) -> BootInfo:
     """Row 1 of the table, `Attach`."""
     program = request.program
-    if call.ticket and call.ticket != ticket(system.secret, program.pid):
+    if call.ticket and call.ticket != ticket(system.secret, program.pid, program.owner.base.key):
         raise Errno.EINVAL(f"the ticket is not that of program {program.pid}, which is attached here")
+    if call.tenant and call.tenant != program.owner.tenant:
+        why = f"program {program.pid} belongs to {program.owner.name} already; another tenant's is another connection"
+        raise Errno.EINVAL(why)
     program.rights &= call.rights
-    program.name = call.name or program.name or f"program-{program.pid}"
+    program.name = call.name or program.name or f"program-{pids.number_of(program.pid)}"
     changed(system, program)
     return boot_info(system, request, call)
 
@@ -40,16 +46,19 @@ def null(system: System, request: Request, call: Null) -> None:
 
 def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
+    program = request.program
+    private = {} if program.owner.operator else {"journal_path": "", "arguments": []}  # paths
     return row(
         BootInfo,
         system.config,
         protocol=limits.PROTOCOL_VERSION,
         uptime=seconds(system.uptime),
-        pid=request.program.pid,
+        pid=program.pid,
         default_device=next(iter(system.devices), ""),
         policies=system.sources.known(),
-        devices=[device_info(device) for device in system.devices.values()],
-        ticket=ticket(system.secret, request.program.pid) if system.secret else b"",
+        devices=[device_info(device, program) for device in system.devices.values()],
+        ticket=ticket(system.secret, program.pid, program.owner.base.key) if system.secret else b"",
+        **private,
     )
 
 
@@ -71,25 +80,48 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         driver_restarts=sum(device.restarts for device in devices),
         calls_by_name=dict(system.calls),
         refaults=sum(device.refaults for device in devices),
-        journal=(system.journal_trouble or "kept") if system.secret else "",
+        journal=_journal(system, request.program),
         journal_frames=system.journal.frames,
-        budgets=[Budget("processes", len(system.table), system.config.max_processes), *system.budgets],
+        budgets=[*system.budgets, *system.spending.told(), *_tables(system)],
         **{name: count[name] for name in _COUNTED},
     )
 
 
+def _tables(system: System) -> list[Budget]:
+    """What the tables of the kernel have in them."""
+    root, sessions = system.groups.root, [group for group in system.groups if group.session]
+    logs = max((group.logs for group in sessions), default=0)
+    pids, inside = (
+        max((group.pids for group in sessions), default=0),
+        max((group.inside for group in sessions), default=0),
+    )
+    return [
+        LOGS.told(root.logs, sum(group.refused for group in system.groups), logs),
+        PROCESSES.told(len(system.table), system.table.refused, pids, system.config.max_processes),
+        GROUPS.told(root.inside, system.groups.refused, inside),
+    ]
+
+
+def _journal(system: System, program: Program) -> str:
+    if not system.journal_trouble or program.owner.operator:
+        return (system.journal_trouble or "kept") if system.secret else ""
+    return "it cannot be written"  # the operator is told why, and where
+
+
 def trace(system: System, request: Request, call: Trace) -> TraceResult | Waiting:
     """Row 5 of the table, `Trace`."""
-    system.trace.listen(system.uptime)
+    program, owner = request.program, request.program.owner
+    system.trace.listen(system.uptime, owner)
     if not isinstance(request.begun, int):  # the event that it begins with
-        request.begun = system.trace.end if call.start < 0 else min(call.start, system.trace.end)
-    result = system.trace.read(request.begun, call.limit)
+        end = system.trace.end_of(owner)
+        request.begun = end if call.start < 0 else min(call.start, end)
+    result = system.trace.read(request.begun, call.limit, owner, content=may_read(system, program, owner))
     return result if result.events or request.late or not call.timeout else wait(system.traced, call.timeout)
 
 
 def dmesg(system: System, request: Request, call: Dmesg) -> list[LogLine]:
     """Row 6 of the table, `Dmesg`."""
-    return system.trace.lines(call.after, call.limit)
+    return system.trace.lines(call.after, call.limit, request.program.owner)
 
 
 def shutdown(system: System, request: Request, call: Shutdown) -> None:

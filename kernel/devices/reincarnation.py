@@ -35,7 +35,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
     config.victims = system.sources.victims(config.victims).name  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
-    pid, name, group, now = system.table.new_pid(), f"driver:{config.name}", system.groups.system, system.now
+    pid, name, group, now = system.table.driver_pid(), f"driver:{config.name}", system.groups.system, system.now
     blocked = State.BLOCKED, WaitFor.DEVICE, now
     process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
@@ -164,7 +164,9 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     device.stream_tokens = hello.stream_tokens or limits.MAX_STEP_TOKENS
     device.guess_rows = min(hello.guess_rows, device.step_tokens)
     device.process.enter(State.BLOCKED, WaitFor.INPUT, system.now)
-    system.log("info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})")
+    system.log(
+        "info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})", public=True
+    )
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
     for image in device.images.values():  # all that its predecessor had, or was asked for
         want(system, device, image)

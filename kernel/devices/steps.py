@@ -195,13 +195,14 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
             "warning",
             f"{device.name}: process {process.pid}: KV from token {block * BLOCK_TOKENS} on could not be moved in, or "
             "was not what had been moved out; it will be computed again",
+            process,
         )
         return
     if result.error:
         # It is not known how far it came: a block may not have been copied, and the driver may have dropped what it was
         # told of the context. Full blocks are certain; everything else is sent and computed again.
         _start_over(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
-        system.log("error", f"{device.name}: process {process.pid}: {result.error}")
+        system.log("error", f"{device.name}: process {process.pid}: {result.error}", process)
         reason = f"the device could not compute process {process.pid}: {result.error}"
         fail_decoding(system, process, reason)
         return

@@ -64,7 +64,7 @@ class Coming:
         """Log how the process came, and why not all of its KV did (`reason`)."""
         why = f"; the rest is computed again: {reason}" if reason else ""
         text = f"{how}: {len(self.process.log)} tokens, KV of {self.table.cached}{why}"
-        system.log("warning" if why else "info", f"process {self.process.pid}: {text}")
+        system.log("warning" if why else "info", f"process {self.process.pid}: {text}", self.process)
 
 
 def check_able(device: Device) -> None:

@@ -31,9 +31,9 @@ from pathlib import Path
 import trio
 
 from llmasos.kernel.edge.peers import Account, Peer
-from llmasos.syscalls import wire, zmtp
+from llmasos.syscalls import wire, zeromq, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
-from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
@@ -91,20 +91,22 @@ class Door:
         *,
         received: Allowance = RECEIVED,
         sends: Allowance = ANSWERS,
+        strangers: frozenset[int | None] = frozenset(),
         admits: Callable[[int], bool] | None = None,
     ) -> None:
         """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
-        comes, and of what goes. `admits(pid)` says which OS processes may connect, and these are not paced; without it,
-        all may."""
+        comes, and of what goes. `strangers`: uids that are nobody's. `admits(pid)` says which OS processes may connect,
+        and these are not paced; without it, all may."""
         self._deliver, self._gone, self._note = deliver, gone, note
-        self._received, self._sends, self._admits = received, sends, admits
+        self._received, self._sends = received, sends
+        self._strangers, self._admits = strangers, admits
         self._descriptors = descriptors
         self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
         self.refused = 0
         self.refusals: Counter[str] = Counter()  # of other budgets
         self.everybody = Account("all programs")
         self._processes: dict[int, Account] = {}
-        self._owners: dict[int, Account] = {}
+        self._owners: dict[int | None, Account] = {}
         self._peers: dict[int, Peer] = {}
         self._inside = 0  # of them, those that are not refused
         self._numbers = 0
@@ -187,26 +189,44 @@ class Door:
             self.refused += 1
             connection.close()
             return
-        process = self._processes.get(peer.os_pid) or Account(f"OS process {peer.os_pid}")
+        process = self._account(peer)
         owner = self._owners.get(peer.uid) or Account(f"user {peer.uid}")
-        peer.refused = self._refusal(process)
-        self.refused += bool(peer.refused)
-        if peer.refused and len(self._peers) - self._inside >= _TOLD:
+        peer.refused = self._refusal(peer, process)
+        self.refused += peer.refused is not None
+        if peer.refused is not None and len(self._peers) - self._inside >= _TOLD:
             connection.close()  # there is no room to tell everybody; who is cut off tries again
+            self._forget(process)
             return
         self._processes[peer.os_pid], self._owners[peer.uid] = process, owner
         peer.pays(process, owner, self.everybody)
         self._peers[peer.number] = peer
-        self._inside += not peer.refused
+        self._inside += peer.refused is None
         self._stay(peer, TELL_SECONDS if peer.refused else SILENT_SECONDS)
         self._wait_for(peer, _READ)
         self._offer(peer, zmtp.OPENING)
 
-    def _refusal(self, process: Account) -> str:
-        count = self._inside + 1
+    def _account(self, peer: Peer) -> Account:
+        """That of the OS process at the other end. A pid may be another's one day, a pidfd never is."""
+        account = self._processes.get(peer.os_pid)
+        if account is None or (account.pidfd >= 0 and zeromq.ended(account.pidfd)):
+            found = zeromq.Credentials(peer.os_pid, peer.uid)
+            account = Account(f"OS process {peer.os_pid}", zeromq.pidfd(peer.fd, found))
+        return account
+
+    def _forget(self, account: Account) -> None:
+        """An account without connections ends."""
+        if not account.connections and account.pidfd >= 0:
+            os.close(account.pidfd)
+            account.pidfd = -1
+
+    def _refusal(self, peer: Peer, process: Account) -> SyscallError | None:
+        if peer.uid in self._strangers:
+            why = f"the user of this program has no id here (it is shown as {peer.uid}), so it is nobody's program"
+            return Errno.EPERM(why)
+        count = self._inside + len(self._processes) + 1
         if count <= self.most - NEWCOMERS or (count <= self.most and process.connections < _FIRST):
-            return ""
-        return (
+            return None
+        return CONNECTIONS.errno(
             f"{self._inside} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "
             f"{self._descriptors} for this kernel); end some, or boot it with a higher limit"
         )
@@ -261,7 +281,7 @@ class Door:
                 if events & _WRITE:
                     self._flush(peer)
                 if events & _READ:
-                    self._turns.setdefault(peer.process, {})[peer] = None
+                    self._turns.setdefault(peer.payer, {})[peer] = None
         for account in list(self._turns):
             waiting = self._turns[account]
             if not waiting:
@@ -293,7 +313,7 @@ class Door:
             if self._cork:
                 self._uncork(peer)
             self._corked = None
-        self._charge(peer.process, begin)
+        self._charge(peer.payer, begin)
         if peer.number not in self._peers:
             return False
         if peer.counted or peer.incoming.held or peer.incoming.reserved:
@@ -303,20 +323,20 @@ class Door:
         return more
 
     def _take(self, peer: Peer, until: float) -> bool:
-        incoming, more = peer.incoming, True
+        incoming, room, more = peer.incoming, peer.room, True
         for _ in range(_MESSAGES):
             if peer.answers > HOLD_ANSWERS and self._admits is None:
                 self._hold(peer)
                 return False
-            arrived = incoming.next()
+            arrived = incoming.next(room)
             if arrived is None:
                 if not more:
                     return False
                 more = peer.read()
-                arrived = incoming.next()
+                arrived = incoming.next(room)
                 if arrived is None:
                     return more
-            if type(arrived) is bytes and not peer.refused:  # the usual
+            if type(arrived) is bytes and peer.refused is None:  # the usual
                 peer.until = 0.0
                 self._deliver(peer, arrived)
             else:
@@ -329,11 +349,11 @@ class Door:
         match arrived:
             case zmtp.Ready():
                 peer.identity = arrived.identity
-                if peer.refused:
-                    self.send(peer, wire.encode_reply(0, Errno.EAGAIN, peer.refused))  # to no call in particular
+                if (why := peer.refused) is not None:
+                    self.send(peer, wire.encode_reply(0, why.errno, why.reason))  # to no call in particular
             case zmtp.Pong():
                 self._offer(peer, arrived.frame)
-            case _ if not peer.refused:
+            case _ if peer.refused is None:
                 peer.until = 0.0
                 if isinstance(arrived, zmtp.Refused) and arrived.errno is self._received.errno:
                     self.refusals[self._received.name] += 1
@@ -433,7 +453,7 @@ class Door:
         if peer in self._held and peer.answers <= HOLD_ANSWERS // 2:
             self._held.discard(peer)
             self._wait_for(peer, peer.mask | _READ)
-            self._turns.setdefault(peer.process, {})[peer] = None
+            self._turns.setdefault(peer.payer, {})[peer] = None
             self._look_soon()  # there may be whole messages, of which the socket does not tell
 
     def budgets(self) -> list[Budget]:
@@ -465,15 +485,16 @@ class Door:
     def _end(self, peer: Peer) -> None:
         if self._peers.pop(peer.number, None) is None:
             return
-        self._inside -= not peer.refused
+        self._inside -= peer.refused is None
         self._wait_for(peer, 0)
         self._held.discard(peer)
         for waiting in (self._turns, self._paused):
-            if peer.process in waiting:
-                waiting[peer.process].pop(peer, None)
+            if peer.payer in waiting:
+                waiting[peer.payer].pop(peer, None)
         process, owner, _ = peer.accounts
         peer.close()
-        if not process.connections:
+        self._forget(process)
+        if not process.connections and self._processes.get(peer.os_pid) is process:
             del self._processes[peer.os_pid]
         if not owner.connections:
             del self._owners[peer.uid]

@@ -7,33 +7,35 @@ never used again. What a connection makes the kernel keep is charged to it, to i
 
 from __future__ import annotations
 
-import os
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from llmasos.syscalls import zeromq, zmtp
 from llmasos.syscalls.budgets import Allowance
+from llmasos.syscalls.errno import SyscallError
 
+_OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 _AT_ONCE = 64  # buffers to hand to the operating system
 
 
 class Account:
     """What somebody uses of the edge's resources: an OS process, an owner, all. `name` is for people."""
 
-    __slots__ = ("answers", "connections", "debt", "name", "received", "seen", "settled")
+    __slots__ = ("answers", "connections", "debt", "name", "pidfd", "received", "seen", "settled")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, pidfd: int = -1) -> None:
+        """`pidfd`: of an OS process; it is closed with the account."""
+        self.name, self.pidfd = name, pidfd
         self.connections = self.received = self.answers = 0
         # seconds of the kernel's time that it has had and others have not; when that was true; when it last had any
         self.debt = self.settled = self.seen = 0.0
 
 
 class Peer:
-    """A connection. `number` names it for the core; `os_pid` is 0 where the operating system does not tell; `identity` is
-    the name that it gives itself."""
+    """A connection. `number` names it for the core; `os_pid` is 0 and `uid` None where the operating system does not
+    tell; `identity` is the name that it gives itself."""
 
     __slots__ = (
         "accounts", "answers", "connection", "counted", "deaf", "fd", "identity", "incoming", "mask", "number", "os_pid",
@@ -43,10 +45,10 @@ class Peer:
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
         """`received`, `sends`: the bounds of what comes and has not been handled, and of what waits to go."""
         self.number, self.connection, self.fd = number, connection, connection.fileno()
-        self.os_pid, self.uid = credentials(connection)
+        self.os_pid, self.uid = zeromq.credentials(self.fd)
         self.identity = b""
         self.received, self.sends = received, sends
-        self.incoming = zmtp.Incoming(self._room, received.each)
+        self.incoming = zmtp.Incoming(received.each)
         self.accounts: tuple[Account, ...] = ()  # of its OS process, its owner, all
         self.counted = 0  # of received bytes, what the accounts have
         self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
@@ -54,7 +56,7 @@ class Peer:
         self.deaf = False  # it has closed its end, or does not take what is sent
         self.mask = 0  # what is waited for: that bytes come, that there is room for those that go
         self.until = 0.0  # when it must have said something, or be gone; 0: it may stay
-        self.refused = ""  # why it cannot stay
+        self.refused: SyscallError | None = None  # why it cannot stay
 
     def pays(self, process: Account, owner: Account, everybody: Account) -> None:
         """Say who pays for it from here on."""
@@ -63,12 +65,19 @@ class Peer:
             account.connections += 1
 
     @property
-    def process(self) -> Account:
+    def payer(self) -> Account:
+        """Of its OS process."""
         return self.accounts[0]
+
+    @property
+    def process(self) -> int:
+        """A pidfd of its OS process, or -1."""
+        return self.accounts[0].pidfd
 
     # --- what comes ---
 
-    def _room(self, size: int) -> str:
+    def room(self, size: int) -> str:
+        """Set bytes aside for a request, or say why they cannot be."""
         received = self.received
         for account, most in zip(self.accounts, (received.process, received.owner, received.all), strict=True):
             if most and account.received + size > most:
@@ -107,8 +116,8 @@ class Peer:
     # --- what goes ---
 
     def offer(self, data: bytes) -> tuple[bytes | memoryview, Account | None, str]:
-        """Have some bytes sent, as many as the operating system takes now, and keep the rest. Where they are more than may
-        wait nothing more is kept: returns what is over, whose bound it is (None: its own), and why."""
+        """Have some bytes sent, as many as the operating system takes now, and keep the rest. Where these are more than
+        may wait nothing more is kept: returns what is over, whose bound it is (None: its own), and why."""
         rest: bytes | memoryview = data
         if not self.out and not self.deaf:
             try:
@@ -183,14 +192,12 @@ class Peer:
         self.connection.close()
 
 
-def credentials(connection: socket.socket) -> tuple[int, int]:
-    """The OS pid and the uid at the other end of a connection, as the operating system vouches for them. Where it does
-    not tell, pid 0 and this process's own uid: nobody else gets into its runtime directory."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return zeromq.peer_pid(connection.fileno()), os.getuid()
-    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, 12))
-    return pid, uid
+def unmapped_uid() -> int:
+    """The uid by which the operating system shows users that have none here (those of other user namespaces)."""
+    try:
+        return int(_OVERFLOW.read_text())
+    except (OSError, ValueError):
+        return 65534
 
 
 class Peers:
@@ -198,28 +205,18 @@ class Peers:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Peer] = {}
-        self._processes: dict[int, int] = {}
 
     def add(self, peer: Peer) -> None:
         self._by_number[peer.number] = peer
-        self._processes[peer.os_pid] = self._processes.get(peer.os_pid, 0) + 1
 
     def remove(self, peer: Peer) -> None:
-        if self._by_number.pop(peer.number, None) is not None:
-            self._processes[peer.os_pid] -= 1
-            if not self._processes[peer.os_pid]:
-                del self._processes[peer.os_pid]
+        self._by_number.pop(peer.number, None)
 
     def numbered(self, number: int) -> Peer | None:
         return self._by_number.get(number)
-
-    def has_process(self, os_pid: int) -> bool:
-        return os_pid > 1 and os_pid in self._processes
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._by_number.values())
 
     def __len__(self) -> int:
         return len(self._by_number)
-
-

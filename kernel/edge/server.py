@@ -11,6 +11,7 @@ not caught: it ends the kernel with its traceback, and the drivers with it; a ke
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections import deque
@@ -28,7 +29,7 @@ from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.peers import Peer, Peers
+from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
@@ -58,6 +59,7 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.table import BY_RECORD
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
@@ -130,7 +132,8 @@ class Server:
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
         descriptors = door.raise_descriptor_limit()
-        self._programs = door.Door(descriptors, self._from_program, self._lost_program, self._note)
+        strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
+        self._programs = door.Door(descriptors, self._from_program, self._lost_program, self._note, strangers=strangers)
         self._drivers = door.Door(
             descriptors,
             self._from_driver,
@@ -236,7 +239,8 @@ class Server:
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
         else:
-            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid))
+            drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
+            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn, len(message)))
 
     def _lost_program(self, peer: Peer) -> None:
         if self._peers.numbered(peer.number) is not None:
@@ -261,12 +265,18 @@ class Server:
             self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
 
     def _signal(self, action: SignalProgram) -> None:
-        if not self._peers.has_process(action.os_pid):
-            return  # it has gone, and its pid may belong to another process by now
+        peer = self._peers.numbered(action.peer)
+        if peer is None:
+            return  # it has gone
         try:
-            os.kill(action.os_pid, int(action.signal))
+            if peer.process >= 0:
+                signal.pidfd_send_signal(peer.process, action.signal)
+            elif sys.platform != "linux" and peer.os_pid > 1:
+                os.kill(peer.os_pid, int(action.signal))
+            else:
+                raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
-            text = f"signal {action.signal.name} to OS process {action.os_pid}: {error.strerror}"
+            text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     # --- drivers ----------------------------------------------------------------------------------------------------

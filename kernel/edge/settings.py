@@ -36,6 +36,7 @@ import getpass
 import importlib.util
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -341,6 +342,8 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         os_pid=os.getpid(),
         version=version,
         user=_user(),
+        uid=os.getuid(),
+        salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,
         devices_named=bool(over.devices or file.device),

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
+from llmasos.kernel.objects.owner import ROOT, Owner
 from llmasos.kernel.timers import Timer
+from llmasos.syscalls.budgets import GROUPS, LOGS
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
+from llmasos.syscalls.limits import MAX_GROUP_DEPTH
+from llmasos.syscalls.pids import number_of
 from llmasos.syscalls.records import GroupSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -36,16 +39,26 @@ _TOKEN = 1_000_000 * SECOND  # of credit: a rate of one microtoken a second give
 class Group:
     """A node of the tree. Sizes are bytes of the whole subtree."""
 
-    def __init__(self, name: str = "", parent: Group | None = None, settings: GroupSettings = _DEFAULT) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        parent: Group | None = None,
+        settings: GroupSettings = _DEFAULT,
+        owner: Owner | None = None,
+    ) -> None:
+        """Without an `owner` of its own it belongs to its parent's."""
         self.name, self.parent, self.settings = name, parent, settings
+        self.owner: Owner = owner or (parent.owner if parent is not None else Owner("0", ROOT, "", 0, operator=True))
         self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
+        self.home = False  # it is an owner's, and has the sessions of his programs
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
-        self.kv = self.swap = self.weights = self.pids = self.tokens = 0
+        self.kv = self.swap = self.weights = self.pids = self.tokens = self.logs = 0
+        self.refused = 0  # times that it was out of room for logs
         self.images: Counter[int] = Counter()  # processes that map an image
         self.events: Counter[str] = Counter()
         self.pressure = Pressure()
@@ -74,17 +87,23 @@ class Group:
         for group in self.chain:
             group.swap += size
 
-    def enter(self, pid: int) -> None:
-        """Enter a process as a member."""
+    def charge_logs(self, size: int) -> None:
+        for group in self.chain:
+            group.logs += size
+
+    def enter(self, pid: int, logs: int) -> None:
+        """Enter a process as a member, with the bytes of its log and row."""
         self.members.add(pid)
         for group in self.chain:
             group.pids += 1
+            group.logs += logs
 
-    def leave(self, pid: int) -> None:
+    def leave(self, pid: int, logs: int) -> None:
         """A member has gone. A session ends with its last process, and so do all groups in it."""
         self.members.discard(pid)
         for group in self.chain:
             group.pids -= 1
+            group.logs -= logs
             if group.session and not group.pids:
                 group.end()
 
@@ -160,6 +179,15 @@ class Group:
                     f"the weights of {name} are {size:,} bytes: too many for weights_max of group {group.path}, with "
                     f"{group.weights:,} of {limit:,}"
                 )
+
+    def check_logs(self, size: int) -> None:
+        """EDQUOT if `size` more bytes of logs are too many for the session, its owner or the kernel."""
+        for group in self.chain:
+            most = LOGS.each if group.session else LOGS.owner if group.home else 0 if group.parent else LOGS.all
+            if most and group.logs + size > most:
+                group.refused += 1
+                whose = f"group {group.path}" if group.parent else "all processes"
+                raise LOGS.refuse(whose, group.logs, most)
 
     def check_pids(self, count: int, already: Group | None = None) -> None:
         """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
@@ -254,10 +282,13 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str) -> None:
-        self.root = Group()
+    def __init__(self, user: str, operator: Owner) -> None:
+        self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
+        self.users.home = True
+        self.homes = {self.users.name}  # of uids, in /users
+        self.refused = 0  # times that there were too many
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""
@@ -272,9 +303,26 @@ class GroupTree:
             yield group
             waiting += reversed(group.children.values())
 
-    def session(self, pid: int) -> Group:
+    def home(self, owner: Owner) -> Group:
+        """The group of an owner, which has the sessions of its programs; it is made if it is not there. A uid's is in
+        /users, a tenant's in that of its uid."""
+        group = self.users
+        if owner.uid != group.owner.uid:
+            group = self._home(group.chain[1], str(owner.uid), owner if not owner.tenant else owner.base)
+        return self._home(group, owner.tenant, owner) if owner.tenant else group
+
+    def _home(self, parent: Group, name: str, owner: Owner) -> Group:
+        group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
+        if not group.home:
+            group.home = True
+            self.homes |= set() if owner.tenant else {name}
+            for one in self.below(group):  # somebody may have made it, to set limits
+                one.owner = owner
+        return group
+
+    def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.users, f"{_SESSION}{pid}", _DEFAULT)
+        group = self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT)
         group.session = True
         return group
 
@@ -290,16 +338,9 @@ class GroupTree:
             group = group.children[name]
         return group
 
-    def parent_of(self, path: str, base: Group) -> tuple[Group, str]:
-        """The group that has, or would have, the last name of a path; and that name. ENOENT, EINVAL."""
-        *parents, name = names(path) or [""]
-        if not name:
-            raise Errno.EINVAL(f"{path!r} names no group to create")
-        return self.find(("/" if path.startswith("/") else "") + "/".join(parents), base), name
-
     def create(self, parent: Group, name: str, settings: GroupSettings) -> Group:
         """A new group. EINVAL if the name is taken or not allowed, EAGAIN if there are too many groups."""
-        if parent is self.users and name.startswith(_SESSION):
+        if parent.home and name.startswith(_SESSION):
             raise Errno.EINVAL(f"names that begin with {_SESSION!r} are for programs' sessions")
         if name in parent.children:
             raise Errno.EINVAL(f"there is a group {parent.children[name].path} already")
@@ -307,8 +348,9 @@ class GroupTree:
             why = f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
             raise Errno.EINVAL(why)
         for group in parent.chain:
-            most = MAX_SESSION_GROUPS if group.session else MAX_GROUPS if group is self.root else 0
+            most = GROUPS.each if group.session else GROUPS.all if group is self.root else 0
             if most and group.inside >= most:
+                self.refused += 1
                 raise Errno.EAGAIN(f"there are {most} groups in {group.path} already; remove some first")
         return self._add(parent, name, settings)
 
@@ -318,7 +360,7 @@ class GroupTree:
         for name in filter(None, path.split("/")):
             if name not in group.children:
                 made = self._add(group, name, _DEFAULT)
-                made.session = name.startswith(_SESSION) and group.parent is self.users.parent
+                made.session = name.startswith(_SESSION) and group.home
             group = group.children[name]
         return group
 
@@ -330,6 +372,8 @@ class GroupTree:
             what = f"{group.pids} processes" if group.pids else f"{len(group.children)} groups"
             raise Errno.EBUSY(f"{group.path} has {what} in it; end or move them first")
         group.end()
+        if group.home and not group.owner.tenant:
+            self.homes.discard(group.name)
 
     @staticmethod
     def _add(parent: Group, name: str, settings: GroupSettings) -> Group:
@@ -337,6 +381,14 @@ class GroupTree:
             above.inside += 1
         group = parent.children[name] = Group(name, parent, settings)
         return group
+
+
+def split(path: str) -> tuple[str, str]:
+    """The path of the group that has, or would have, the last name of a path; and that name. EINVAL."""
+    *parents, name = names(path) or [""]
+    if not name:
+        raise Errno.EINVAL(f"{path!r} names no group to create")
+    return ("/" if path.startswith("/") else "") + "/".join(parents), name
 
 
 def names(path: str) -> list[str]:

@@ -31,11 +31,13 @@ from llmasos.kernel.journal.records import (
     GroupSpent,
     Grown,
     Noted,
+    OwnerHead,
     Pids,
     ProcessHead,
     ProgramHead,
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
@@ -55,7 +57,7 @@ class Recorder:
         self.on = False
         self.frames = 0  # made so far
         self._known: set[int] = set()  # pids that the journal has
-        self._next_pid = 0  # as the journal has it
+        self._next: dict[int, int] = {}  # pids, as the journal has them
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
         # Of this event.
         self._first: list[AnyEntry] = []  # come before all others in the frame
@@ -72,7 +74,7 @@ class Recorder:
         """Record from here on. The journal has `state`, from which the kernel was made."""
         self.on = True
         self._known = set(state.programs) | set(state.processes)
-        self._next_pid = state.next_pid
+        self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
 
     def end(self) -> None:
@@ -138,16 +140,21 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, table: ProcessTable, now: int) -> Frame | None:
+    def frame(self, table: ProcessTable, owners: Owners, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
             table.gone.clear()
+            owners.changed.clear()
             return None
         entries, self._first = self._first, []
-        if table.next_pid != self._next_pid:
-            self._next_pid = table.next_pid
-            entries.append(Pids(self._next_pid))
+        if table.next != self._next:
+            new = [(space, number) for space, number in table.next.items() if self._next.get(space) != number]
+            entries += [Pids(number, space) for space, number in new]
+            self._next = table.next.copy()
+        if owners.changed:
+            entries += map(owner_head, owners.changed.values())
+            owners.changed.clear()
         if self._set or self._spent or self._devices:
             self._settings(entries)
         if table.changed:
@@ -218,10 +225,12 @@ class Recorder:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], now: int, secret: bytes
+        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
-        state = State(secret, now, table.next_pid)
+        numbers = table.next.copy()
+        state = State(secret, now, numbers.pop(0), numbers=numbers)
+        state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
@@ -247,7 +256,11 @@ class Recorder:
 
 
 def program_head(program: Program) -> ProgramHead:
-    return ProgramHead(program.pid, program.name, program.rights, program.group.path)
+    return ProgramHead(program.pid, program.name, program.rights, program.group.path, program.owner.key)
+
+
+def owner_head(owner: Owner) -> OwnerHead:
+    return OwnerHead(owner.key, owner.salt)
 
 
 def device_head(device: Device) -> DeviceHead:
@@ -270,7 +283,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
     return ProcessHead(
         *astuple(process.traits),
         pid=process.pid,
-        owner=process.owner,
+        parent=process.parent,
         group=process.group.path,
         path=path,
         dtype=dtype,
@@ -283,6 +296,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
         doing=_doing(process),
         exited=exited,
         stop_reason=process.stop_reason,
+        owner=process.owner.key,
     )
 
 

@@ -60,9 +60,10 @@ class Secret(Entry, tag=1):
 
 
 class Pids(Entry, tag=2):
-    """The next new pid."""
+    """The next new pid of a user; 0: of the operator."""
 
     next: int
+    space: int = 0
 
 
 class ProgramHead(Entry, tag=3):
@@ -72,6 +73,7 @@ class ProgramHead(Entry, tag=3):
     name: str
     rights: int
     group: str
+    owner: str = ""  # empty: the user that the kernel runs as
 
 
 class Doing(Entry, tag=4):
@@ -103,7 +105,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     """An LLM process as it is from here on, without its log. It runs `path` in `dtype` on a device of `kind`."""
 
     pid: int
-    owner: int
+    parent: int
     group: str
     path: str
     dtype: str
@@ -116,6 +118,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     doing: Doing | None
     exited: Exited | None
     stop_reason: str = ""
+    owner: str = ""  # empty: the user that the kernel runs as
 
 
 class Grown(Entry, tag=7):
@@ -195,6 +198,13 @@ class Noted(Entry, tag=15):
     records: list[LogRecord]
 
 
+class OwnerHead(Entry, tag=16):
+    """An owner, with the salt of the names of its KV. An empty name: the user that the kernel runs as."""
+
+    name: str
+    salt: int
+
+
 AnyEntry = (
     Secret
     | Pids
@@ -209,6 +219,7 @@ AnyEntry = (
     | GroupGone
     | GroupSpent
     | DeviceHead
+    | OwnerHead
 )
 
 Moment = Annotated[int, msgspec.Meta(ge=0)]  # nanoseconds

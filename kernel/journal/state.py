@@ -25,6 +25,7 @@ from llmasos.kernel.journal.records import (
     GroupSpent,
     Grown,
     Noted,
+    OwnerHead,
     Pids,
     ProcessHead,
     ProgramHead,
@@ -125,6 +126,8 @@ class State:
     groups: dict[str, GroupSettings] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceHead] = field(default_factory=dict)
+    owners: dict[str, OwnerHead] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
 
     @property
     def tokens(self) -> int:
@@ -160,7 +163,10 @@ class State:
             case Answer():
                 self.programs[entry.program].answers.add(entry)
             case Pids():
-                self.next_pid = entry.next
+                if entry.space:
+                    self.numbers[entry.space] = entry.next
+                else:
+                    self.next_pid = entry.next
             case ProgramHead():
                 if entry.pid in self.programs:
                     self.programs[entry.pid].head = entry
@@ -180,6 +186,8 @@ class State:
                 self.spent[entry.path] = entry.tokens
             case DeviceHead():
                 self.devices[entry.name] = entry
+            case OwnerHead():
+                self.owners[entry.name] = entry
             case Secret():
                 self.secret = entry.key
 
@@ -216,6 +224,8 @@ class State:
             self.groups.copy(),
             self.spent.copy(),
             self.devices.copy(),
+            self.owners.copy(),
+            self.numbers.copy(),
         )
 
     def snapshot(self) -> Iterator[Frame]:
@@ -223,7 +233,8 @@ class State:
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
-        yield Frame(self.now, [*head, *self.devices.values()])
+        head += [Pids(number, space) for space, number in self.numbers.items()]
+        yield Frame(self.now, [*head, *self.devices.values(), *self.owners.values()])
         for program in self.programs.values():
             yield Frame(self.now, [program.head])
             for answer in program.answers:
@@ -241,7 +252,7 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices"):
+        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners", "numbers"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

@@ -18,6 +18,7 @@ from llmasos.kernel.memory.swap import SwapSpace
 from llmasos.kernel.models import paging
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.settle import note_fault, settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -29,9 +30,10 @@ _LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
 _RETRY_MOST = 5 * SECOND  # between two tries to page a model in
 
 
-def want_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
-    """Find the image of a model that a call wants in memory. Unless it is RESIDENT, the call waits for `loaded`."""
-    image = _known_image(system, device, model, path, dtype)
+def want_image(system: System, device: Device, model: str, path: str, dtype: str, owner: Owner) -> Image:
+    """Find the image of a model that a call of `owner` wants in memory. Unless it is RESIDENT, the call waits for
+    `loaded`."""
+    image = _known_image(system, device, model, path, dtype, owner)
     if image.state != RESIDENT:
         if image.lasting:  # the caller is told what the files are now
             image.retry_at = system.now
@@ -39,17 +41,17 @@ def want_image(system: System, device: Device, model: str, path: str, dtype: str
     return image
 
 
-def hint_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+def hint_image(system: System, device: Device, model: str, path: str, dtype: str, owner: Owner) -> Image:
     """Have the model paged in once that takes nothing from models that run. Until it is probed, the call waits for
     `known`."""
-    image = _known_image(system, device, model, path, dtype)
+    image = _known_image(system, device, model, path, dtype, owner)
     image.hinted = image.state != RESIDENT
     image.unneeded = False
     want(system, device, image)
     return image
 
 
-def _known_image(system: System, device: Device, model: str, path: str, dtype: str) -> Image:
+def _known_image(system: System, device: Device, model: str, path: str, dtype: str, owner: Owner) -> Image:
     """Find the image of the model in `path`, which was asked for as `model`, or make one; probe_or_drop asks the driver
     about it. ENOMEM if it is known not to fit."""
     check_device(device, dtype)
@@ -58,6 +60,7 @@ def _known_image(system: System, device: Device, model: str, path: str, dtype: s
         image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
+    image.owners.add(owner)
     check_fits(device, image)
     return image
 
@@ -132,6 +135,7 @@ def _merge(device: Device, image: Image, twin: Image) -> None:
     assert not image.users, "a process that waits for a model does not map it yet"
     del device.images[image.id]
     twin.requested |= image.requested
+    twin.owners |= image.owners
     twin.hinted = twin.hinted or (image.hinted and twin.state != RESIDENT)
     twin.unneeded = twin.unneeded and not image.hinted
     twin.pinned = twin.pinned or image.pinned
@@ -175,10 +179,11 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
     """Why the image does not fit: there is no memory for the weights of `one`, which is the image or one in use."""
     room = paging.room_for(device, one)
     beside = " beside what is pinned" if any(i.pinned for i in device.images.values() if i is not one) else ""
+    name = one.name if image.knows(one) else "a model of others"
     if one is not image:
         return (
             f"{image.name} does not fit on {device.name}: its KV would leave {room / GiB:.2f} GiB for the weights of "
-            f"{one.name}, which is in use and has {one.size / GiB:.2f} GiB; end its processes"
+            f"{name}, which is in use and has {one.size / GiB:.2f} GiB; end its processes"
         )
     least = one.probed.stream_bytes if one.probed is not None else 0
     streaming = (

@@ -17,6 +17,7 @@ from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.memory.swap import SwapCost, SwapSpace
 from llmasos.kernel.memory.thrash import Thrash
 from llmasos.kernel.memory.victims import Victims
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
 
@@ -63,6 +64,7 @@ class Image:
     starved: OrderedDict[int, LLMProcess] = field(default_factory=OrderedDict)  # BLOCKED(pagein), first come first
     # KV that is coming from a file or from another device, by the pid of its process
     imports: dict[int, PageTable] = field(default_factory=dict)
+    owners: set[Owner] = field(default_factory=set)  # who have asked for it
     used: int = 0  # when a process last began or ended to use it
     # paging (kernel/models/paging.py)
     active: dict[int, LLMProcess] = field(default_factory=dict)
@@ -82,6 +84,10 @@ class Image:
     pageins: int = 0
     evictions: int = 0
     wiped: int = 0  # times that its weights went with a driver
+
+    def knows(self, other: Image) -> bool:
+        """Whether those who have asked for it may be told the name of another image."""
+        return all(one.operator or any(map(one.over, other.owners)) for one in self.owners)
 
     def join(self, process: LLMProcess, now: int) -> None:
         """The process maps it from here on, with the pages that its table has."""

@@ -18,6 +18,7 @@ from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 INIT_PID = 1
 NOWHERE = 1 << 62  # a position behind every log
+ROW_BYTES = 1024  # that a row of the process table is charged
+_TOKEN_BYTES = 4
+_STEP = 1024  # bytes by which a log grows between two charges
 
 _ACTIVITY = {
     State.READY: Activity.CPU,
@@ -77,10 +81,10 @@ class Account:
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """What every row of the table has. `owner` is the pid of the parent; orphans belong to init."""
+    """What every row of the table has. `parent` is a pid; orphans are init's. `owner` is to whom it belongs."""
 
     pid: int
-    owner: int
+    parent: int
     kind: Kind
     name: str
     group: Group
@@ -93,6 +97,11 @@ class Process:
     exit_status: int = 0
     exit_reason: str = ""
     account: Account = field(default_factory=Account)
+    kept: int = ROW_BYTES  # bytes of its log and row that its group has been charged
+    owner: Owner = None  # type: ignore[assignment]  # its group's, unless another is told
+
+    def __post_init__(self) -> None:
+        self.owner = self.owner or self.group.owner
 
     def is_zombie(self) -> bool:
         return self.state is State.ZOMBIE
@@ -143,6 +152,7 @@ class Program(Process):
     grace: Timer | None = None  # it has not come back yet since the kernel was booted, and ends with this
 
     def __post_init__(self) -> None:
+        Process.__post_init__(self)
         self.ended.parent = self
 
     def check(self) -> None:
@@ -226,7 +236,9 @@ class LLMProcess(Process):
     over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 
     def __post_init__(self) -> None:
-        self.table = self.table or PageTable(self.group)
+        Process.__post_init__(self)
+        self.table = self.table or PageTable(self.group, self.owner.salt)
+        self.kept = self.size
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; also tells its group and its image what it does now."""
@@ -420,6 +432,22 @@ class LLMProcess(Process):
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""
         return 0 < self.traits.limits.tokens <= self.spent
+
+    @property
+    def size(self) -> int:
+        """Bytes of its log, records and row."""
+        return ROW_BYTES + _TOKEN_BYTES * len(self.log) + self.records.bytes
+
+    def charge_log(self) -> None:
+        """Charge its group what its log has grown by, or shrunk."""
+        size = self.size
+        if size - self.kept >= _STEP or size < self.kept:
+            self.group.charge_logs(size - self.kept)
+            self.kept = size
+
+    def check_log(self, tokens: int, records: Sequence[bytes] = ()) -> None:
+        """EDQUOT if a log that is longer by so much is more than its group may have."""
+        self.group.check_logs(_TOKEN_BYTES * tokens + sum(map(len, records)))
 
     @property
     def used_up(self) -> Finish:

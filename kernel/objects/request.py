@@ -32,6 +32,7 @@ class Request:
     call: Call[Any]
     entry: Entry
     base: Group  # where relative paths of groups begin: the program's own when it called
+    drawn: int = 0  # random bits, if it asks for some
     answered: bool = False
     channel: Channel | None = None  # set while it waits
     begun: object | None = None  # what it has begun (kernel/desk.py, Begun)
@@ -39,3 +40,4 @@ class Request:
     late: bool = False  # the deadline has passed
     waited: bool = False
     absent: bool = False  # made to an earlier kernel, and not yet asked for again
+    size: int = 0  # bytes of its frame

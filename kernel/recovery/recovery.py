@@ -41,7 +41,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
-    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid)):
+    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     program = system.table.find(pid)
     if not isinstance(program, Program):
@@ -54,7 +54,7 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
     system.stale[pid] = program
     system.programs[event.peer] = program
-    system.log("info", f"program {pid} ({program.name}) is back")
+    system.log("info", f"program {pid} ({program.name}) is back", program)
     system.emit("journal.attach", pid, amount=event.os_pid)
     return program
 
@@ -89,13 +89,15 @@ def answer_again(system: System, request: Request) -> bool:
 def recover(system: System, state: State) -> None:
     """Bring back the state that the journal has, and record from here on."""
     system.secret = state.secret
+    for owner in state.owners.values():
+        system.groups.home(system.owners.recall(owner.name, owner.salt))
     for path, settings in state.groups.items():
         system.groups.recall(path).change(settings)
     for path, tokens in state.spent.items():
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
     _schedule(system, state)
-    system.table.resume(state.next_pid)
+    resume_pids(system, state)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
@@ -111,6 +113,12 @@ def recover(system: System, state: State) -> None:
             f"{waiting} wait for their model, the programs have {system.config.grace:g} s to come back",
         )
         system.emit("journal.recover", amount=state.tokens, detail=f"{len(processes)} processes")
+
+
+def resume_pids(system: System, state: State) -> None:
+    """Give out no pid that was given out before."""
+    for space, number in (0, state.next_pid), *state.numbers.items():
+        system.table.resume(space, number)
 
 
 def _schedule(system: System, state: State) -> None:
@@ -140,6 +148,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         ProcessState.BLOCKED,
         WaitFor.RETURN,
         system.now,
+        owner=system.owners.recall(head.owner),
         rights=head.rights,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
@@ -150,7 +159,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _missing(system: System, program: Program) -> None:
-    system.log("warning", f"program {program.pid} ({program.name}) has not come back")
+    system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
     end_program(system, program, 0, "it did not come back after the kernel was booted")
 
 
@@ -158,12 +167,13 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
     head = saved.head
     process = LLMProcess(
         pid=head.pid,
-        owner=INIT_PID if head.detached else head.owner,
+        parent=INIT_PID if head.detached else head.parent,
         kind=Kind.LLM,
         name=head.name,
         group=system.groups.recall(head.group),
         started=system.now,
         since=system.now,
+        owner=system.owners.recall(head.owner),
         device=_device(system, saved) or system.device_named(""),
         traits=traits_of(head),
         saved=head,

@@ -63,7 +63,7 @@ def rejoin(system: System, request: Request, call: Rejoin) -> Waiting | None:
     model = head.model if system.config.models.get(head.model, head.model) == head.path else head.path
     if device.config.kind != head.kind:
         raise Errno.ENODEV(f"there is no device of kind {head.kind} any more")
-    image = want_image(system, device, model, head.path, head.dtype)
+    image = want_image(system, device, model, head.path, head.dtype, process.owner)
     process.stranded = ""
     if image.state != RESIDENT:
         return wait(image.loaded)
@@ -89,7 +89,7 @@ def _go_on(system: System, process: LLMProcess, image: Image) -> None:
 def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
     process.stranded = error.reason
     reason = f"process {process.pid} has not got its model back: {error.reason}"
-    system.log("error", f"journal: {reason}; it stays, and its log can be read")
+    system.log("error", f"journal: {reason}; it stays, and its log can be read", process)
     changed(system, process)
     refuse_caller(system, process, Errno.EIO, reason)
     wake(system, process.boundary, Errno.EBUSY(reason))

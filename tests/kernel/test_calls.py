@@ -183,9 +183,9 @@ def test_the_end_of_a_child_disturbs_only_who_waits_for_it(monkeypatch: pytest.M
     handlers: dict[Any, Any] = dispatch._HANDLERS
     wait = handlers[Wait]
 
-    def counted(system: System, request: Request, call: Wait) -> object:
+    def counted(system: System, request: Request, call: Wait, process: object) -> object:
         tried.append(call.pid)
-        return wait(system, request, call)
+        return wait(system, request, call, process)
 
     monkeypatch.setitem(handlers, Wait, counted)
     sim = simulate()
@@ -245,7 +245,7 @@ def test_a_pid_that_never_was_and_one_that_is_something_else_are_told_apart() ->
     program = sim.program()
     errno, reason = refused(program, Feed(999, [1]))
     assert errno is Errno.ESRCH
-    assert "never given out" in reason
+    assert "has exited, or never was" in reason
     errno, reason = refused(program, Feed(program.pid, [1]))
     assert errno is Errno.EINVAL
     assert "program" in reason

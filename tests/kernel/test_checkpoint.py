@@ -84,7 +84,7 @@ def test_everything_that_is_the_process_comes_back(file: str) -> None:
     same = replace(old.traits, spent=new.traits.spent, detached=False)
     assert new.traits == same
     assert (new.device, new.log, new.finish) == (old.device, old.log, old.finish)
-    assert (new.owner, new.traits.detached) == (program.pid, False)
+    assert (new.parent, new.traits.detached) == (program.pid, False)
     assert new.traits.spent == 4
     seeds = [program.call(Getinfo(program.call(Fork(parent))[0])).seed for parent in (pid, twin)]
     assert seeds[0] == seeds[1], "the next child has the seed it would have had"

@@ -195,17 +195,16 @@ def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped
     assert len(core.seen(Disconnected)) == 1
 
 
-def test_signals_go_to_the_processes_of_connected_programs_only() -> None:
+def test_signals_go_to_the_process_of_a_connection_and_nowhere_else() -> None:
     received: list[int] = []
 
     def handler(event: Event, now: int) -> list[Action]:
         match event:
             case Syscall():
-                stranger = os.getppid()
                 return [
-                    SignalProgram(stranger, Signal.KILL),  # would end the test run
+                    SignalProgram(event.peer + 1, Signal.KILL),  # would end the test run
                     SignalProgram(0, Signal.KILL),
-                    SignalProgram(event.os_pid, Signal.CONT),
+                    SignalProgram(event.peer, Signal.CONT),
                     Reply(event.peer, event.seq, Errno.OK),
                 ]
         return []

@@ -1,0 +1,109 @@
+"""Which rights a program has on an object: the one place that answers it.
+
+Each row of the ABI table says which right its call needs on each object that it names (syscalls/table.py, Needs), and
+dispatch asks here. One's own is what belongs to the program's owner, and what to those whom he is over: a uid's tenants,
+and everybody for the machine's operator. One has every right on that. On what is others' there is none, and what one may
+not see does not exist: where a pid or a path leads is decided by its owner and its spelling, before any object is looked
+at. Devices serve everybody; a group above one's own, and the home of another user, can be seen.
+"""
+
+from __future__ import annotations
+
+from llmasos.kernel.groups.group import Group, names
+from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.objects.process import DriverProcess, Process, Program
+from llmasos.kernel.state import System
+from llmasos.syscalls import pids
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Kind, Right
+from llmasos.syscalls.table import Needs
+
+_ALL = int(Needs.ALL)
+_SEE = int(Needs.SEE)
+_SERVED = int(Needs.SEE | Needs.CHARGE)
+_HOME = int(Needs.ALL & ~(Needs.LIMITS | Needs.ADMINISTER))  # the limits of what a user has of the machine are not his
+_READER = int(Right.CONTROL)  # what `read` needs
+
+
+def rights_on(system: System, program: Program, thing: object) -> int:
+    """The rights (bits of Needs) that a program has on a process, a group, a device, a model in memory, or the owner of
+    something that is no more."""
+    owner = program.owner
+    match thing:
+        case DriverProcess():
+            return _ALL if owner.operator else _SEE
+        case Process():
+            if owner.over(thing.owner) and (owner.operator or thing.kind is not Kind.INIT):
+                return _ALL
+            return _SEE if thing.kind is Kind.INIT or system.config.show_all else 0
+        case Group():
+            if owner.operator:
+                return _ALL
+            if owner.over(thing.owner):
+                return _HOME if thing.parent is None or not owner.over(thing.parent.owner) else _ALL
+            return _SEE if _sees_group(system, owner, thing.path) else 0
+        case Image():
+            if owner.operator or (thing.owners and all(map(owner.over, thing.owners))):
+                return _ALL
+            return _SERVED if is_shown(system, owner, thing) else 0
+        case Device():
+            return _ALL if owner.operator else _SERVED
+        case Owner():
+            return _ALL if owner.over(thing) else 0
+    return 0
+
+
+def may_read(system: System, program: Program, thing: object) -> bool:
+    """Whether a program may read the log of a process (or of all that an owner has), as `read` would let it."""
+    return bool(program.rights & _READER) and bool(rights_on(system, program, thing) & int(Needs.READ))
+
+
+def is_shown(system: System, owner: Owner, image: Image) -> bool:
+    """Whether an owner gets to know that a model is in memory: it is known to all by its name, or he has asked for it."""
+    return owner.operator or image.path in system.config.models.values() or any(map(owner.over, image.owners))
+
+
+# --- what programs name ---------------------------------------------------------------------------------------------
+
+
+def inward(system: System, program: Program, pid: int) -> int:
+    """The pid of the process that a program calls `pid`: of a number, its own user's."""
+    space = program.owner.space
+    return pid if not space or pid > pids.MOST or pid in system.table.shared else pids.pid_of(space, pid)
+
+
+def row(system: System, program: Program, pid: int) -> Process | None:
+    """The process that a program calls `pid`, a zombie too; None: it is not there, or not for that program."""
+    view = system.table.view(program.owner, everybody=system.config.show_all)
+    return view.get(inward(system, program, pid))
+
+
+def gone(pid: int) -> SyscallError:
+    """Of a process that has exited, that never was, or that the caller may not see."""
+    return Errno.ESRCH(f"no process {pids.shown(pid)}: it has exited, or never was; `ps` lists the processes")
+
+
+def group(system: System, program: Program, path: str, base: Group) -> Group:
+    """The group of a path, which is relative to `base` unless it begins with a slash. ENOENT."""
+    full = path if path.startswith("/") or not path else f"{base.path.rstrip('/')}/{path}"
+    owner, walked = program.owner, "/"
+    for name in names(full) if not owner.operator else ():
+        above, walked = walked, f"{walked.rstrip('/')}/{name}"
+        if not _sees_group(system, owner, walked):
+            own = system.groups.home(owner).path.removeprefix(above).strip("/").partition("/")[0]
+            raise Errno.ENOENT(f"no group {name!r} in {above}, which has: {own or 'nothing'}")
+    return system.groups.find(path, base)
+
+
+def _sees_group(system: System, owner: Owner, path: str) -> bool:
+    """By the path alone: one's home, what is in it and what it is in; and that other users are there."""
+    home, group = f"{system.groups.home(owner).path}/", f"{path.rstrip('/')}/"
+    if home.startswith(group) or group.startswith(home):
+        return True
+    above, _, name = path.rpartition("/")
+    return above == _USERS and name in system.groups.homes
+
+
+_USERS = "/users"
