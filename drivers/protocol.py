@@ -399,7 +399,7 @@ def decode_from_driver(body: bytes | bytearray) -> FromDriver:
         raise
 
 
-def _version(body: bytes) -> object:
+def _version(body: bytes | bytearray) -> object:
     """The version in the beginning of a hello; None where the message is no hello."""
     match msgspec.msgpack.decode(body):
         case ["Hello", int(version), *_]:

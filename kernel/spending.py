@@ -86,10 +86,11 @@ class Spending:
     def told(self) -> list[Budget]:
         """For `stats`."""
         programs, everybody, refused = self._programs.values(), self.all, self.refused
+        calls = max((one.calls for one in programs), default=0)
+        size = max((one.bytes for one in programs), default=0)
+        tracers = max((one.tracers for one in programs), default=0)
         return [
-            PARKED.told(everybody.calls, refused[PARKED.name], max((one.calls for one in programs), default=0)),
-            PARKED_BYTES.told(
-                everybody.bytes, refused[PARKED_BYTES.name], max((one.bytes for one in programs), default=0)
-            ),
-            TRACERS.told(everybody.tracers, refused[TRACERS.name], max((one.tracers for one in programs), default=0)),
+            PARKED.told(everybody.calls, refused[PARKED.name], calls),
+            PARKED_BYTES.told(everybody.bytes, refused[PARKED_BYTES.name], size),
+            TRACERS.told(everybody.tracers, refused[TRACERS.name], tracers),
         ]

@@ -89,7 +89,7 @@ GROUPS = Allowance(
     "control groups", "remove some first",
 )  # fmt: skip
 NOTES = Allowance(
-    "log lines", "program", 32, 0, 64, 256, Errno.OK,
+    "log lines", "program", 0, 8, 32, 128, Errno.OK,
     "lines of the kernel log that programs cause, in ten seconds", "further lines are counted, not written",
 )  # fmt: skip
 

@@ -91,10 +91,8 @@ def _tables(system: System) -> list[Budget]:
     """What the tables of the kernel have in them."""
     root, sessions = system.groups.root, [group for group in system.groups if group.session]
     logs = max((group.logs for group in sessions), default=0)
-    pids, inside = (
-        max((group.pids for group in sessions), default=0),
-        max((group.inside for group in sessions), default=0),
-    )
+    pids = max((group.pids for group in sessions), default=0)
+    inside = max((group.inside for group in sessions), default=0)
     return [
         LOGS.told(root.logs, sum(group.refused for group in system.groups), logs),
         PROCESSES.told(len(system.table), system.table.refused, pids, system.config.max_processes),

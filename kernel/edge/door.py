@@ -32,7 +32,7 @@ import trio
 
 from llmasos.kernel.edge.peers import Account, Peer
 from llmasos.syscalls import wire, zeromq, zmtp
-from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
+from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, NOTES, RECEIVED, Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
@@ -104,6 +104,7 @@ class Door:
         self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
         self.refused = 0
         self.refusals: Counter[str] = Counter()  # of other budgets
+        self._told_left_out = 0  # lines of the log that were left out, and a later one says so
         self.everybody = Account("all programs")
         self._processes: dict[int, Account] = {}
         self._owners: dict[int | None, Account] = {}
@@ -462,11 +463,13 @@ class Door:
         connections = max((one.connections for one in processes), default=0)
         received = max((one.received for one in processes), default=0)
         answers = max((one.answers for one in processes), default=0)
+        notes = max((one.notes for one in processes), default=0)
         everybody, refused = self.everybody, self.refusals
         return [
             CONNECTIONS.told(self._inside, self.refused, connections, self.most),
             RECEIVED.told(everybody.received, refused[RECEIVED.name], received),
             ANSWERS.told(everybody.answers, refused[ANSWERS.name], answers),
+            NOTES.told(everybody.notes_now(time.monotonic()), refused[NOTES.name], notes),
         ]
 
     @property
@@ -479,8 +482,21 @@ class Door:
     def cut(self, peer: Peer, why: str) -> None:
         """End a connection, and say why in the log."""
         if peer.number in self._peers:
-            self._note(peer, f"OS process {peer.os_pid} is cut off: {why}")
+            self._tell(peer, f"OS process {peer.os_pid} is cut off: {why}")
             self._end(peer)
+
+    def _tell(self, peer: Peer, text: str) -> None:
+        """A line for the kernel's log, unless there have been too many."""
+        now = time.monotonic()
+        levels = zip(peer.accounts, (NOTES.process, NOTES.owner, NOTES.all), strict=True)
+        if any(account.notes_now(now) >= most for account, most in levels):
+            self.refusals[NOTES.name] += 1
+            return
+        for account in peer.accounts:
+            account.notes += 1
+        left_out = self.refusals[NOTES.name] - self._told_left_out
+        self._told_left_out += left_out
+        self._note(peer, f"{text}; {left_out} such lines before this one were left out" if left_out else text)
 
     def _end(self, peer: Peer) -> None:
         if self._peers.pop(peer.number, None) is None:

@@ -17,20 +17,28 @@ from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.errno import SyscallError
 
 _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
+NOTES_SECONDS = 10.0
 _AT_ONCE = 64  # buffers to hand to the operating system
 
 
 class Account:
     """What somebody uses of the edge's resources: an OS process, an owner, all. `name` is for people."""
 
-    __slots__ = ("answers", "connections", "debt", "name", "pidfd", "received", "seen", "settled")
+    __slots__ = ("answers", "connections", "debt", "name", "noted", "notes", "pidfd", "received", "seen", "settled")
 
     def __init__(self, name: str, pidfd: int = -1) -> None:
         """`pidfd`: of an OS process; it is closed with the account."""
         self.name, self.pidfd = name, pidfd
         self.connections = self.received = self.answers = 0
+        self.notes, self.noted = 0, 0.0  # lines of the log that it has caused since that moment
         # seconds of the kernel's time that it has had and others have not; when that was true; when it last had any
         self.debt = self.settled = self.seen = 0.0
+
+    def notes_now(self, now: float) -> int:
+        """Lines of the log that it has caused lately."""
+        if now - self.noted > NOTES_SECONDS:
+            self.notes, self.noted = 0, now
+        return self.notes
 
 
 class Peer:
