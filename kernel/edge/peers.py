@@ -153,7 +153,7 @@ class Peer:
 
     def _over(self, size: int) -> tuple[Account | None, str]:
         answers = self.sends
-        if self.answers and self.answers + size > answers.each:  # one may be of any length
+        if answers.each and self.answers and self.answers + size > answers.each:  # one may be of any length
             return None, answers.over(f"a connection of OS process {self.os_pid}", self.answers, answers.each)
         for account, most in zip(self.accounts, (answers.process, answers.owner, answers.all), strict=True):
             if most and account.answers + size > most:
