@@ -180,12 +180,7 @@ class Kernel(System):
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
         elif not (program.to_replay and recovery.answer_again(self, request)):
-            try:
-                self.spending.check(request)
-            except SyscallError as error:
-                desk.fail(self, request, error.errno, error.reason)
-            else:
-                dispatch(self, request)
+            dispatch(self, request)
 
     def _attach(self, event: events.Syscall, call: Attach) -> Program:
         if (event.uid or 0) > pids.MOST_UID:

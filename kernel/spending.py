@@ -63,7 +63,7 @@ class Spending:
             del self._owners[program.owner]
 
     def check(self, request: Request) -> None:
-        """EAGAIN if this call could not wait, should it have to."""
+        """EAGAIN if this call is one too many to wait."""
         program = request.program
         own = self._programs.get(program)
         if own is None and not self.all.calls:
