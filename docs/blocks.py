@@ -170,6 +170,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config": lambda: _keys(settings.File),
     "config.kernel": lambda: _keys(settings.Tuning, KernelConfig),
     "config.device": lambda: _keys(settings.Device, DeviceConfig),
+    "config.privacy": lambda: _keys(settings.Privacy, KernelConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "shell.only": _shell_only,
     "chart.bars": _bars,

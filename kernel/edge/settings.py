@@ -132,6 +132,13 @@ class Journal(msgspec.Struct, forbid_unknown_fields=True):
     grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
 
+class Privacy(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[privacy]` of the file."""
+
+    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows.
+    ps: Literal["count", "rows"] = "count"
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
@@ -139,6 +146,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     models: dict[str, str] = {}  # `[models]`: names of directories, `story = "/srv/models/story"`
     groups: dict[str, GroupFile] = {}  # `[groups."/PATH"]`: control groups to be made at boot
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
+    privacy: Privacy = msgspec.field(default_factory=Privacy)  # `[privacy]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -343,6 +351,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         version=version,
         user=_user(),
         uid=os.getuid(),
+        show_all=file.privacy.ps == "rows",
         salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,

@@ -57,7 +57,8 @@ def _known_image(system: System, device: Device, model: str, path: str, dtype: s
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
-        image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
+        name = next((name for name, known in system.config.models.items() if known == path), path)  # whoever asks first
+        image = Image(system.new_image_id(), name, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
     image.owners.add(owner)

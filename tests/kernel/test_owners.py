@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -66,11 +67,11 @@ def test_contexts_of_two_owners_share_no_frame_and_those_of_one_do(sim: Simulati
         assert llm(sim, program, pid).account.reused == reused
 
 
-def test_a_restored_process_is_its_restorers_and_has_his_salt(sim: Simulation) -> None:
+def test_a_restored_process_is_its_restorers_and_has_his_salt(sim: Simulation, tmp_path: Path) -> None:
     ann, ben = sim.program(uid=ANN), sim.program(uid=BEN)
     pid = ann.call(Spawn(MODEL, list(range(1, 40))))
-    ann.call(Checkpoint(pid, "/tmp/ann.image"))
-    there = llm(sim, ben, ben.call(Restore("/tmp/ann.image")))
+    ann.call(Checkpoint(pid, f"{tmp_path}/image"))
+    there = llm(sim, ben, ben.call(Restore(f"{tmp_path}/image")))
     assert there.owner.name == "1002"
     assert there.table.salt == there.owner.salt != llm(sim, ann, pid).table.salt
 

@@ -37,6 +37,8 @@ def _table(shell: Session, line: Line) -> None:
     ps.LISTING.show(shell.screen, shown, Asked.of(line))
     if len(shown) < len(rows):
         shell.remark(ps.not_shown(len(rows) - len(shown)))
+    if not line.has("--json") and (others := ps.unseen(shell.kernel, rows)):
+        shell.remark(others)
 
 
 @does("top")
