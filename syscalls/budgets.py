@@ -3,7 +3,7 @@
 The kernel is one process that all share, so everything that a peer's bytes can fill is bounded by steps: for one
 connection (a program), for one OS process, which may have many, for one owner, who may have many of these, and in all.
 Who reaches a bound is refused with an errno that names it and whose it is; others do not notice. `docs/budgets.md` and
-`stats` come from here, and tests/system/test_budgets.py drives each row to its end.
+`stats` come from here, and tests/kernel/test_budgets.py drives each row to its end.
 
 What is bounded by its nature is not here: a name has a most in limits.py, the trace and the kernel log are rings.
 """

@@ -20,9 +20,10 @@ from llmasos.kernel.edge.door import HOLD_ANSWERS, NEWCOMERS
 from llmasos.syscalls import blocking, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
-from llmasos.syscalls.table import Fork, Null, Ps, Spawn, StatsCall
+from llmasos.syscalls.table import BootInfoCall, Decode, Dmesg, Fork, Null, Ps, Spawn, StatsCall
 from tests.booted import PATIENCE, Booted, booted, eventually
 from tests.userland.command_line import llmasos
+from tests.zmtp_client import GREETING, Raw, frame, ready
 
 pytestmark = pytest.mark.processes
 
@@ -299,3 +300,44 @@ def test_a_program_that_does_not_read_its_answers_waits_with_its_calls_and_costs
 def waiting(program: blocking.Client) -> int:
     """Bytes of answers that have not been read."""
     return next(budget.used for budget in program(StatsCall()).budgets if budget.name == "waiting answers")
+
+
+def test_messages_without_end_and_floods_of_long_ones_cost_the_kernel_no_memory(kernel: Booted) -> None:
+    """What libzmq would keep until it is whole, and hand over by a thousand messages at once."""
+    place, process = kernel.place / runtime.PROGRAMS, psutil.Process(kernel.pid)
+    with kernel.connect() as program:
+        program(Null())
+        before = process.memory_info().rss
+        sent = 0
+        with Raw(place) as one, suppress(OSError):
+            for _ in range(1000):
+                one.send(frame(bytes(1 << 20), more=True))
+                sent += 1
+        assert sent < 100, "it is cut off"
+        told = "a message is one frame"
+        eventually(lambda: any(told in line.text for line in program(Dmesg())), "the log says why")
+        long = frame(wire.encode_request(7, Null()) + bytes(15 << 20))
+        with ExitStack() as stack:
+            senders = [stack.enter_context(Raw(place)) for _ in range(4)]
+            most = 0
+            for _ in range(3):
+                for sender in senders:
+                    sender.send(long)
+                    most = max(most, process.memory_info().rss)
+                    program(Null())
+                for sender in senders:
+                    reply = wire.decode_reply(sender.message())
+                    assert (reply.seq, reply.errno) == (7, Errno.EMSGSIZE)
+        assert most - before < 24 << 20
+
+
+def test_a_stranger_is_not_heard_at_the_drivers_socket(kernel: Booted) -> None:
+    with kernel.connect() as program:
+        pid = program(Spawn("sim:1b", [1]), timeout=PATIENCE)
+        for _ in range(3):
+            with Raw(kernel.place / runtime.DRIVERS, greet=False) as stranger:
+                with suppress(OSError):
+                    stranger.send(GREETING + ready(Identity=b"sim0.1.secret") + frame(bytes(1 << 20), more=True))
+                assert stranger.ends()
+        assert len(program(Decode(pid, 3), timeout=PATIENCE).tokens) == 3
+        assert all(device.restarts == 0 for device in program(BootInfoCall()).devices)
