@@ -16,6 +16,7 @@ from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
 
 CHUNK = 1 << 14  # bytes to read at once, of short frames
+FEW = 1 << 9  # and of one whose OS process has as many bytes here as it may
 LONG_CHUNK = 1 << 18  # and of a frame that has a place of its own
 OWN_PLACE = 1 << 12  # bytes from which a frame that has not come whole gets one
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -99,6 +100,10 @@ class Incoming:
     def put(self, data: bytes) -> None:
         self._data = data if self._at == len(self._data) else self._data[self._at :] + data
         self._at = 0
+
+    def compact(self) -> None:
+        """Keep no bytes that are in messages already."""
+        self._data, self._at = self._data[self._at :], 0
 
     def next(self, room: Callable[[int], str]) -> Arrived | None:
         """The next message, if one is whole. `room(n)` sets n bytes aside for a frame, or says why it cannot. Raises

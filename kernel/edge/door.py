@@ -31,7 +31,7 @@ from pathlib import Path
 import trio
 
 from llmasos.kernel.edge.peers import Account, Peer
-from llmasos.syscalls import wire, zeromq, zmtp
+from llmasos.syscalls import limits, wire, zeromq, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, NOTES, RECEIVED, Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
@@ -44,6 +44,9 @@ NEWCOMERS = 16  # places for OS processes that have no connection yet
 TELL_SECONDS = 0.5  # for which a refused connection stays, to hear why
 SILENT_SECONDS = 30.0  # for which one stays that says nothing, or stops in the middle of a request
 HOLD_ANSWERS = 1 << 20  # bytes of answers that wait for a program above which its next calls do
+# Calls without an answer above which its next ones wait: more than can be parked, so the others wait for the disk
+# (`fsync` is `always`), and not for what the program does next.
+MOST_OWED = 2 * limits.MAX_PARKED_CALLS
 SHARE = 0.5  # of the kernel's time that one OS process may have while others call, too,
 BURST = 0.01  # seconds that it may be beyond that,
 ACTIVE = 0.1  # and seconds for which an OS process counts as one that calls
@@ -326,7 +329,7 @@ class Door:
     def _take(self, peer: Peer, until: float) -> bool:
         incoming, room, more = peer.incoming, peer.room, True
         for _ in range(_MESSAGES):
-            if peer.answers > HOLD_ANSWERS and self._admits is None:
+            if (peer.answers > HOLD_ANSWERS or peer.owed > MOST_OWED) and self._admits is None:
                 self._hold(peer)
                 return False
             arrived = incoming.next(room)
@@ -438,6 +441,8 @@ class Door:
             rest, account, why = peer.offer(bytes(rest))
         if peer.out:
             self._wait_for(peer, peer.mask | _WRITE)
+        elif peer in self._held:
+            self._flush(peer)
         return True
 
     def _uncork(self, peer: Peer) -> None:
@@ -451,7 +456,7 @@ class Door:
             self._wait_for(peer, peer.mask | _WRITE)
         elif peer.mask & _WRITE:
             self._wait_for(peer, peer.mask & ~_WRITE)
-        if peer in self._held and peer.answers <= HOLD_ANSWERS // 2:
+        if peer in self._held and peer.answers <= HOLD_ANSWERS // 2 and peer.owed <= MOST_OWED:
             self._held.discard(peer)
             self._wait_for(peer, peer.mask | _READ)
             self._turns.setdefault(peer.payer, {})[peer] = None

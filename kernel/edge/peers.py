@@ -47,7 +47,7 @@ class Peer:
 
     __slots__ = (
         "accounts", "answers", "connection", "counted", "deaf", "fd", "identity", "incoming", "mask", "number", "os_pid",
-        "out", "received", "refused", "sends", "uid", "until",
+        "out", "owed", "received", "refused", "sends", "uid", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
@@ -61,6 +61,7 @@ class Peer:
         self.counted = 0  # of received bytes, what the accounts have
         self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
         self.answers = 0  # bytes of `out`
+        self.owed = 0  # calls that have not been answered
         self.deaf = False  # it has closed its end, or does not take what is sent
         self.mask = 0  # what is waited for: that bytes come, that there is room for those that go
         self.until = 0.0  # when it must have said something, or be gone; 0: it may stay
@@ -100,6 +101,7 @@ class Peer:
 
     def count(self) -> None:
         """Charge what it has sent and the kernel has not handled: no more, no less."""
+        self.incoming.compact()
         held = self.incoming.held + self.incoming.reserved
         if held != self.counted:
             self._receive(held - self.counted)
@@ -112,8 +114,9 @@ class Peer:
                 got, most = self.connection.recv_into(place), len(place)
                 self.incoming.filled(got)
             else:
-                data = self.connection.recv(zmtp.CHUNK)
-                got, most = len(data), zmtp.CHUNK
+                most = zmtp.CHUNK if self.payer.received < (self.received.process or 1 << 62) else zmtp.FEW
+                data = self.connection.recv(most)
+                got = len(data)
                 self.incoming.put(data)
         except (BlockingIOError, InterruptedError):
             return False

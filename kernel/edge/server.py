@@ -239,6 +239,7 @@ class Server:
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
         else:
+            peer.owed += 1
             drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
             self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn, len(message)))
 
@@ -260,9 +261,14 @@ class Server:
         peer = self._peers.numbered(action.peer)
         frame = wire.encode_reply(action.seq, action.errno, value)
         if self._keeper is None:
-            self._reply(peer, frame)
+            self._give(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes)
+            self._keeper.when_kept(lambda: self._give(peer, frame), changes=action.changes)
+
+    def _give(self, peer: Peer | None, frame: bytes) -> None:
+        if peer is not None:
+            peer.owed -= 1
+        self._reply(peer, frame)
 
     def _signal(self, action: SignalProgram) -> None:
         peer = self._peers.numbered(action.peer)

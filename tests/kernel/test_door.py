@@ -136,6 +136,28 @@ def test_who_does_not_read_waits_and_loses_nothing(tmp_path: Path) -> None:
     trio.run(main)
 
 
+def test_who_has_very_many_calls_without_an_answer_waits_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MOST_OWED", 10)
+
+    async def main() -> None:
+        async with doorway(tmp_path) as way:
+            with await apart(lambda: Raw(way.path)) as one:
+                one.send(frame(b"first"))
+                assert await apart(one.message) == b"first"
+                (peer,) = way.door._peers.values()
+                peer.owed = 11  # answers that wait for the disk
+                one.send(frame(b"second") + frame(b"third"))
+                await until(lambda: peer in way.door._held)
+                assert len(way.came) == 1
+                peer.owed = 10
+                way.door.send(peer, b"an answer")
+                assert [await apart(one.message) for _ in range(3)] == [b"an answer", b"second", b"third"]
+
+    trio.run(main)
+
+
 def test_of_those_who_do_not_read_the_one_with_most_is_cut_off(tmp_path: Path) -> None:
     sends = replace(budgets.ANSWERS, each=0, process=0, owner=0, all=3 << 20)
 
