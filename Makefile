@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 
 PEERS  := llama_cpp vllm openvino
 
-.PHONY: run demo test quick coverage lint bench peers docs screens site clean
+.PHONY: run demo test test-optimised test-dtypes mutation quick coverage lint bench peers docs screens site clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml setup.py $(NATIVE)
@@ -40,6 +40,21 @@ QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not proce
 
 test: $(STAMP)
 	@$(PYTEST)
+
+# Once more with all processes that tests start run without asserts: no safety may hang on one.
+test-optimised: $(STAMP)
+	@$(PYTEST) --optimised
+
+# With each of the dtypes that models get by default, on whatever CPU.
+test-dtypes: $(STAMP)
+	@$(PYTEST) --default-dtype fp32
+	@$(PYTEST) --default-dtype bf16
+
+# How many faults of the kernel's core its tests notice: hours; goes on where it was stopped (python -m tests.mutation --help).
+mutation: $(STAMP)
+	@test -e build/mutation/map.json || $(BIN)/python -m tests.mutation map
+	@$(BIN)/python -m tests.mutation run --workers 2
+	@$(BIN)/python -m tests.mutation report
 
 quick: $(STAMP)
 	@LLMASOS_TEST_EXAMPLES=$${LLMASOS_TEST_EXAMPLES:-3} $(PYTEST) $(QUICK)

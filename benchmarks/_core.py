@@ -26,7 +26,7 @@ class Core:
     def __init__(self, frames: int, max_runs: int, step_tokens: int, context: int, *, journal: bool = False) -> None:
         kv = frames * BLOCK_BYTES
         device = DeviceConfig("d", "sim", kv, kv, max_runs=max_runs, step_tokens=step_tokens)
-        self.kernel = Kernel(KernelConfig([device]))
+        self.kernel = Kernel(KernelConfig([device], session_processes=200_000))
         self.context = context
         self.now = 0  # nanoseconds
         self.step: Step | None = None  # the one on the device

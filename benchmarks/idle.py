@@ -37,7 +37,7 @@ def run() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="llmasos-idle-") as place:
         environment = {**os.environ, "LLMASOS_RUNTIME": str(Path(place, "run"))}
         llmasos = [sys.executable, "-m", "llmasos"]
-        subprocess.run([*llmasos, "boot", "--detach"], env=environment, check=True, capture_output=True)
+        subprocess.run([*llmasos, "boot", "--detach", "--debuggable"], env=environment, check=True, capture_output=True)
         try:
             with System.connect(Path(place, "run")) as system:
                 agent = system.spawn(name="alice", detached=True)

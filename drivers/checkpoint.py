@@ -1,9 +1,10 @@
 """Process images, where all drivers agree: the head of the file, and when to trust its KV.
 
 The kernel's part of the head passes through unread. The driver's part is the fingerprint of the KV: names with values,
-one for each thing that could make other bits. A driver takes KV back only if every value is the same. KV of another
-model, or of the same one computed in another way, would spoil more than this process: blocks are shared with every
-process whose context begins alike."""
+one for each thing that could make other bits. A driver takes KV back only if every value is the same. Whoever can write a
+file can write these values too, with KV that nobody has computed. So a driver says how much of the KV a kernel of its own
+user vouches for (`Inspected.sound`): the kernel gives no other KV a name, or every process whose context begins alike
+would get it."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ class _Head(msgspec.Struct, array_like=True, frozen=True):
     kernel: bytes
     tokens: int  # whose KV the parts hold
     fingerprint: dict[str, str]
+    sound: int = 0  # leading tokens whose KV was computed by the kernel's own drivers
 
 
 def save(
@@ -37,10 +39,10 @@ def save(
     """Write the file, or the parcel. `parts` are the KV of the context's first blocks; `reason` says why there are fewer
     than were asked for."""
     tokens = min(request.tokens, len(parts) * BLOCK_TOKENS)
-    head = msgspec.msgpack.encode(_Head(request.head, tokens, dict(fingerprint)))
+    head = msgspec.msgpack.encode(_Head(request.head, tokens, dict(fingerprint), request.sound))
     why = reason if tokens < request.tokens else ""
     if request.path:
-        size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick)
+        size = checkpoint_file.write(request.path, head, part_bytes, parts, request.key, tick, request.seal)
         return Exported(request.ref, size, tokens, why)
     try:
         with parcel.made() as (descriptor, path):
@@ -54,10 +56,10 @@ def save(
 
 def inspect(request: Inspect) -> Inspected:
     """Read the head of a file, and have its parts read ahead."""
-    with Reader(request.path, request.key) as file:
+    with Reader(request.path, request.key, request.seal) as file:
         head = _head(file)
         file.fetch()
-        return Inspected(request.ref, file.id, head.kernel, head.tokens)
+        return Inspected(request.ref, file.id, head.kernel, head.tokens, max(0, head.sound) if file.vouched else 0)
 
 
 def _head(file: Reader) -> _Head:

@@ -1,6 +1,6 @@
 """The file of a process image: one head and any number of parts of one size, each checked; whole or not there at all.
 
-    prelude   magic, format, is it encrypted, salt, check of the key, sizes; and its own checksum
+    prelude   magic, format, is it encrypted, salt or name of the key, check of the key, sizes; and its own checksum
     head      sealed
     parts     sealed, one after the other: KV, a block each
     end       a magic and the prelude's checksum again: how a copy that stopped early shows
@@ -24,8 +24,8 @@ from types import TracebackType
 
 import xxhash
 
-from llmasos.drivers.checkpoint_refusals import WHICH, kind_of, refusal
-from llmasos.drivers.seals import SUM, Buffer, Damaged, Seal, Sum, Tag, derive, known_key
+from llmasos.drivers.checkpoint_refusals import WHICH, Locked, kind_of, refusal
+from llmasos.drivers.seals import SUM, Buffer, Damaged, Seal, Sum, Tag, derive, given, known_key
 from llmasos.syscalls import atomic_file
 from llmasos.syscalls.atomic_file import opened, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -35,6 +35,7 @@ MAGIC, END = b"LLMasPI\0", b"LLMasEND"
 MOST_HEAD = 32 << 20  # bytes
 MOST_PART = 1 << 30
 _PRELUDE = struct.Struct("<8sIB3x16s16sQQQ")  # magic, format, encrypted, salt, check, bytes of head and part, parts
+_OPEN, _PASSPHRASE, _SEALED = range(3)  # encrypted
 _END = struct.Struct("<8sQ")
 _START = _PRELUDE.size + SUM.size
 _PIECE = 64 << 20  # bytes written between two looks at whether they have reached the disk
@@ -56,6 +57,7 @@ def write(
     parts: Sequence[Buffer],
     passphrase: bytes = b"",
     tick: Tick = _nothing,
+    seal: bytes = b"",
 ) -> int:
     """Write the file, which is then on the disk, whole, and readable by its owner only. Returns its size in bytes.
 
@@ -65,7 +67,7 @@ def write(
     try:
         _check_place(path)
         with atomic_file.replacing(path, durable=True) as descriptor:
-            size = fill(descriptor, head, part_bytes, parts, passphrase, tick)
+            size = fill(descriptor, head, part_bytes, parts, passphrase, tick, seal)
     except OSError as error:
         raise refusal(path, error, writing=True) from None
     return size
@@ -78,18 +80,23 @@ def fill(
     parts: Sequence[Buffer],
     passphrase: bytes = b"",
     tick: Tick = _nothing,
+    seal: bytes = b"",
 ) -> int:
-    """Write the contents to an empty file. Returns its size in bytes. Raises OSError, E2BIG."""
+    """Write the contents to an empty file. `seal`: a key that the kernel gives, where there is no passphrase. Returns its
+    size in bytes. Raises OSError, E2BIG."""
     if len(head) > MOST_HEAD:
         raise SyscallError(Errno.E2BIG, f"a head of {len(head)} bytes; {MOST_HEAD} are possible")
-    salt = secrets.token_bytes(16)
-    key, check = derive(passphrase, salt) if passphrase else (b"", bytes(16))
-    prelude = _PRELUDE.pack(MAGIC, FORMAT, bool(passphrase), salt, check, len(head), part_bytes, len(parts))
-    seal: Seal = Tag(prelude, key) if passphrase else Sum(prelude)
+    way, salt, key, check = _OPEN, secrets.token_bytes(16), b"", bytes(16)
+    if passphrase:
+        way, (key, check) = _PASSPHRASE, derive(passphrase, salt)
+    elif seal:
+        way, (salt, key, check) = _SEALED, given(seal)
+    prelude = _PRELUDE.pack(MAGIC, FORMAT, way, salt, check, len(head), part_bytes, len(parts))
+    sealing: Seal = Tag(prelude, key) if key else Sum(prelude)
     total = xxhash.xxh3_64_intdigest(prelude)
     unsure = size = write_all(descriptor, prelude, SUM.pack(total))
     for number, data in enumerate((head, *parts)):
-        stored, made = seal.close(number, data)
+        stored, made = sealing.close(number, data)
         written = write_all(descriptor, stored, made)
         size += written
         unsure += written
@@ -121,18 +128,21 @@ def _check_place(path: str) -> None:
 
 
 class Reader:
-    """An open file: `head`, and `parts` parts of `part_bytes` bytes. For use in a `with`; several threads may `read`."""
+    """An open file: `head`, and `parts` parts of `part_bytes` bytes. For use in a `with`; several threads may `read`.
 
-    def __init__(self, path: str, passphrase: bytes = b"") -> None:
-        """Raises SyscallError: ENOENT, EPERM (no access; the passphrase is wrong, or missing), EINVAL (no process image,
-        or one that is not encrypted though there is a passphrase), EIO (damaged)."""
+    `encrypted`: its seals cannot be made without a passphrase or a key. `vouched`: not without a key of the kernel's
+    user, so that a kernel of his has written it."""
+
+    def __init__(self, path: str, passphrase: bytes = b"", seal: bytes = b"") -> None:
+        """Raises SyscallError: ENOENT, EPERM (no access; the passphrase is wrong, or missing; Locked: it needs a `seal`),
+        EINVAL (no process image, or one that is not encrypted with a passphrase though there is one), EIO (damaged)."""
         self.path = path
         self.part_bytes = self.parts = 0
         try:
             if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device may do something
                 raise SyscallError(Errno.EINVAL, f"{path} is {kind_of(mode)}, no process image{WHICH}")
             with opened(path) as descriptor:
-                self._read_start(descriptor, passphrase)
+                self._read_start(descriptor, passphrase, seal)
                 self._descriptor = os.dup(descriptor)
         except OSError as error:
             raise refusal(path, error) from None
@@ -145,14 +155,14 @@ class Reader:
     ) -> None:
         os.close(self._descriptor)
 
-    def _read_start(self, descriptor: int, passphrase: bytes) -> None:
+    def _read_start(self, descriptor: int, passphrase: bytes, seal: bytes) -> None:
         """All before the parts, each step checked before the next believes it."""
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise SyscallError(Errno.EINVAL, f"{self.path} is {kind_of(state.st_mode)}, no process image{WHICH}")
         self.mine = state.st_uid == os.geteuid()
         prelude, head_bytes, salt, check = self._read_prelude(descriptor, state.st_size)
-        self._seal = self._open_seal(prelude, passphrase, salt, check)
+        self._seal = self._open_seal(prelude, passphrase, seal, salt, check)
         stored = self._read_head(descriptor, head_bytes, state.st_size)
         self.id = hashlib.sha256(prelude + stored[head_bytes:]).digest()
         self._first = _START + len(stored)
@@ -172,13 +182,27 @@ class Reader:
                 Errno.EINVAL,
                 f"{self.path} is of format {form}, {FORMAT} is known here; use the LLMasOS that wrote it",
             )
-        self.encrypted = bool(encrypted)
+        if encrypted > _SEALED:
+            raise self._damaged("it is encrypted in no way that is known")
+        self.encrypted, self.vouched = bool(encrypted), encrypted == _SEALED
         if head_bytes > MOST_HEAD or head_bytes > size or self.part_bytes > MOST_PART:
             raise self._damaged(f"it has {size} bytes, its head or its parts would have more than they can")
         return prelude, head_bytes, salt, check
 
-    def _open_seal(self, prelude: bytes, passphrase: bytes, salt: bytes, check: bytes) -> Seal:
-        """Raises EPERM for a passphrase that is missing or wrong, EINVAL for one that is too much."""
+    def _open_seal(self, prelude: bytes, passphrase: bytes, seal: bytes, salt: bytes, check: bytes) -> Seal:
+        """Raises EPERM for a passphrase or a key that is missing or wrong, EINVAL for one that is too much."""
+        if self.vouched:
+            if passphrase:
+                raise SyscallError(
+                    Errno.EINVAL,
+                    f"{self.path} is encrypted under a key of the kernel's user, not with a passphrase; leave it out",
+                )
+            name, key, found = given(seal)
+            if name != salt:
+                raise Locked(self.path, salt)
+            if not secrets.compare_digest(found, check):
+                raise self._damaged("the key of that name is not its own")
+            return Tag(prelude, key)
         if not self.encrypted:
             if passphrase:
                 raise SyscallError(

@@ -15,6 +15,14 @@ _KINDS = {
 }  # fmt: skip
 
 
+class Locked(SyscallError):
+    """A file is under a key of a kernel's user, which has to be given; `name` tells which."""
+
+    def __init__(self, path: str, name: bytes) -> None:
+        super().__init__(Errno.EPERM, f"{path} is encrypted under a key of the kernel's user, which is not here")
+        self.name = name
+
+
 def kind_of(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 

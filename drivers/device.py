@@ -3,8 +3,8 @@
 MINIX 3's libblockdriver is the model: the loop owns messages, heartbeats and errors; a kind of device fills in this
 table, and `drivers.<kind>.open_device(options)` returns one. One thread calls the methods, one at a time, with these
 exceptions: a second thread calls `probe` and `fetch`, also one at a time; a third calls `inspect` and the function that
-`export` returns; the main thread reads `progress` and calls `hears`. A method that cannot do what it was asked raises a
-SyscallError, which becomes a `Failed`; the device is then as if it had not been asked.
+`export` returns; a fourth `measure`; the main thread reads `progress` and calls `hears`. A method that cannot do what it
+was asked raises a SyscallError, which becomes a `Failed`; the device is then as if it had not been asked.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from llmasos.drivers.protocol import (
     Inspected,
     Load,
     Loaded,
+    Measured,
     Probe,
     Probed,
     Step,
     StepDone,
+    Wipe,
 )
 
 
@@ -47,6 +49,10 @@ class Device(Protocol):
         function that it returns makes the image usable; the thread of the steps calls it. Raises as probe does;
         ENOMEM."""
 
+    def measure(self, image: int) -> Measured | None:
+        """The digest of the model that was loaded as an image; None: there is no such image any more. Called in a thread
+        of its own. Raises EIO: the files are not those that were loaded."""
+
     def drop_weights(self, image: int) -> None:
         """Free the weights of an image, not its frames and contexts. Raises EINVAL if the weights are not there."""
 
@@ -59,6 +65,9 @@ class Device(Protocol):
 
     def drop(self, ctxs: Sequence[int]) -> None:
         """Forget contexts; unknown ones are ignored."""
+
+    def wipe(self, request: Wipe) -> None:
+        """Zero frames and places that nobody has. Raises EINVAL if there is no such image."""
 
     def export(self, request: Export) -> Callable[[], Exported]:
         """Copy the KV of a process; the function that is returned writes it, in another thread."""

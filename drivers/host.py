@@ -17,6 +17,7 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ from llmasos.drivers.protocol import (
 from llmasos.drivers.reader import STILL_SECONDS
 from llmasos.drivers.worker import Worker
 from llmasos.modelfiles.files import shown
-from llmasos.syscalls import transport
+from llmasos.syscalls import transport, undumped
 from llmasos.syscalls.errno import Errno
 
 _LINGER_SECONDS = 0.2
@@ -58,9 +59,11 @@ _LOOK_SECONDS = 1.0  # between two looks at whether the reader gets on
 class Host:
     """One driver process: a socket, and a worker that has the device."""
 
-    def __init__(self, kind: str, options: dict[str, str], socket: transport.Socket, place: Path) -> None:
+    def __init__(
+        self, kind: str, options: dict[str, str], socket: transport.Socket, monitor: transport.Monitor, place: Path
+    ) -> None:
         self._kind = kind
-        self._socket = socket
+        self._socket, self._monitor = socket, monitor
         self._place = place
         self._holder = orphaned.recorded(place)  # the kernel that started this driver
         self._worker = Worker(kind, options, self)
@@ -70,22 +73,23 @@ class Host:
         self._early: list[FromDriver] = []  # said before the device was open
         self._over = trio.Event()
         self._refused = ""  # why the device could not be opened
+        self._lost = ""  # why the kernel cannot be reached
 
     async def run(self) -> int:
         """Until told to quit, terminated, or the kernel is gone. Returns the exit status."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_kernel)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._watch_link)
             nursery.start_soon(self._socket.run, self._receive)
             nursery.start_soon(self._heartbeat)
             nursery.start_soon(self._watch_reader)
             await self._over.wait()
             nursery.cancel_scope.cancel()
         self._socket.close(linger=_LINGER_SECONDS)
-        if self._refused:
-            print(f"driver {self._kind}: {self._refused}", file=sys.stderr)
-            return EX_UNUSABLE
-        return 0
+        if why := self._refused or self._lost:
+            print(f"driver {self._kind}: {why}", file=sys.stderr)
+        return EX_UNUSABLE if self._refused else int(bool(self._lost))
 
     def _receive(self, message: transport.Message) -> None:
         try:
@@ -140,6 +144,22 @@ class Host:
             async for _ in signals:
                 self._over.set()
 
+    async def _watch_link(self) -> None:
+        """A lost connection stays lost, with what was on its way: the driver ends, and the kernel starts the next one."""
+        down = trio.Event()
+
+        def look() -> None:
+            if any(not link.up for link in self._monitor.drain()):
+                down.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._monitor.run, look)
+            await down.wait()
+            await trio.sleep(_LINGER_SECONDS)  # the kernel's own end comes by its pipe
+            self._lost = "its connection to the kernel is lost"
+            self._over.set()
+            nursery.cancel_scope.cancel()
+
     async def _watch_kernel(self) -> None:
         os.set_blocking(sys.stdin.fileno(), False)
         while True:
@@ -173,6 +193,13 @@ class Host:
             raise RuntimeError("the kernel does not take what it is told")  # and would wait for the answer for ever
 
 
+def _end(told: threading.ExceptHookArgs) -> None:
+    """A thread has ended by an error, and what it was to do would never be done: the driver ends, too."""
+    traceback.print_exception(told.exc_type, told.exc_value, told.exc_traceback)
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m llmasos.drivers.host", description="A driver process; started by the kernel."
@@ -184,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runtime", required=True, type=Path, help="the kernel's runtime directory")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     chosen = parser.parse_args(arguments)
+    undumped.keep_out_of_dumps()
     if chosen.kind not in KINDS:
         parser.error(f"no driver of kind {chosen.kind!r}; there are {', '.join(KINDS)}")
     options: dict[str, str] = {}
@@ -198,15 +226,17 @@ def main(arguments: list[str] | None = None) -> int:
             identity += b"." + told.read()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the kernel's affair: it ends its drivers
     faulthandler.enable()
+    threading.excepthook = _end
 
     async def drive() -> int:
         socket = transport.dealer(identity, max_frame=REQUEST_BYTES)
+        monitor = socket.monitor()
         try:
             socket.connect(chosen.endpoint)
         except ValueError as error:
             print(f"driver {chosen.kind}: {error}", file=sys.stderr)
             return 2
-        return await Host(chosen.kind, options, socket, chosen.runtime).run()
+        return await Host(chosen.kind, options, socket, monitor, chosen.runtime).run()
 
     return trio.run(drive)
 

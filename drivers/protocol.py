@@ -16,21 +16,33 @@ import msgspec
 
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, TokenLogprobs
+from llmasos.syscalls.records import Sampler, SamplingDefaults, Tier, Token, TokenLogprobs
 
-VERSION = 3  # of these records: another meaning or form of one is another version
+VERSION = 4  # of these records: another meaning or form of one is another version
 BLOCK_TOKENS = 16  # tokens in a frame of KV
 EX_UNUSABLE = 78  # a driver's exit status (EX_CONFIG of sysexits.h): its device cannot be opened, now or again
 HEARTBEAT_SECONDS = 0.5
 REQUEST_BYTES = 2 * limits.MAX_REPLY_BYTES  # the largest message to a driver
 ANSWER_BYTES = limits.MAX_REPLY_BYTES  # the largest message from one
+MAX_TEXT = 10_000  # characters of what a driver says for people to read; what is longer is cut there
+_MOST_TIERS = 8
+
+# What drivers say is checked where it is decoded, as far as a field tells by itself.
 Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # of bytes, tokens, parameters
+Size = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]  # of what there is
 Part = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]  # of a whole
-FileId = bytes  # names one writing of a file, whatever path it has
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+OrNone = Annotated[int, msgspec.Meta(ge=-1, le=limits.MAX_TOKEN)]  # -1: none
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME)]
+Words = Annotated[list[Word], msgspec.Meta(max_length=4096)]
+OsPath = Annotated[str, msgspec.Meta(max_length=limits.MAX_PATH)]
+FileId = Annotated[bytes, msgspec.Meta(max_length=256)]  # names one writing of a file, whatever path it has
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class _Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=True):
     pass
 
 
@@ -49,14 +61,22 @@ class Probe(_Message):
     dtype: str  # "" (the driver's default for the model), fp32, bf16, int8, int4
 
 
+class Trust(msgspec.Struct, frozen=True):
+    """Which models may be loaded: those with a digest that is known, or with a signature by one of the keys (PEM)."""
+
+    digests: list[str] = []
+    keys: list[str] = []
+
+
 class Load(_Message):
     """Bring a model's weights into memory as `image`, with `frames` frames of KV, and `slots[i]` places for frames in
     tier i + 1 of those declared at the hello. Answer: `Loaded`; `Progress` messages with the same ref may come before.
 
     `again`: the image exists without its weights (DropWeights) and gets them back; its frames and contexts stay as they
     are. `room`, if not 0: bytes of memory for the weights, fewer than they have; the driver streams the rest in each step
-    (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. Errors: EIO (a
-    broken file), ENOMEM.
+    (Probed.stream_bytes). A driver reads one image at a time, and answers steps of other images meanwhile. `trust` says
+    which models may be loaded; others are refused before their weights are read. Errors: EIO (a broken file), ENOMEM,
+    EPERM (it is not trusted; the reason has its digest).
     """
 
     ref: int
@@ -67,6 +87,7 @@ class Load(_Message):
     slots: list[int] = []
     again: bool = False
     room: int = 0
+    trust: Trust | None = None
 
 
 class DropWeights(_Message):
@@ -142,13 +163,15 @@ class Move(_Message):
 
 class Step(_Message):
     """Work for the device: move `outs` out, make the copies, move `ins` in, then compute the runs as one batch. In this
-    order a frame may be moved out and then copied to, or copied and then moved into. Answer: `StepDone`."""
+    order a frame may be moved out and then copied to, or copied and then moved into. Before `ins` the frames `wipes`
+    (image, frame), which another owner had, are zeroed. Answer: `StepDone`."""
 
     ref: int
     runs: list[Run]
     copies: list[Copy] = []
     outs: list[Move] = []
     ins: list[Move] = []
+    wipes: list[tuple[int, int]] = []
 
 
 class Drop(_Message):
@@ -157,14 +180,25 @@ class Drop(_Message):
     ctxs: list[int]
 
 
+class Wipe(_Message):
+    """Zero `frames` of an image, and `places` (tier, slot), all of which nobody has; in order with steps. Answer:
+    `Done`."""
+
+    ref: int
+    image: int
+    frames: list[int]
+    places: list[tuple[int, int]] = []
+
+
 class Export(_Message):
     """Write the image of a process to the file `path`, whole or not at all; if `path` is empty, to a file in memory for
     another driver, which is kept until `Release`. Answer: `Exported`.
 
     `head` is the kernel's, and `Inspect` returns it as it is. The KV is that of the first `tokens` tokens, in `frames`
     and then in `places` (tier, slot) of the context; the driver leaves out what it cannot read. The frames count as they
-    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with. Errors: EIO
-    (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
+    are after the requests before this one and before those after it. `key`: a passphrase to encrypt with; `seal`: a key
+    of the kernel's user instead, as drivers/seals.py has it. `sound`: of how many leading tokens the KV is what this
+    kernel's drivers have computed. Errors: EIO (also when there is no space), ENOENT, EPERM, EINVAL, ENOMEM.
     """
 
     ref: int
@@ -176,30 +210,37 @@ class Export(_Message):
     frames: list[int]
     places: list[tuple[int, int]] = []
     key: bytes = b""
+    sound: int = 0
+    seal: bytes = b""
 
 
 class Inspect(_Message):
     """Read the head of a process image's file. Answer: `Inspected`; it may come before answers to earlier requests.
 
-    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one), EINVAL (no process image), EIO (a damaged one)."""
+    Errors: ENOENT, EPERM (no access, no passphrase or a wrong one; with `Failed.sealed`, it needs a `seal`), EINVAL (no
+    process image), EIO (a damaged one)."""
 
     ref: int
     path: str
     key: bytes = b""
+    seal: bytes = b""
 
 
 class Import(_Message):
     """Read the KV in a process image's file into `frames`: blocks `first`, `first + 1`, ..., up to token `tokens`.
-    Answer: `Imported`. `id` is that of `Inspected`; the driver reads nothing of another file."""
+    Answer: `Imported`. `id` is that of `Inspected`; the driver reads nothing of another file. Before that the frames
+    `wipes` of the image, which another owner had, are zeroed."""
 
     ref: int
     image: int
     path: str
-    id: bytes
+    id: FileId
     first: int
     frames: list[int]
     tokens: int
     key: bytes = b""
+    wipes: list[int] = []
+    seal: bytes = b""
 
 
 class Release(_Message):
@@ -242,47 +283,58 @@ class Hello(_Message):
     """
 
     version: int
-    kind: str
-    os_pid: int
-    description: str
-    tiers: list[Tier]
-    architectures: list[str]  # transformers' model_type values
-    dtypes: list[str]
-    features: list[str]  # LOGPROBS, IMAGES
+    kind: Word
+    os_pid: Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
+    description: Text
+    tiers: Annotated[list[Tier], msgspec.Meta(max_length=_MOST_TIERS)]
+    architectures: Words  # transformers' model_type values
+    dtypes: Words
+    features: Words  # LOGPROBS, IMAGES
     sizes: Sizes
-    max_runs: int = 16  # a good number of processes per step
-    step_tokens: int = 256  # a good number of tokens per step
-    stream_tokens: int = 0  # the prompts' share of these beside processes that decode; 0: no limit
-    guess_rows: int = 0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
+    max_runs: Size = 16  # a good number of processes per step
+    step_tokens: Size = 256  # a good number of tokens per step
+    stream_tokens: Amount = 0  # the prompts' share of these beside processes that decode; 0: no limit
+    guess_rows: Amount = 0  # a step of fewer tokens than this may guess up to it (Run.ahead); 0: this driver does not
+    # Native libraries of ours that it has loaded: path -> SHA-256.
+    libraries: Annotated[dict[OsPath, Word], msgspec.Meta(max_length=64)] = {}
 
 
 class Probed(_Message):
-    ref: int
-    architecture: str
-    dtype: str
+    ref: Amount
+    architecture: Word
+    dtype: Word
     parameters: Amount
-    weight_bytes: Amount
-    vocab: Amount
-    context: Amount
+    weight_bytes: Size
+    vocab: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_TOKEN + 1)]
+    context: Size
     layers: Amount
-    block_bytes: Amount
-    eos_ids: list[int]
+    block_bytes: Size
+    eos_ids: Annotated[list[Token], msgspec.Meta(max_length=4096)]
     stream_bytes: Amount = 0  # the least memory for weights that lets the driver stream it; 0: it cannot
     sampling: SamplingDefaults = SamplingDefaults()
-    stored: str = ""  # how its files hold quantised weights, and how they are run; "": they are not quantised
+    stored: Text = ""  # how its files hold quantised weights, and how they are run; "": they are not quantised
 
 
 class Progress(_Message):
-    ref: int
+    ref: Amount
     fraction: Part
 
 
 class Loaded(_Message):
-    ref: int
+    ref: Amount
     weight_bytes: Amount  # as measured
     guesses: bool = False  # may guess (Run.ahead): its tokens do not depend on what is computed beside them
     resident_bytes: Amount = 0  # of the weights, in memory; 0: all
     changed: bool = False  # the files have changed: the KV in the frames is of other weights
+
+
+class Measured(_Message):
+    """The SHA-256 of the files of a model that was loaded, as they were then; `trusted`: why it may be. Sent once it is
+    known, which may be long after `Loaded`."""
+
+    image: Amount
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    trusted: Text = ""
 
 
 class RunResult(_Message):
@@ -292,23 +344,23 @@ class RunResult(_Message):
     not computed because a frame to be moved in for it could not be read; `unread` of its frames came before that one, in
     the order of the step's `ins`."""
 
-    ctx: int
-    token: int = -1
+    ctx: Amount
+    token: OrNone = -1
     logprobs: TokenLogprobs | None = None
-    error: str = ""
-    more: list[int] = []
-    unread: int = -1
+    error: Text = ""
+    more: list[Token] = []
+    unread: OrNone = -1
 
 
 class StepDone(_Message):
     """The results in the order of the step's runs; `phases` are seconds by name (prepare, swap, copy, model, sample).
     `unwritten` are indices of `outs` that could not be written (no space, an error of the disk)."""
 
-    ref: int
+    ref: Amount
     results: list[RunResult]
-    seconds: float
-    phases: dict[str, float] = {}
-    unwritten: list[int] = []
+    seconds: Seconds
+    phases: Annotated[dict[Word, Seconds], msgspec.Meta(max_length=64)] = {}
+    unwritten: list[Amount] = []
 
 
 class Exported(_Message):
@@ -316,76 +368,97 @@ class Exported(_Message):
     empty. For a file in memory, `path` is where another driver of the same user opens it, and `id` is that of
     `Inspected`."""
 
-    ref: int
+    ref: Amount
     bytes: Amount
     tokens: Amount
-    reason: str = ""
-    path: str = ""
+    reason: Text = ""
+    path: OsPath = ""
     id: FileId = b""
 
 
 class Inspected(_Message):
-    """`head` is that of `Export`; `tokens` is the number of tokens whose KV is there, though some may prove damaged."""
+    """`head` is that of `Export`; `tokens` is the number of tokens whose KV is there, though some may prove damaged.
+    `sound`: of how many leading tokens a kernel of this user has said that its drivers computed the KV."""
 
-    ref: int
-    id: bytes
+    ref: Amount
+    id: FileId
     head: bytes
     tokens: Amount
+    sound: Amount = 0
 
 
 class Imported(_Message):
     """The KV of the first `tokens` tokens is in frames, including those before the first block that was asked for; the
     contents of the other frames are undefined. `reason`: why there are fewer tokens than asked for, or empty."""
 
-    ref: int
+    ref: Amount
     tokens: Amount
-    reason: str = ""
+    reason: Text = ""
 
 
 class Done(_Message):
-    ref: int
+    ref: Amount
 
 
 class Failed(_Message):
     """A request failed; the driver goes on."""
 
-    ref: int
-    errno: Errno
-    reason: str
+    ref: Amount
+    errno: Errno  # one of FAILURES
+    reason: Reason
     broken: bool = False  # the files are: trying again finds the same
+    sealed: Annotated[bytes, msgspec.Meta(max_length=256)] = b""  # the name of the key that the file is under
 
 
 class Heartbeat(_Message):
     """The message loop sends one every HEARTBEAT_SECONDS. `progress` grows while the device gets on; `busy` heartbeats
     whose progress stands still show a hang."""
 
-    progress: int
+    progress: Amount
     busy: bool
 
 
 class Note(_Message):
     """A line for the kernel log."""
 
-    level: str
-    text: str
+    level: Word
+    text: Text
 
 
 # Kinds of devices: `python -m llmasos.drivers.host KIND`, one package of drivers each.
 KINDS = ("cpu", "cuda", "sim")
 
+# The errors that requests fail with; what else goes wrong in a driver is EIO.
+FAILURES = frozenset(
+    {Errno.EPERM, Errno.ENOENT, Errno.EINTR, Errno.EIO, Errno.ENOEXEC, Errno.ENOMEM, Errno.EINVAL, Errno.ENOTSUP}
+)
+
 # Features, which a driver may lack.
 LOGPROBS = "logprobs"  # it reports log-probabilities (Sample.logprobs)
 IMAGES = "images"  # it does Export, Inspect and Import
 
-ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Export | Inspect | Import | Release | Abandon | Quit
+ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Wipe | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
-    Hello | Probed | Progress | Loaded | StepDone | Exported | Inspected | Imported | Done | Failed | Heartbeat | Note
+    Hello
+    | Probed
+    | Progress
+    | Loaded
+    | Measured
+    | StepDone
+    | Exported
+    | Inspected
+    | Imported
+    | Done
+    | Failed
+    | Heartbeat
+    | Note
 )
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_driver = msgspec.msgpack.Decoder(ToDriver).decode
 _from_driver: msgspec.msgpack.Decoder[FromDriver] = msgspec.msgpack.Decoder(FromDriver)
 _ONE = "start both from one installation of LLMasOS"
+_MOST_BANDWIDTH = 1e18  # bytes/s
 _OFFERS = ("max_runs", "step_tokens", "stream_tokens", "guess_rows")
 
 
@@ -425,4 +498,12 @@ def disagreement(hello: Hello) -> str:
     if min(hello.max_runs, hello.step_tokens) < 1 or min(hello.stream_tokens, hello.guess_rows) < 0:
         offer = ", ".join(f"{name}={getattr(hello, name)}" for name in _OFFERS)
         return f"the driver offers steps that cannot be: {offer}; the first two must be above zero, none below"
+    for tier in hello.tiers:
+        if not (
+            0 <= tier.size < 1 << 63 and 0 <= tier.bandwidth <= _MOST_BANDWIDTH and len(tier.name) <= limits.MAX_NAME
+        ):
+            return (
+                f"the driver has memory that cannot be: {tier.name[: limits.MAX_NAME]!r} of {tier.size} bytes with "
+                f"{tier.bandwidth} bytes/s"
+            )
     return ""

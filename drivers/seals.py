@@ -2,13 +2,15 @@
 
 Sealed means: without a passphrase, followed by a checksum (xxh3), which finds accidents; with one, encrypted with
 AES-256-GCM under a key of this file alone (scrypt of the passphrase and a random salt), followed by its tag, which finds
-everything. The number of a part and what stands before the parts go into every seal, so that none can be exchanged, left
-out, or be another file's.
+everything. So it is with a key that the kernel gives, by its name: that one is the file's from the first, and kept among
+the keys of the kernel's user, where it can be forgotten (kernel/edge/keys.py). The number of a part and what stands
+before the parts go into every seal, so that none can be exchanged, left out, or be another file's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
 from collections import OrderedDict
 from threading import Lock
@@ -80,6 +82,15 @@ class Tag:
             stored[:] = self._cipher.decrypt(struct.pack("<4xQ", number), whole, self._about)
         except InvalidTag:
             raise Damaged("it is not what was encrypted") from None
+
+
+NAME_BYTES, SEAL_BYTES = 16, 48
+
+
+def given(seal: bytes) -> tuple[bytes, bytes, bytes]:
+    """Of a key that the kernel gives: its name, which stands in the prelude, the key, and a check of it."""
+    name, key = seal[:NAME_BYTES], seal[NAME_BYTES:]
+    return name, key, hmac.digest(key, b"check", "sha256")[:16]
 
 
 _keys: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()  # of files looked at and not yet read

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import queue
+import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -40,10 +43,12 @@ from llmasos.drivers.protocol import (
     Progress,
     Step,
     Unload,
+    Wipe,
 )
 from llmasos.drivers.reader import Reader
 from llmasos.syscalls.errno import SyscallError
 
+_LAST = 19  # as nice(1) has it
 MOST_EXPORTS = 2  # copies of KV in memory that wait for the disk; one more waits to be made
 
 BringIn = Callable[[], Loaded]
@@ -82,6 +87,7 @@ class Worker:
         self._owner = owner
         self._soon = trio.lowlevel.current_trio_token().run_sync_soon
         self._disk = ThreadPoolExecutor(1, "disk")
+        self._measures = ThreadPoolExecutor(1, "measures", _step_back)
         self._exports: deque[Future[None]] = deque()  # on their way to the disk
         self._work: queue.SimpleQueue[Work | _BringIn] = queue.SimpleQueue()
         self._reader: Reader | None = None
@@ -139,7 +145,10 @@ class Worker:
         if isinstance(request, Probe | Load):
             reader.put(request)
         elif isinstance(request, _BringIn):
-            self._soon(self._owner.finish, attempt(request.request, request.act, self._tell))
+            loaded = attempt(request.request, request.act, self._tell)
+            self._soon(self._owner.finish, loaded)
+            if isinstance(loaded, Loaded):
+                self._measures.submit(self._measure, device, request.request)
         elif isinstance(request, Export):
             self._export(device, request)
         elif isinstance(request, Drop):
@@ -157,6 +166,14 @@ class Worker:
             device.go_on(lambda: not self._work.empty())
         except Exception:
             self._tell(last_lines(traceback.format_exc()))
+
+    def _measure(self, device: Device, load: Load) -> None:
+        """Say what was loaded, once that is known: a gigabyte takes a second."""
+        outcome = attempt(load, lambda: device.measure(load.image), self._tell)
+        if outcome is not None and not isinstance(outcome, Failed):
+            self._soon(self._owner.send, outcome)
+        elif outcome is not None:
+            self._tell(f"{load.path} has not been measured: {outcome.reason}")
 
     def _export(self, device: Device, request: Export) -> None:
         """Copy the KV here, in the order of the requests; the disk's thread writes it and answers."""
@@ -183,6 +200,13 @@ class Worker:
         self._soon(self._owner.send, Note("error", f"driver {self._kind}: {text}"))
 
 
+def _step_back() -> None:
+    """Let everything else come before this thread."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LAST)
+
+
 def _read(device: Device, request: Probe | Load, report: Callable[[float], None]) -> Probed | BringIn:
     if isinstance(request, Probe):
         return device.probe(request)
@@ -190,8 +214,11 @@ def _read(device: Device, request: Probe | Load, report: Callable[[float], None]
     return device.fetch(request, report)
 
 
-def _answer(device: Device, request: DropWeights | Unload | Step | Inspect | Import) -> FromDriver:
+def _answer(device: Device, request: DropWeights | Unload | Step | Wipe | Inspect | Import) -> FromDriver:
     match request:
+        case Wipe():
+            device.wipe(request)
+            return Done(request.ref)
         case Step():
             return device.step(request)
         case DropWeights():

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmasos.kernel import desk, events
+from llmasos.kernel import audit, desk, events
+from llmasos.kernel.calls import inventory, shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
@@ -49,6 +50,8 @@ class Kernel(System):
         blocked = State.BLOCKED, WaitFor.CHILD, now
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
         self.log("info", f"LLMasOS {self.config.version} boots", public=True)
+        details = {"version": self.config.version, "os_pid": self.config.os_pid}
+        audit.note(self, "boot", "system", who=self.owners.operator.name, details=details)
         for level, text in notes:
             self.log(level, text)
         for path, settings in sorted(self.config.groups.items()):  # parents before what is in them
@@ -90,8 +93,18 @@ class Kernel(System):
                 self.counters["rejected"] += 1
             case events.HaltRequest():
                 desk.halt(self, event.reason, keep=event.keep)
+            case events.Forgotten():
+                shred.forgotten(self, event)
             case events.JournalFails():
                 recovery.journal_fails(self, event.reason)
+            case events.Audited():
+                self._audited(event)
+            case events.Measured():
+                inventory.installation(self, event)
+            case events.AuditFails():
+                self._audit_fails(event.reason)
+            case events.JournalWaits():
+                recovery.journal_waits(self, event.seconds, done=event.done)
             case events.JournalGrows():
                 self.log("warning", f"journal: it grows, since it could not be compacted: {event.reason}")
             case events.JournalCompacted():
@@ -114,6 +127,8 @@ class Kernel(System):
         frame = self.journal.frame(self.table, self.owners, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
+        if self.auditor.lines:
+            self.actions[:0] = audit.lines(self)
         actions, self.actions = self.actions, []
         return actions
 
@@ -161,13 +176,15 @@ class Kernel(System):
         if program is None:
             if not isinstance(event.call, Attach):
                 why = "attach first: no program is attached here"
+                audit.stranger(self, event, Errno.EPERM, why)
                 self.actions.append(events.Reply(event.peer, event.seq, Errno.EPERM, reason=why))
                 return
             try:
-                call = event.call
-                program = recovery.take_up(self, event, call.ticket) if call.ticket else self._attach(event, call)
+                program = self._enter(event, event.call)
             except SyscallError as error:
                 self.counters["errors"] += 1
+                if event.call.ticket or error.errno is Errno.EPERM:
+                    audit.stranger(self, event, error.errno, error.reason)
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
         request = Request(program, event.seq, event.call, entry, program.group, event.drawn, size=event.size)
@@ -177,16 +194,41 @@ class Kernel(System):
         if event.seq in program.parked:
             if not recovery.join(program.parked[event.seq], request):
                 desk.fail(self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
+        elif not program.name and not isinstance(event.call, Attach):
+            desk.fail(self, request, Errno.EAGAIN, "attach is not answered yet: its line is on its way to the audit log")
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")
         elif not (program.to_replay and recovery.answer_again(self, request)):
             dispatch(self, request)
 
+    def _audited(self, event: events.Audited) -> None:
+        """The line of a call that has to be audited is written, or could not be."""
+        request = audit.written(self, event.ref, event.trouble)
+        if request is not None and event.trouble and isinstance(request.call, Attach) and not request.program.name:
+            desk.take_back(self, request, Errno.EIO, "attach has to be audited, and the audit log cannot be written")
+            end_program(self, request.program, 0, "its attach could not be audited")
+
+    def _audit_fails(self, reason: str) -> None:
+        self.auditor.trouble = reason
+        if reason:
+            refused = ", ".join(sorted(self.auditor.required))
+            what = f"calls of {refused} are refused" if refused else "what happens is counted, and not written down"
+            self.log("error", f"audit: {reason}; {what} until it can be written again")
+        else:
+            self.log("info", "audit: it can be written again")
+
+    def _enter(self, event: events.Syscall, call: Attach) -> Program:
+        if call.ticket:
+            return recovery.take_up(self, event, call.ticket, call.seen)
+        program = self._attach(event, call)
+        program.told = call.seen >= 0
+        return program
+
     def _attach(self, event: events.Syscall, call: Attach) -> Program:
         if (event.uid or 0) > pids.MOST_UID:
             raise Errno.EPERM(f"user id {event.uid} is greater than any that this kernel serves ({pids.MOST_UID})")
         owner = self.owners.of(event.uid, call.tenant, event.drawn)
-        self.table.check_room(1)
+        self.table.check_room(1, owner)
         self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid(owner.space)
         blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)

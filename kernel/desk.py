@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from llmasos.kernel import audit
 from llmasos.kernel.events import Halt, Reply
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.outward import outward, text
@@ -17,7 +18,10 @@ from llmasos.syscalls.wire import describe_outcome
 
 
 class Begun(ABC):
-    """What a call has begun and not ended: an object of the kernel, named in the request."""
+    """What a call has begun and not ended: an object of the kernel, named in the request. `held`: the object of the call,
+    if it is had for good, though it leaves the table."""
+
+    held: object | None = None
 
     @abstractmethod
     def undo(self, system: System, error: SyscallError) -> None:
@@ -64,12 +68,17 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
         said = value if errno is Errno.OK else reason
         told = describe_outcome(errno, said), describe_outcome(errno, said, content=False)
         system.emit(f"ret.{request.entry.name}", program.pid, "", request.seq, *told)
+    if request.entry.audit or errno:
+        audit.end(system, request, errno, value, reason)
     system.spending.unpark(request)
     system.journal.answered(request, errno, value, reason)
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)
     elif program.peer in system.programs:
-        system.act(Reply(program.peer, request.seq, errno, value, reason, request.entry.changes))
+        entry = request.entry
+        system.act(
+            Reply(program.peer, request.seq, errno, value, reason, entry.changes, told=program.told, tells=entry.tells)
+        )
 
 
 def halt(system: System, reason: str, *, keep: bool = False) -> None:
@@ -79,6 +88,7 @@ def halt(system: System, reason: str, *, keep: bool = False) -> None:
         return
     system.halting, system.keeping = True, keep
     system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
+    audit.note(system, "halt", "system", details={"keep": keep})
     system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
     if not keep:
         for program in list(system.programs.values()):

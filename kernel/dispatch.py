@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmasos.kernel import desk
+from llmasos.kernel import audit, desk
 from llmasos.kernel.calls.lookup import find
 from llmasos.kernel.calls.table import HANDLERS
 from llmasos.kernel.objects.request import Request
@@ -26,9 +26,10 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
     """Run a call, which may have waited before; with `error`, what it waited for has failed."""
     if request.answered:  # it was taken back meanwhile
         return
+    if error is not None:  # not raised: this frame would hold it and it this frame, which only the collector parts
+        desk.take_back(system, request, error.errno, error.reason)
+        return
     try:
-        if error is not None:
-            raise error
         result = _run(system, request)
         if isinstance(result, Waiting):
             if not request.late:
@@ -51,12 +52,16 @@ def _run(system: System, request: Request) -> object:
         lacks = f"which programs of {program.owner.name} do not have" if never else f"which {program.name} gave up"
         raise Errno.EPERM(f"{entry.name} needs the right {entry.right.name}, {lacks}")
     handler = _HANDLERS[type(request.call)]
-    if not entry.touches:
+    if not (entry.touches or entry.audit):
         return handler(system, request, request.call)
+    if isinstance(begun := request.begun, desk.Begun) and begun.held is not None:
+        return handler(system, request, request.call, begun.held)
     objects = []
     for touches in entry.touches:
         found = find(system, request, touches)
         if isinstance(found, Waiting):
             return found
         objects.append(found)
+    if entry.audit and not request.audited and system.auditor.on and (line := audit.begin(system, request)):
+        return line
     return handler(system, request, request.call, *objects)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmasos.drivers.protocol import FromDriver, ToDriver
+from llmasos.drivers.protocol import FromDriver, ToDriver, Trust
 from llmasos.kernel.journal.records import Frame
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Budget, GroupSettings, Record, Signal
@@ -105,6 +105,13 @@ class JournalFails(Event):
     reason: str
 
 
+class JournalWaits(Event):
+    """A sync of the journal has been under way for so many seconds; or, `done`, it has taken them."""
+
+    seconds: float
+    done: bool
+
+
 class JournalGrows(Event):
     """The journal is whole but could not be compacted; the edge will try again."""
 
@@ -116,6 +123,37 @@ class JournalCompacted(Event):
 
     before: int
     after: int
+
+
+class Audited(Event):
+    """The line of the call that waits for it as `ref` is written, or could not be: `trouble`."""
+
+    ref: int
+    trouble: str = ""
+
+
+class Measured(Event):
+    """What the edge has found this installation to be: one digest for all files of the package in `place`."""
+
+    digest: str
+    files: int
+    place: str
+
+
+class AuditFails(Event):
+    """The audit log cannot be written (`reason`), or can be again (an empty one)."""
+
+    reason: str
+
+
+class Forgotten(Event):
+    """What Forget asked for is done, or (`error`) cannot be. `gone` and `left` are lines for people."""
+
+    ref: int
+    gone: list[str]
+    left: list[str]
+    sure: bool
+    error: str = ""
 
 
 class HaltRequest(Event):
@@ -142,6 +180,8 @@ class Reply(Action):
     value: Any = None
     reason: str = ""
     changes: bool = False  # the call may have changed something
+    told: bool = False  # the position of the journal goes with it
+    tells: bool = True  # it tells of what the journal keeps
 
 
 class Send(Action):
@@ -203,6 +243,36 @@ class Append(Action):
     frame: Frame
 
 
+class AuditLine(Record):
+    """What the audit log says of one thing: who did what to which object. No contents."""
+
+    what: str  # the name of the call, or of what happened by itself
+    of: str  # its class
+    who: str = ""  # the owner
+    pid: int = 0  # of the program, in the process table
+    os_pid: int = 0
+    on: dict[str, str | int] = {}  # the objects, by the fields that name them
+    details: dict[str, Any] = {}
+    result: str = ""  # the name of an errno; "asked": it is about to be made; "begun": it waits
+    reason: str = ""  # of a refusal
+
+
+class Audit(Action):
+    """A line for the audit log. The edge writes it before it carries out any later action. With `ref` a call waits for
+    that: `Audited` follows."""
+
+    line: AuditLine
+    ref: int = 0
+
+
+class Forget(Action):
+    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
+    follows."""
+
+    ref: int
+    pid: int
+
+
 # --- configuration of the core --------------------------------------------------------------------------------------
 
 
@@ -224,6 +294,18 @@ class DeviceConfig:
     options: dict[str, str] = field(default_factory=dict)  # of its driver
 
 
+_LEAST_OF_SESSION = 64
+
+
+@dataclass(slots=True)
+class Partition:
+    """Owners that have turns on the devices, and frames, of their own; all others together have one more. `turn` is the
+    length of a turn in seconds: a step begins with each, and takes no longer."""
+
+    owners: list[str] = field(default_factory=list)  # 1000, or 1000/TENANT; empty: nobody has
+    turn: float = 0.05
+
+
 @dataclass(slots=True)
 class KernelConfig:
     """The configuration of the core; boot.py makes it from the configuration file and the command line."""
@@ -234,6 +316,9 @@ class KernelConfig:
     runtime: str = ""
     journal_path: str = ""  # the file of the journal; empty: none is kept
     fsync: str = ""  # when that reaches the disk
+    audit: str = ""  # the directory of the audit log; empty: none is kept
+    audit_required: list[str] = field(default_factory=list)  # classes of calls that are not made without a line
+    trust: Trust | None = None  # which models may be loaded; None: any
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     uid: int = 0  # that the kernel runs as
@@ -252,8 +337,15 @@ class KernelConfig:
     idle_seconds: float = 0.0  # a model that nobody has run for so long leaves memory; 0: it stays
     pagein_seconds: float = 60.0  # a model that cannot be paged in is tried this long; then processes that want it end
     max_processes: int = 200_000  # programs among them
+    session_processes: int = 0  # of one program, unless its group says otherwise; 0: a quarter of `max_processes`
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
+    partition: Partition = field(default_factory=Partition)
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536  # the latest that are kept
     log_lines: int = 4_096  # the latest that `dmesg` shows
+
+    @property
+    def most_of_session(self) -> int:
+        """Processes that the session of one program may have."""
+        return self.session_processes or max(_LEAST_OF_SESSION, self.max_processes // 4)

@@ -7,7 +7,7 @@ may wait for them, so init keeps their statuses for a while, as a service manage
 
 from __future__ import annotations
 
-from llmasos.kernel import desk
+from llmasos.kernel import audit, desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
@@ -19,6 +19,8 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import KEPT_SECONDS, MAX_KEPT
 from llmasos.syscalls.records import DecodeResult, ExitInfo, Finish, Signal, State, WaitFor
 from llmasos.syscalls.table import Wait
+
+_LEAST_KEPT = 16  # statuses, however few processes there may be
 
 
 class Awaited(desk.Begun):
@@ -45,7 +47,7 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None
         decoding.timer.cancel()
     system.emit("proc.decoded", process.pid, process.device.name, len(process.log) - decoding.start, finish.value)
     if decoding.request is not None:
-        tokens = process.log[decoding.start :] if decoding.append else []
+        tokens = process.log[decoding.start :].tolist() if decoding.append else []
         desk.answer(system, decoding.request, DecodeResult(decoding.start, tokens, finish, decoding.collected))
     wake(system, process.output)
     if process.traits.once and finish is not Finish.KILLED:
@@ -112,7 +114,8 @@ def exit_process(system: System, process: LLMProcess, status: int, reason: str) 
     if process.image is not None:
         leave_image(system, process)
     unthrottle(process)
-    process.device.queue.withdraw(process)
+    process.device.queue_of(process).withdraw(process)
+    process.device.release_reserve(process.pid)
     process.exit_status, process.exit_reason = status, reason
     system.counters["exited"] += 1
     system.emit("proc.exit", process.pid, amount=status, detail=reason)
@@ -133,10 +136,11 @@ def stop_suspect(system: System, process: LLMProcess, reason: str) -> None:
 def _become_zombie(system: System, process: LLMProcess) -> None:
     """Calls that wait for the process go on: reads see its end, others find it gone, its parent reaps it."""
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+    audit.ended(system, process, process.exit_status)
     wake(system, process.output)
     wake(system, process.boundary)
     parent = system.table.get(process.parent)
-    parent.zombies[process.pid] = process
+    system.table.ended(process)
     if isinstance(parent, Program):
         system.emit("sig.chld", parent.pid, amount=int(Signal.CHLD), detail=f"pid {process.pid}")
     elif process.traits.detached:
@@ -158,10 +162,11 @@ def _keep_status(system: System, process: LLMProcess) -> None:
 
 def forget_old(system: System, _: object = None) -> None:
     """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
-    kept = system.table.get(INIT_PID).zombies
+    kept = system.table.zombies(INIT_PID)
+    most = min(MAX_KEPT, max(_LEAST_KEPT, system.config.max_processes // 16))  # or they would fill a small table
     for zombie in list(kept.values()):
         due = zombie.since + nanoseconds(KEPT_SECONDS)
-        if len(kept) <= MAX_KEPT and due > system.now:
+        if len(kept) <= most and due > system.now:
             if system.forgetting is None or system.forgetting.kind is None:
                 system.forgetting = system.timers.at(due, forget_old, None)
             return
@@ -171,6 +176,7 @@ def forget_old(system: System, _: object = None) -> None:
 def strike(system: System, process: LLMProcess) -> None:
     """Take a process off the table that never got its model: its spawn has failed or was taken back."""
     process.birth = None
+    process.device.release_reserve(process.pid)
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(process)
     wake(system, process.output)
@@ -222,7 +228,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         return
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
-    for pid in sorted(program.children):
+    for pid in sorted(system.table.children(program.pid)):
         child = system.table.find(pid)
         if isinstance(child, LLMProcess):
             system.table.reparent(child, INIT_PID)
@@ -231,5 +237,6 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
             else:
                 exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended")
     program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+    audit.ended(system, program, status)
     system.table.remove(program)
     system.emit("proc.detach", program.pid, amount=status, detail=reason)

@@ -43,6 +43,8 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
 def outward(owner: Owner, call: Call[Any], value: Any) -> Any:
     """The result of a call as a program of that owner reads it."""
     space = owner.space
+    if value is None:  # a call that failed has none
+        return value
     return _pids(space, value) if type(call) in BORN else _record(space, value)
 
 

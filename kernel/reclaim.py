@@ -58,7 +58,7 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
 
     `desperate`: no process could run otherwise, so the last claim gives way to an earlier one wherever it is.
     """
-    own: tuple[int, ...] = claim(wanting, quantum) if desperate else (rank(wanting.traits.sched_class), wanting.key)
+    own: tuple[int, ...] = claim(wanting, quantum) if desperate else (rank(wanting.sched_class), wanting.key)
     worst: LLMProcess | None = None
     worst_order: tuple[int, ...] = (-1,)
     over = [p for p in islice(_sleepers(image, wanting), _LOOKED_AT) if p.group.over_high() is not None]
@@ -69,7 +69,7 @@ def _victim(image: Image, wanting: LLMProcess, quantum: int, desperate: bool, no
     last_claim = claim(wanting, quantum)
     cheap = moves_pay(image)
     for holder in _others(image, wanting):
-        order: tuple[int, ...] = claim(holder, quantum) if desperate else (rank(holder.traits.sched_class), holder.key)
+        order: tuple[int, ...] = claim(holder, quantum) if desperate else (rank(holder.sched_class), holder.key)
         yields = order > own and (desperate or order[0] > own[0] or holder.outran(quantum))
         if desperate and holder.wait is WaitFor.QUOTA:  # whatever its claim, it cannot run
             return holder
@@ -85,7 +85,10 @@ def _sleepers(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
 
 
 def _others(image: Image, wanting: LLMProcess) -> Iterator[LLMProcess]:
-    return (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
+    """Of the same part, if there is a partition: it gets no frames of another."""
+    part = wanting.table.part
+    others = (holder for holder in image.holders.values() if not holder.running and holder is not wanting)
+    return (holder for holder in others if holder.table.part == part)
 
 
 # --- control groups ---

@@ -37,20 +37,21 @@ def settle(system: System, process: Process) -> None:
     if state is State.READY:
         slept = process.state not in (State.READY, State.RUNNING) and process.wait not in (WaitFor.PAGEIN, WaitFor.QUOTA)
         process.enter(state, wait, system.now)
+        if process.reserve is not None and not queued:
+            (process.reserve.woke if slept else process.reserve.refill)(system.now)
         if not queued:
-            device.queue.put(process, woke=slept)
+            device.queue_of(process).put(process, woke=slept)
         dirty(system, device)
     else:
         process.enter(state, wait, system.now)
-        device.queue.withdraw(process)
+        device.queue_of(process).withdraw(process)
     note_fault(system, process)
 
 
 def settle_stale(system: System) -> None:
     """Settle all processes that are marked, in the order in which they were."""
     while system.stale:
-        pid = next(iter(system.stale))
-        settle(system, system.stale.pop(pid))
+        settle(system, system.stale.popitem(last=False)[1])
 
 
 def _state(process: LLMProcess) -> tuple[State, WaitFor]:

@@ -7,7 +7,7 @@ marks in marks.py, the states of processes in settle.py, the entry points in cor
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from typing import Any
 
 from llmasos.drivers.protocol import ToDriver
@@ -15,6 +15,7 @@ from llmasos.kernel.clock import seconds
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
+from llmasos.kernel.objects.auditor import Auditor
 from llmasos.kernel.objects.device import Ask, Device
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
@@ -27,7 +28,7 @@ from llmasos.kernel.trace import Trace
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Budget, Kind
+from llmasos.syscalls.records import Budget, Kind, Measure
 
 
 class System:
@@ -37,8 +38,9 @@ class System:
         self.config = config
         self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
-        self.owners = Owners(config.uid, config.salt)
-        self.groups = GroupTree(config.user, self.owners.operator)
+        self.owners = Owners(config.uid, config.salt, config.partition.owners)
+        parted = self.owners.parts > 1
+        self.groups = GroupTree(config.user, self.owners.operator, config.most_of_session, parted=parted)
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls
@@ -51,7 +53,11 @@ class System:
         self.spending = Spending()
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
+        self.journal_wait = ""  # why what is written may not be on the disk yet
         self.secret = b""  # key of the programs' tickets; empty: no journal is kept
+        self.auditor = Auditor(bool(config.audit), config.audit_required)
+        self.package: Measure | None = None  # this installation, once it is measured
+        self.measuring = Channel()  # woken then
         self.counters: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.started = 0
@@ -60,10 +66,11 @@ class System:
         self.keeping = False  # it halts, and the next kernel goes on with its processes
         # of the event being handled: what it has to say, and the marks that reconciling goes by (core.py)
         self.actions: list[Action] = []
-        self.stale: dict[int, Process] = {}  # whose state may be another
+        self.stale: OrderedDict[int, Process] = OrderedDict()  # whose state may be another
         self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
         self.orphans: list[Process] = []  # zombies that init reaps
         self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
+        self.shredding: dict[int, Any] = {}  # what calls have begun to destroy, by the number that the edge has
         self.unwatched: dict[str, Device] = {}  # devices that have been idle, and have work now
         self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
         self.cycle = ""  # marks that did not come to an end

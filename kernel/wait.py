@@ -37,7 +37,7 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
     system.spending.park(request)
     if waiting.timeout is not None and request.deadline is None:
         request.deadline = system.timers.at(system.now + nanoseconds(waiting.timeout), _expire, request)
-    _show(system, waiting.channel)
+    _show(system, request, waiting.channel)
 
 
 def wake(system: System, channel: Channel, error: SyscallError | None = None) -> None:
@@ -46,8 +46,8 @@ def wake(system: System, channel: Channel, error: SyscallError | None = None) ->
         for request in channel:
             request.channel = None
             system.woken.append((request, error))
+            _show(system, request, channel)
         channel.clear()
-        _show(system, channel)
 
 
 def wake_some(system: System, channel: Channel, concerned: Callable[[Request], bool]) -> None:
@@ -63,7 +63,9 @@ def leave(system: System, request: Request) -> None:
     channel, request.channel = request.channel, None
     if channel is not None:
         channel.pop(request, None)
-        _show(system, channel)
+        if not channel:
+            channel.clear()  # gives back the memory of the line
+        _show(system, request, channel)
 
 
 def _expire(system: System, request: Request) -> None:
@@ -72,7 +74,7 @@ def _expire(system: System, request: Request) -> None:
     system.woken.append((request, None))
 
 
-def _show(system: System, channel: Channel) -> None:
+def _show(system: System, request: Request, channel: Channel) -> None:
     """A program that waits for a child is shown as waiting for that."""
-    if channel.parent is not None:
-        system.stale[channel.parent.pid] = channel.parent
+    if channel is request.program.ended:
+        system.stale[request.program.pid] = request.program

@@ -99,7 +99,7 @@ def _act(words: list[str]) -> int:
         raise UsageError(oneshot.no_verb(rest[0], own))
     try:
         args, unknown = parser.parse_known_args(words)
-        if unknown and args.verb != "boot":
+        if unknown and args.verb not in ("boot", "seal", "shred"):
             parser.error(f"not understood: {' '.join(unknown)}")
     except SystemExit as ended:  # after --help, or a usage error
         return int(ended.code or 0)
@@ -173,6 +173,14 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     tour.add_argument("--fast", action="store_true", help="without pauses between the steps")
     check = verb("doctor", _doctor, "what this machine and installation can and cannot do")
     check.add_argument("--json", action="store_true", help="print it as JSON")
+    other = verb("verify", _verify, "is another installation the same as this one, and as its installer left it")
+    other.add_argument("package", help="its directory, .../site-packages/llmasos")
+    other.add_argument("--json", action="store_true", help="print it as JSON")
+    for name, summary in (
+        ("seal", "the keys of journal and process images: status, rotate, load"),
+        ("shred", "destroy process images: their keys, and the files"),
+    ):
+        verb(name, _keys, summary, help_flag=False)
     done = verb("completion", _completion, "print a script that completes llmasos in bash, zsh or fish")
     done.add_argument("shell", choices=("bash", "zsh", "fish"), help="for bash: `source <(llmasos completion bash)`")
     return parser, verbs.choices
@@ -248,6 +256,12 @@ def _boot(args: argparse.Namespace) -> int:
     )
 
 
+def _keys(args: argparse.Namespace) -> int:
+    sys.stdout.flush()
+    words = [*runtime.module("llmasos.kernel.edge.seal"), args.verb, *args.rest]
+    os.execve(sys.executable, words, runtime.environment())
+
+
 def _shell(args: argparse.Namespace) -> int:
     from llmasos.userland.shell.main import open_private, open_shell
 
@@ -290,6 +304,13 @@ def _demo(args: argparse.Namespace) -> int:
     from llmasos.userland.demo.tour import main as demo
 
     return demo(_where(args) if args.here else None, fast=args.fast)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from llmasos.userland.programs.inventory import verify
+    from llmasos.userland.programs.screen import Screen
+
+    return verify(Screen(), Path(args.package), as_json=args.json)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from llmasos.drivers.protocol import (
     Step,
     ToDriver,
     Unload,
+    Wipe,
 )
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.fate import Fate
@@ -196,6 +197,9 @@ class Driver:
                     self.say(Done(message.ref))
                 case Drop():
                     d.drop(message.ctxs)
+                case Wipe():
+                    d.wipe(message)
+                    self.say(Done(message.ref))
                 case Export():
                     self._aside(message, d.export(message))
                     self._check_faults(message)

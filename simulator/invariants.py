@@ -12,6 +12,7 @@ from typing import Protocol
 
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.groups.pressure import Activity
+from llmasos.kernel.memory.prefix import COMMON
 from llmasos.kernel.objects.device import UP, Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
 from llmasos.kernel.objects.process import LLMProcess, Program
@@ -30,6 +31,8 @@ def check(system: System) -> None:
     check_waits(system)
     check_run_queues(system)
     check_in_flight(system)
+    check_realtime(system)
+    check_frames(system)
     check_weights(system)
     check_family(system)
     check_groups(system)
@@ -86,14 +89,14 @@ def check_waits(system: System) -> None:
 def check_run_queues(system: System) -> None:
     """Every READY process is reachable by the scheduler, exactly once."""
     for device in system.devices.values():
-        queued = [p.pid for p in device.queue]
+        queued = [p.pid for queue in device.queues for p in queue]
         ready = [p.pid for p in _llms(system) if p.state is State.READY and p.device is device]
         _require(sorted(queued) == sorted(ready), f"{device.name}: queued {queued}, ready {ready}")
-        _require(
-            len(device.queue) == len(queued), f"{device.name}: the queue counts {len(device.queue)} of {len(queued)}"
-        )
+        counted = sum(map(len, device.queues))
+        _require(counted == len(queued), f"{device.name}: the queue counts {counted} of {len(queued)}")
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.over_limit]
+        idle = idle and len(device.queues) == 1  # else they wait for their turns
         _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
 
 
@@ -103,6 +106,40 @@ def check_in_flight(system: System) -> None:
         flight = device.in_flight
         running = {p.pid for p in _llms(system) if p.running and p.device is device}
         _require(running == {p.pid for p in flight.processes} if flight else not running, f"{device.name}: {running} run")
+
+
+def check_realtime(system: System) -> None:
+    """A REALTIME process that wanted the device before the step began, and had some of its budget left, is in the step,
+    unless others of its class filled it. One place may be given to a process that has waited too long."""
+    for device in system.devices.values():
+        reserved = {p.pid for p in _llms(system) if p.reserve is not None and not p.is_zombie()}
+        coming = {p.pid for p in _llms(system) if p.transition is not None}
+        _require(device.reserves.keys() <= reserved | coming, f"{device.name} keeps {list(device.reserves)}")
+        flight = device.in_flight
+        if flight is None or not flight.processes or any(p.crashes for p in flight.processes):
+            continue
+        weaker = [p.pid for p in flight.processes if p.ranked]
+        for p in device.queue:
+            held = p.reserve
+            if held is None or not held.open or max(p.since, held.since) >= flight.began or p.crashes or p.preempted:
+                continue
+            full = len(flight.processes) >= device.max_runs or flight.tokens >= device.step_tokens
+            fair = full and (len(weaker) <= 1 or p.todo > 1)
+            _require(fair or p.todo > 1, f"REALTIME process {p.pid} was left behind for {weaker}")
+
+
+def check_frames(system: System) -> None:
+    """A frame that a process maps has nothing of another owner, but what both share."""
+    for device in system.devices.values():
+        for image in device.images.values():
+            for user in image.users.values():
+                for frame in user.table.frames:
+                    owner = image.pool.owners[frame]
+                    _require(
+                        owner == user.table.owner or user.table.salt == COMMON,
+                        f"{image.name}: process {user.pid} maps frame {frame}, which has KV of another owner",
+                    )
+            _require(not image.pool.wipes, f"{image.name}: {image.pool.wipes} are yet to be wiped")
 
 
 def check_weights(system: System) -> None:
@@ -146,15 +183,16 @@ def _wants_to_run(process: LLMProcess) -> bool:
 def check_family(system: System) -> None:
     """Parents and children name each other; the parent of an LLM process is a living program or init."""
     for process in system.table:
-        for pid in process.children:
+        children = system.table.children(process.pid)
+        for pid in children:
             child = system.table.find(pid)
             _require(child is not None and child.parent == process.pid, f"{process.pid}: child {pid} does not agree")
-        ended = {pid for pid in process.children if (child := system.table.find(pid)) is not None and child.is_zombie()}
-        _require(process.zombies.keys() == ended, f"{process.pid}: of its children {ended} have ended")
+        ended = {pid for pid in children if (child := system.table.find(pid)) is not None and child.is_zombie()}
+        _require(system.table.zombies(process.pid).keys() == ended, f"{process.pid}: of its children {ended} have ended")
         parent = system.table.find(process.parent)
         if process.parent:
             _require(
-                parent is not None and process.pid in parent.children,
+                parent is not None and process.pid in system.table.children(process.parent),
                 f"{process.pid}: parent {process.parent} does not agree",
             )
         if process.state is State.ZOMBIE:
@@ -227,7 +265,7 @@ def check_requests(system: System) -> None:
     _require(not system.cycle, f"reconciling has come to no end: {system.cycle}")
     _require(not (system.woken or system.stale or system.orphans or system.pumped), "marks are left")
     for process in _llms(system):
-        waiting = [*process.output, *process.boundary, *process.decoded]
+        waiting = [*process.output, *process.boundary]
         if process.transition is not None:
             waiting.append(process.transition)
         if process.decoding is not None and process.decoding.request is not None:

@@ -74,6 +74,7 @@ class Prog:
         self.connected = True
         self.pid = 0
         self.ticket = b""
+        self.seen = 0  # the position of the journal that its latest answer told
         self._seq = itertools.count(1)
         self.futures: dict[int, Future[Any]] = {}
 
@@ -120,12 +121,16 @@ class Prog:
 
     def come_back(self) -> None:
         """Take up where the program was with the kernel before this one; call again what has no answer. Raises
-        SyscallError: EINVAL if it is connected."""
+        SyscallError: EINVAL if it is connected, ESTALE if it was told what the journal lacks."""
         if self.connected and self.sim.peers.get(self.peer) is self:
             raise Errno.EINVAL(f"program {self.pid} is connected; it comes back after kill() and boot_again()")
         unanswered = [future for future in self.futures.values() if not future.done]
         self.sim.connect(self)
-        info: BootInfo = self.call(Attach(ticket=self.ticket))
+        try:
+            info: BootInfo = self.call(Attach(ticket=self.ticket, seen=self.seen))
+        except SyscallError:
+            del self.sim.peers[self.peer]
+            raise
         assert (info.pid, info.ticket) == (self.pid, self.ticket)
         for future in unanswered:
             if not future.done:

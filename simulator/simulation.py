@@ -27,7 +27,12 @@ from llmasos.kernel.core import Kernel
 from llmasos.kernel.events import (
     Action,
     Append,
+    Audit,
+    Audited,
+    AuditLine,
     Event,
+    Forget,
+    Forgotten,
     Halt,
     KernelConfig,
     KillDriver,
@@ -83,7 +88,10 @@ class Simulation:
         self.clock = 0  # the kernel's, in nanoseconds
         self.checked = checked
         self.file = config
+        self._boots = itertools.count(1)
         self.saved = Saved(b"key of the simulated kernel") if journal else None  # what the journal adds up to
+        if self.saved is not None:
+            self.saved.boot = next(self._boots)
         self.frames = 0  # written to it
         self.die_at = -1  # frames after which the kernel is killed; `die_before`: before this one is written
         self.die_before = False
@@ -94,6 +102,8 @@ class Simulation:
         self.drivers: dict[str, Driver] = {}
         self.programs: list[Prog] = []
         self.log: list[Log] = []
+        self.audited: list[AuditLine] = []
+        self.audit_trouble = ""  # why no line of the audit log can be written
         self.signals: list[SignalProgram] = []
         self.steps: list[Step] = []  # done by any device, latest last
         self.halted = ""
@@ -170,6 +180,8 @@ class Simulation:
         """The next kernel, from the journal (or from what is said to be it). Programs are not connected."""
         self.halted, self._read, self._born = "", 0, self.now
         self.saved = copy.deepcopy(self.saved if saved is None else saved)
+        if self.saved is not None:
+            self.saved.boot = next(self._boots)
         self.kernel = self.core(copy.deepcopy(self.file))
         self.kernel.sources = self.policies
         self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
@@ -189,21 +201,25 @@ class Simulation:
             assert not (found := self.saved.difference(live)), f"the journal's {found} (live)"
 
     def _act(self, actions: list[Action], *, whole: bool = True) -> None:
-        for action in actions[:1]:
-            if isinstance(action, Append):
-                self._append(action)
+        first = next((action for action in actions if not isinstance(action, Audit)), None)
+        if isinstance(first, Append):
+            self._append(first)
         if self.checked and whole:
             self._check_journal()
         for action in actions:
             match action:
                 case Append():
-                    assert action is actions[0], "records come before whatever they make true"
+                    assert action is first, "records come before whatever they make true"
+                case Audit():
+                    self._audit(action)
                 case Reply():
                     self._reply(action)
                 case Send():
                     driver = self.drivers.get(action.device)
                     if driver is not None and driver.incarnation == action.incarnation:
                         driver.receive(action.message)
+                case Forget():
+                    self.at(self.now, partial(self.event, Forgotten(action.ref, ["its key"], [], sure=True)))
                 case StartDriver():
                     old = self.drivers.get(action.device)
                     assert old is None or not old.alive, f"{action.device} is started twice"
@@ -227,6 +243,13 @@ class Simulation:
                     for driver in self.drivers.values():
                         driver.alive = False
 
+    def _audit(self, audit: Audit) -> None:
+        """Write a line of the audit log, and tell a call that waits for it. `audit_trouble`: it cannot be written."""
+        if not self.audit_trouble:
+            self.audited.append(audit.line)
+        if audit.ref:
+            self.at(self.now, lambda: self.event(Audited(audit.ref, self.audit_trouble)))
+
     def _tick(self, number: int) -> None:
         if number == self._wake:
             self.event(Tick())
@@ -246,6 +269,8 @@ class Simulation:
                 assert reply.reason, f"{entry.name} failed with {reply.errno.name} and no reason"
                 declared = reply.errno in entry.errors + COMMON
                 assert declared, f"{entry.name} does not declare {reply.errno.name}: {reply.reason}"
+        if reply.told and self.saved is not None:
+            program.seen = self.saved.position
         future.answer(reply, self.now)
 
     # --- time ---
@@ -308,7 +333,7 @@ class Simulation:
         """A new program, attached; of another user than the kernel's with a `uid`, of one of his tenants with a `tenant`.
         What is random in its calls follows from `chance`; None: from how many there were before it."""
         program = self.connection(uid, chance)
-        info: BootInfo = program.call(Attach(name, int(rights), tenant=tenant))
+        info: BootInfo = program.call(Attach(name, int(rights), tenant=tenant, seen=0))
         program.pid, program.ticket = info.pid, info.ticket
         return program
 

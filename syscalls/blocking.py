@@ -44,14 +44,16 @@ def connect(
     rights: Right = Right.ALL,
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
+    ticket: bytes = b"",
 ) -> Client:
     """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached under `name`.
 
     Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and
     does not answer within `timeout` seconds. When a kernel with a journal dies, waits `reconnect` seconds for the next
-    one (0: not at all).
+    one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is its program, and goes on with
+    what the journal has.
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect)
+    return Client(runtime.locate(where), name, rights, timeout, reconnect, ticket)
 
 
 class _Waiter:
@@ -74,7 +76,9 @@ class Client:
     of its own, and must not make calls.
     """
 
-    def __init__(self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0) -> None:
+    def __init__(
+        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0, ticket: bytes = b""
+    ) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
         self.origin = Origin()
@@ -91,7 +95,7 @@ class Client:
         self._watch: threading.Thread | None = None
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
-            self._attach = Attach(name or calls.default_name(), int(rights))
+            self._attach = Attach(name or calls.default_name(), int(rights), ticket, seen=0)
             while not self._enter(deadline, timeout):
                 time.sleep(calls.retry_pause())
                 _await_kernel(directory, deadline, timeout)
@@ -354,6 +358,7 @@ class Client:
         """Show the ticket. False: not yet, or the connection is lost again."""
         waiter = _Waiter()
         with self._turn:
+            self._attach = msgspec.structs.replace(self._attach, seen=self._calls.seen)
             seq, frame = self._calls.begin(self._attach, waiter)
         line.send(frame)
         connected = True

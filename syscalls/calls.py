@@ -26,13 +26,14 @@ POLL_SECONDS = 0.02
 
 
 class Calls(Generic[W]):
-    """The call behind each sequence number, and its waiter. `sent` is the highest number sent so far."""
+    """The call behind each sequence number, and its waiter. `sent` is the highest number sent so far, `seen` the position
+    of the journal that the latest answer told."""
 
     def __init__(self) -> None:
         self._seqs = itertools.count(1)
         self._waiting: dict[int, tuple[W, Call[Any]]] = {}
         self._left: dict[int, Call[Any]] = {}  # sent, taken back, and not yet answered
-        self.sent = 0
+        self.sent = self.seen = 0
 
     def begin(self, call: Call[Any], waiter: W) -> tuple[int, bytes]:
         """The sequence number of a new call and the frame to send."""
@@ -50,6 +51,7 @@ class Calls(Generic[W]):
         reply = wire.decode_reply(frame)
         if reply.seq == 0 and reply.errno is not Errno.OK:  # the kernel could not read a frame of ours
             raise SyscallError(reply.errno, wire.reason(reply))
+        self.seen = reply.position or self.seen
         if (waiting := self._waiting.get(reply.seq)) is not None:
             hand(waiting[0], reply)
             del self._waiting[reply.seq]

@@ -52,12 +52,14 @@ def _value(found: Any, kind: Any, table: str, key: str) -> Any:
     inner = typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return record(found, kind, f"[{key}]")
-    if typing.get_origin(kind) is list:
+    if typing.get_origin(kind) is list and isinstance(inner[0], type) and issubclass(inner[0], msgspec.Struct):
         if not isinstance(found, list):
             raise Wrong(
                 table, f"wanted tables [[{key}]], found {f'one [{key}]' if isinstance(found, dict) else repr(found)}"
             )
         return [record(one, inner[0], f"[[{key}]] {number}") for number, one in enumerate(found, 1)]
+    if typing.get_origin(kind) is list and isinstance(found, list):
+        return [_value(one, inner[0], table, key) for one in found]
     where = f"{table} {key}".strip()
     if typing.get_origin(kind) is dict and isinstance(found, dict):
         if isinstance(inner[1], type) and issubclass(inner[1], msgspec.Struct):

@@ -40,14 +40,16 @@ def connect(
     rights: Right = Right.ALL,
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
+    ticket: bytes = b"",
 ) -> Client:
     """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async with`.
 
     Entering it attaches the program under `name` with `rights`. Raises SyscallError: ECONNREFUSED at once if no kernel
     runs, ETIME if one runs and does not answer within `timeout` seconds. When a kernel with a journal dies, waits
-    `reconnect` seconds for the next one (0: not at all).
+    `reconnect` seconds for the next one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is
+    its program, and goes on with what the journal has.
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect)
+    return Client(runtime.locate(where), name, rights, timeout, reconnect, ticket)
 
 
 class Client:
@@ -61,10 +63,12 @@ class Client:
     boot: BootInfo
     pid: int
 
-    def __init__(self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float) -> None:
+    def __init__(
+        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float, ticket: bytes = b""
+    ) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
-        self._attach = Attach(name or calls.default_name(), int(rights))
+        self._attach = Attach(name or calls.default_name(), int(rights), ticket, seen=0)
         self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
@@ -251,6 +255,7 @@ class Client:
                 boot: BootInfo | None = None
                 with anyio.CancelScope(deadline=search.until) as patience:
                     place = self._loop.place()
+                    self._attach = msgspec.structs.replace(self._attach, seen=self._calls.seen)
                     seq, frame = self._calls.begin(self._attach, place)
                     link.send(frame)
                     boot = search.taken_up(await self._answer(seq, place, self._attach), self._attach, self.pid)

@@ -37,6 +37,7 @@ class Errno(enum.IntEnum):
     EMSGSIZE = 90  # a request or reply that is too long
     ENOTSUP = 95  # a feature that the driver or model does not have
     ECONNREFUSED = 111  # no kernel runs there
+    ESTALE = 116  # the journal is older than what the program was told
     EDQUOT = 122  # a limit is reached
     ERESTART = 85  # the driver was restarted
 
@@ -72,6 +73,7 @@ _ADVICE: dict[Errno, str] = {  # true of every error of the kind
     Errno.EMSGSIZE: "send less in one call",
     Errno.ENOTSUP: "do without the feature, or use a driver or model that has it",
     Errno.ECONNREFUSED: "boot a kernel (`llmasos boot`), or name the runtime directory of one that runs",
+    Errno.ESTALE: "look at what there is (`ps`, `log`), and connect anew: answers of before the kernel's death are lost",
     Errno.EDQUOT: "raise the limit that the reason names, or use less",
     Errno.ERESTART: "call again: the driver was restarted and nothing was lost",
 }

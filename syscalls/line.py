@@ -75,8 +75,9 @@ class Line:
         self._link_changed = True
 
     def nudge(self) -> None:
-        with suppress(BlockingIOError):
-            self._nudge.send(b"!")
+        if not self._dealer.closed:  # then nobody waits
+            with suppress(BlockingIOError):
+                self._nudge.send(b"!")
 
     def close(self) -> None:
         if not self._dealer.closed:

@@ -60,12 +60,15 @@ class Search:
 
     def taken_up(self, reply: wire.Reply, call: Attach, pid: int) -> BootInfo | None:
         """The kernel's answer to a program that had `pid`. None: the kernel has not noticed yet that the old connection
-        is lost; ask again a little later. Raises EPIPE if it does not know the program."""
+        is lost; ask again a little later. Raises EPIPE if it does not know the program, ESTALE if the program knows more
+        than the kernel."""
         try:
             boot = wire.result(reply, call)
         except SyscallError as error:
             if error.errno is Errno.EAGAIN:
                 return None
+            if error.errno is Errno.ESTALE:
+                raise SyscallError(Errno.ESTALE, f"{error.reason} (connect has a `ticket`)") from None
             raise self._refused(error.reason) from None
         if boot.pid != pid:
             raise self._refused(f"it gave pid {boot.pid} to what was program {pid}")

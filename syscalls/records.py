@@ -40,7 +40,7 @@ Count = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Record(msgspec.Struct, array_like=True, frozen=True):
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A value that crosses the wire."""
 
 
@@ -80,7 +80,7 @@ class Kind(enum.StrEnum):
 class SchedClass(enum.StrEnum):
     """Scheduling classes, strongest first."""
 
-    REALTIME = "realtime"
+    REALTIME = "realtime"  # while its budget lasts; FAIR from then on until the next period
     FAIR = "fair"
     BATCH = "batch"
     IDLE = "idle"
@@ -130,7 +130,8 @@ class Right(enum.IntFlag):
     MEMORY = 8  # page models in and out
     ADMIN = 16  # policy, shutdown
     SPEAK = 32  # attach for a tenant
-    ALL = 63
+    PRIORITY = 64  # schedule stronger than the default: nice below 0, and REALTIME
+    ALL = 127
 
 
 Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
@@ -266,6 +267,8 @@ class ProcessInfo(Record):
     errno: Errno = Errno.OK  # of the error that ended its last decode (lost when the kernel dies)
     reason: str = ""  # that error; why it is stopped or held up; what bounds a full context; of a zombie, why it ended
     record_bytes: int = 0  # of its records (`records`)
+    budget: float = 0.0  # of a REALTIME process: seconds of its device's time
+    period: float = 0.0  # in each so many seconds
 
 
 class ExitInfo(Record):
@@ -275,6 +278,15 @@ class ExitInfo(Record):
     status: int  # 0 to 255 of an exit, 128 + signal of a death by a signal
     reason: str  # why it ended
     usage: Usage
+
+
+class ShredInfo(Record):
+    """What a destruction has reached: `gone` is gone wherever copies of it are, `left` is what it could not reach.
+    `sure`: the keys that are gone cannot be made of old blocks of a disk and a key that is on it."""
+
+    gone: list[str]
+    left: list[str]
+    sure: bool
 
 
 class CheckpointInfo(Record):
@@ -416,6 +428,7 @@ class BootInfo(Record):
     journal_path: str = ""  # the file of the journal; empty: none is kept
     fsync: str = ""  # when the journal reaches the disk: always, interval (each second), never
     arguments: list[str] = []  # of the command that booted it, without those that say where
+    audit: str = ""  # the directory of the audit log; empty: none is kept
 
 
 class Budget(Record):
@@ -456,6 +469,18 @@ class Stats(Record):
     journal: str = ""  # "kept", or why it is not; empty: there is none
     journal_frames: int = 0  # events that changed something and were written to it
     budgets: list[Budget] = []
+    audit: str = ""  # "kept", or why no line can be written; empty: there is no audit log
+
+
+class Measure(Record):
+    """Something that the kernel or a driver has loaded, and the SHA-256 of its files."""
+
+    kind: str  # package, library or model
+    name: str
+    digest: str  # SHA-256, in hexadecimal digits
+    place: str  # where its files are
+    device: str = ""  # whose driver has loaded it
+    trusted: str = ""  # why it may be loaded; empty: nobody asks ([trust])
 
 
 class TraceEvent(Record):
@@ -509,6 +534,7 @@ class GroupSettings(Record):
     pids_max: Count = 0  # processes, programs among them (then EAGAIN)
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100  # beside its siblings
     kv_action: KvAction = KvAction.SPILL  # what happens at `kv_max`
+    share_prefixes: bool = False  # KV of equal beginnings is shared with other owners whose groups say so too
 
 
 class PressureInfo(Record):

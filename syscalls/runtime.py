@@ -62,10 +62,16 @@ def configuration() -> Path | None:
     return own_settings("kernel.toml")
 
 
+def settings_place() -> Path:
+    """The place of the user's settings: $XDG_CONFIG_HOME/llmasos, else ~/.config/llmasos. RuntimeError: no home is
+    known."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "llmasos"
+
+
 def own_settings(name: str) -> Path | None:
     """A file of the user's settings: $XDG_CONFIG_HOME/llmasos/NAME, else the same in ~/.config. None: there is none."""
     try:
-        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "llmasos" / name
+        place = settings_place() / name
     except RuntimeError:  # no home is known
         return None
     return place if place.exists() else None

@@ -35,6 +35,7 @@ from llmasos.syscalls.records import (
     GroupSettings,
     Limits,
     LogLine,
+    Measure,
     ModelInfo,
     ModelName,
     Name,
@@ -51,6 +52,7 @@ from llmasos.syscalls.records import (
     SchedInfo,
     Seconds,
     Secret,
+    ShredInfo,
     Signal,
     Stats,
     StopIds,
@@ -64,7 +66,7 @@ C = TypeVar("C", bound="Call[Any]")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))  # mypy: subclasses are frozen too
-class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, forbid_unknown_fields=True):
+class Call(msgspec.Struct, Generic[R], array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
     """The arguments of one system call; `R` is the type of its result."""
 
 
@@ -151,6 +153,8 @@ class Entry(NamedTuple):
     changes: bool  # done twice it has another effect than done once, so the kernel keeps its answer
     touches: tuple[Touches, ...]
     draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
+    audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
+    tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
 
 
 TABLE: dict[int, Entry] = {}
@@ -166,14 +170,17 @@ def _call(
     blocks: bool = False,
     draws: bool = False,
     changes: bool = False,
+    tells: bool = True,
     touches: tuple[Touches, ...] = (),
+    audit: str = "",
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
-        entry = Entry(number, name, family, record, result, errors, right, blocks, changes, touches, draws)
+        failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
+        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -204,7 +211,7 @@ def _group(what: Names, needs: Needs, field: str = "path") -> Touches:
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH, draws=True)
+@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE, draws=True, audit="sessions")
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -216,30 +223,34 @@ class Attach(Call[BootInfo]):
     The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
     whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
     uid's. Programs of the uid have every right over its tenants.
+    With `seen`, answers have a fifth element if a journal is kept: its position. A program that comes back shows the
+    last one that it has had (0: none). ESTALE: the journal that this kernel read ends before it, so answers that the
+    program has had are lost; with `seen` 0 it is taken up nevertheless, and goes on with what there is.
     """
 
     name: Name = ""
     rights: Annotated[int, Meta(ge=0, le=int(Right.ALL))] = int(Right.ALL)
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
     tenant: Tenant = ""
+    seen: Annotated[int, Meta(ge=-1)] = -1
 
 
-@_call(2, "system", Right(0))
+@_call(2, "system", Right(0), tells=False)
 class Null(Call[None]):
     """Do nothing and answer: the round trip that benchmarks measure, and a check that the kernel lives."""
 
 
-@_call(3, "system", Right.QUERY)
+@_call(3, "system", Right.QUERY, tells=False)
 class BootInfoCall(Call[BootInfo]):
     """The running kernel: its version, devices, policies and runtime directory."""
 
 
-@_call(4, "system", Right.QUERY)
+@_call(4, "system", Right.QUERY, tells=False)
 class StatsCall(Call[Stats]):
     """Counters since boot."""
 
 
-@_call(5, "system", Right.QUERY, blocks=True)
+@_call(5, "system", Right.QUERY, blocks=True, tells=False)
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
@@ -252,7 +263,7 @@ class Trace(Call[TraceResult]):
     timeout: Seconds = 0.0
 
 
-@_call(6, "system", Right.QUERY)
+@_call(6, "system", Right.QUERY, tells=False)
 class Dmesg(Call[list[LogLine]]):
     """Lines of the kernel log after sequence number `after`."""
 
@@ -260,7 +271,7 @@ class Dmesg(Call[list[LogLine]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(7, "system", Right.ADMIN, E.ENOTSUP)
+@_call(7, "system", Right.ADMIN, E.ENOTSUP, audit="system")
 class Shutdown(Call[None]):
     """Halt: kill every process, end the drivers, empty the runtime directory.
 
@@ -271,7 +282,17 @@ class Shutdown(Call[None]):
     keep: bool = False
 
 
-@_call(8, "system", Right.ADMIN, E.ENODEV, E.ENOENT, E.EIO, changes=True, touches=(_DEVICE._replace(needs=N.ADMINISTER),))
+@_call(
+    8,
+    "system",
+    Right.ADMIN,
+    E.ENODEV,
+    E.ENOENT,
+    E.EIO,
+    changes=True,
+    touches=(_DEVICE._replace(needs=N.ADMINISTER),),
+    audit="system",
+)
 class Sched(Call[SchedInfo]):
     """Set how a device is scheduled, from its next step on, and return the settings in force. An empty or zero argument
     changes nothing. A policy is one of `boot_info`'s, or `/PATH/FILE.py:CLASS`, a module of the kernel's own user: the
@@ -283,6 +304,12 @@ class Sched(Call[SchedInfo]):
     step_tokens: Annotated[int, Meta(ge=0, le=limits.MAX_STEP_TOKENS)] = 0
     victims: PolicyName = ""  # which process loses its pages first
     evictions: PolicyName = ""  # which model's weights go first
+
+
+@_call(19, "system", Right.QUERY, E.ETIME, blocks=True)
+class Inventory(Call[list[Measure]]):
+    """What this kernel consists of and has loaded: package, native libraries and models, by their digests. It is a report
+    that the kernel makes of itself, and no attestation. Waits until the package has been measured after a boot."""
 
 
 # --- process --------------------------------------------------------------------------------------------------------
@@ -300,17 +327,21 @@ class Sched(Call[SchedInfo]):
     E.EIO,
     E.ENOTSUP,
     E.EDQUOT,
+    E.EBUSY,
     changes=True,
     blocks=True,
     draws=True,
     touches=(_DEVICE, _group(Names.PLACE, N.CHARGE, "group"), _MODEL),
+    audit="processes",
 )
 class Spawn(Call[int]):
     """Start an LLM process on a model with `tokens` as its first context, and return its pid once the model is in memory.
 
     The process is a child of the calling program and is killed with it; a `detached` one is a child of init and lives on
     (see `detach`). With `once` it exits when its first decode ends. The kernel draws the seed of a process that is
-    given no sampler. `group` is relative to the program's own group. `records` are those of position 0 (see `feed`).
+    given no sampler. `group` is relative to the program's own group. `records` are those of position 0 (see `feed`). A
+    nice value below 0 and REALTIME need the right PRIORITY; `budget` and `period` are those of a REALTIME process (see
+    `setsched`).
     """
 
     model: ModelName
@@ -326,6 +357,8 @@ class Spawn(Call[int]):
     dtype: Name = ""  # empty: the device's default; else fp32, bf16, int8, int4
     group: GroupPath = ""  # empty: that of the program
     records: Blobs = []
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
 @_call(
@@ -338,13 +371,15 @@ class Spawn(Call[int]):
     E.EDQUOT,
     changes=True,
     touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY),),
+    audit="processes",
 )
 class Fork(Call[list[int]]):
     """Copy a process `count` times at its next token boundary, and return the pids. Pages are shared copy-on-write.
 
     A child goes on as its parent does: it decodes if the parent is decoding. Its sampler's seed is derived from the
     parent's seed and the child's index, unless `same_seed`. The children belong to the calling program, or `detached` to
-    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on.
+    init, and to the program's control group. `name` is theirs; several are called NAME-1, NAME-2 and so on. Children of a
+    REALTIME process are FAIR; a nice value below 0 goes over to them only by a caller with the right PRIORITY.
     """
 
     pid: Pid
@@ -371,6 +406,7 @@ class Fork(Call[list[int]]):
     changes=True,
     blocks=True,
     touches=(_process(Names.RUNNER, N.CONTROL, When.BOUNDARY, idle=True, alone=True), _MODEL),
+    audit="processes",
 )
 class Exec(Call[None]):
     """Give an idle process another model; its pid, limits, class, group, sampler and parent stay.
@@ -389,7 +425,9 @@ class Exec(Call[None]):
     records: Blobs = []
 
 
-@_call(23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),))
+@_call(
+    23, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),), audit="processes"
+)
 class Exit(Call[None]):
     """End a process with a status. `pid` 0 is the calling program itself; its children end with it."""
 
@@ -419,7 +457,9 @@ class Wait(Call[ExitInfo]):
     timeout: Seconds | None = None
 
 
-@_call(25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),))
+@_call(
+    25, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.PROCESS, N.CONTROL),), audit="processes"
+)
 class Kill(Call[None]):
     """Send a signal. The operating system delivers a program's; the kernel restarts a driver that is killed."""
 
@@ -463,9 +503,15 @@ class Ps(Call[list[ProcessInfo]]):
         _process(Names.LLM, N.LIMITS, more=(More("device", N.READ),)),
         Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE),
     ),
+    audit="processes",
 )
 class Setsched(Call[None]):
     """Set nice value, class and device of a process. None and empty change nothing.
+
+    A REALTIME process may use `budget` seconds of its device's time in each `period` seconds before all others; with 0
+    these are as before, or 0.01 in 0.1 s. What it used in a step is its share of the step by tokens. When the budget is
+    used up it is FAIR until the next period. EBUSY: more than 0.8 of the device's time would be reserved; the reason says
+    by whom. To get stronger than the default (REALTIME, or a nice value below 0) needs the right PRIORITY.
 
     A process moves to another `device` while it runs: its decode goes on, programs that read it or wait for it notice
     nothing, and on a device of the same kind its tokens do not change. The call is answered when the process has arrived.
@@ -478,9 +524,11 @@ class Setsched(Call[None]):
     nice: Nice | None = None
     sched_class: SchedClass | None = None
     device: Name = ""
+    budget: Seconds = 0.0
+    period: Seconds = 0.0
 
 
-@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.LIMITS),))
+@_call(29, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.LIMITS),), audit="limits")
 class Setlimits(Call[Limits]):
     """Replace the limits of a process and return the old ones; None changes nothing. A token budget set here counts the
     tokens that the process itself has decoded, not those of its parent before a fork."""
@@ -489,7 +537,7 @@ class Setlimits(Call[Limits]):
     limits: Limits | None = None
 
 
-@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),))
+@_call(30, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),), audit="processes")
 class Detach(Call[None]):
     """Make a process a child of init: it lives on when the program that started it ends, and any program may `wait` for
     it. Harmless if it is so already."""
@@ -497,12 +545,35 @@ class Detach(Call[None]):
     pid: Pid
 
 
-@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),))
+@_call(31, "process", Right.CONTROL, E.ESRCH, changes=True, touches=(_process(Names.LLM, N.CONTROL),), audit="processes")
 class Rename(Call[str]):
     """Give a process another name, and return the old one. Names are for people: several processes may have the same."""
 
     pid: Pid
     name: Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME, pattern=PRINTABLE)]
+
+
+@_call(
+    32,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EIO,
+    E.ERESTART,
+    changes=True,
+    blocks=True,
+    touches=(_process(Names.LOG, N.CONTROL),),
+    audit="files",
+)
+class Shred(Call[ShredInfo]):
+    """End an LLM process and destroy what it has said: its log, its records, the answers about it, its KV in frames and
+    in lower tiers, and the keys under which the journal and the process images that this kernel wrote of it are.
+
+    Answered when that is done and on the disk; what could not be reached is listed. Children that were forked from it,
+    and whoever has read it, keep what they have. It is done even if the caller takes the call back.
+    """
+
+    pid: Pid
 
 
 # --- context --------------------------------------------------------------------------------------------------------
@@ -610,7 +681,7 @@ class Records(Call[RecordsResult]):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@_call(60, "memory", Right.QUERY)
+@_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
     """The models that this kernel knows by name, and those in memory."""
 
@@ -627,6 +698,7 @@ class Models(Call[list[ModelInfo]]):
     E.ENOTSUP,
     blocks=True,
     touches=(_DEVICE, _MODEL),
+    audit="models",
 )
 class Pagein(Call[ModelInfo]):
     """Bring a model into a device's memory, and return its row once it is there. `model` is a known name, a directory, a
@@ -647,6 +719,7 @@ class Pagein(Call[ModelInfo]):
     changes=True,
     blocks=True,
     touches=(_DEVICE, _MODEL._replace(needs=N.ADMINISTER)),
+    audit="models",
 )
 class Evict(Call[None]):
     """Take a model that no process uses out of memory. With `force` the weights of a model in use go too, after the step
@@ -676,6 +749,7 @@ class Evict(Call[None]):
             more=(More("advice", N.ADMINISTER, Advice.DONTNEED), More("advice", N.ADMINISTER, Advice.NORMAL))
         ),
     ),
+    audit="models",
 )
 class Advise(Call[None]):
     """Say how a model will be used, as madvise and mlock do for memory. The call does not wait for weights: WILLNEED and
@@ -726,6 +800,7 @@ class Estimate(Call[EstimateInfo]):
     E.ERESTART,
     blocks=True,
     touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), _FILE),
+    audit="files",
 )
 class Checkpoint(Call[CheckpointInfo]):
     """Write the image of a process, at its next token boundary, to the file `path` (absolute). The process goes on
@@ -759,6 +834,7 @@ class Checkpoint(Call[CheckpointInfo]):
     changes=True,
     blocks=True,
     touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE)),
+    audit="files",
 )
 class Restore(Call[int]):
     """Start a process from the image in the file `path` (absolute), and return its pid once it goes on where the other
@@ -781,7 +857,7 @@ class Restore(Call[int]):
 # --- groups ---------------------------------------------------------------------------------------------------------
 
 
-@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PARENT, N.CONTROL),))
+@_call(80, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PARENT, N.CONTROL),), audit="limits")
 class GroupCreate(Call[GroupInfo]):
     """Make a control group in a group that exists. A path without a leading slash is relative to the program's own group.
     Groups that are not below that one need the right ADMIN, in this call and in the following ones."""
@@ -790,7 +866,7 @@ class GroupCreate(Call[GroupInfo]):
     settings: GroupSettings = GroupSettings()
 
 
-@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.RULED, N.LIMITS),))
+@_call(81, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.RULED, N.LIMITS),), audit="limits")
 class GroupSet(Call[GroupSettings]):
     """Replace all settings of a group, and return the old ones. A lowered limit takes KV from the group's idle processes
     at once, and from its others when they grow."""
@@ -810,7 +886,16 @@ class GroupStat(Call[list[GroupInfo]]):
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
-@_call(83, "group", Right.CONTROL, E.ENOENT, E.EBUSY, changes=True, touches=(_group(Names.RULED, N.ADMINISTER),))
+@_call(
+    83,
+    "group",
+    Right.CONTROL,
+    E.ENOENT,
+    E.EBUSY,
+    changes=True,
+    touches=(_group(Names.RULED, N.ADMINISTER),),
+    audit="limits",
+)
 class GroupRemove(Call[None]):
     """Remove a group that has neither processes nor groups in it."""
 
@@ -827,6 +912,7 @@ class GroupRemove(Call[None]):
     E.EBUSY,
     changes=True,
     touches=(_process(Names.MEMBER, N.CONTROL, When.BOUNDARY), _group(Names.PLACE, N.CHARGE)),
+    audit="limits",
 )
 class GroupMove(Call[None]):
     """Move a process (0: the calling program) into a group; its children stay where they are. The charges for its frames
@@ -836,7 +922,7 @@ class GroupMove(Call[None]):
     path: GroupPath
 
 
-@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PLACE, N.CONTROL),))
+@_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PLACE, N.CONTROL),), audit="processes")
 class GroupKill(Call[int]):
     """Send a signal to all LLM processes of a group and of the groups below it, at once: no token is computed between the
     first and the last. Returns how many there were."""

@@ -1,10 +1,11 @@
 """Frames <-> records: the messages between a program and the kernel.
 
 A request is one frame, msgpack of `[version, seq, call number, arguments]`; a reply is `[version, seq, errno, result or
-reason]`. `seq` is the caller's: any number from 0 to 2**63 - 1 that it does not have in flight. Like Linux's syscall
-entry, this is the place that trusts nothing: it checks every argument against its declared type and limits (table.py),
-and answers every fault with an errno and a reason. Call number 0 takes back the call whose seq is its one argument, and
-is itself not answered. It differs from JSON-RPC in being binary, typed and bounded.
+reason]`, followed by the journal's position if the program attached so (`seen`). `seq` is the caller's: any number from 0
+to 2**63 - 1 that it does not have in flight. Like Linux's syscall entry, this is the place that trusts nothing: it checks
+every argument against its declared type and limits (table.py), and answers every fault with an errno and a reason. Call
+number 0 takes back the call whose seq is its one argument, and is itself not answered. It differs from JSON-RPC in being
+binary, typed and bounded.
 """
 
 from __future__ import annotations
@@ -58,8 +59,13 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_u
     body: msgspec.Raw
 
 
+class _Answer(_Envelope, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    position: Seq = 0
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _envelope = msgspec.msgpack.Decoder(_Envelope).decode
+_answer = msgspec.msgpack.Decoder(_Answer).decode
 _loose = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _any = msgspec.msgpack.Decoder().decode
 _reason = msgspec.msgpack.Decoder(str).decode
@@ -175,15 +181,17 @@ def taken(call: Call[R]) -> Call[R]:
     return decoded
 
 
-def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
-    """The frame of a reply. `value` is the result if errno is OK, else the reason. A result over MAX_REPLY_BYTES becomes
-    EMSGSIZE, one that cannot be encoded (a number beyond 64 bits, say) EIO."""
+def encode_reply(seq: int, errno: Errno, value: Any, position: int = 0) -> bytes:
+    """The frame of a reply. `value` is the result if errno is OK, else the reason; `position` that of the journal, if it
+    is to be told. A result over MAX_REPLY_BYTES becomes EMSGSIZE, one that cannot be encoded (a number beyond 64 bits,
+    say) EIO."""
     try:
-        frame = _encode((limits.PROTOCOL_VERSION, seq, int(errno), value))
+        reply = (limits.PROTOCOL_VERSION, seq, int(errno), value)
+        frame = _encode((*reply, position) if position else reply)
     except _UNENCODABLE as error:
         if errno is not Errno.OK:
-            return encode_reply(seq, errno, printable(str(value), one_line=True))
-        return encode_reply(seq, Errno.EIO, f"the result cannot be sent: {error}")
+            return encode_reply(seq, errno, printable(str(value), one_line=True), position)
+        return encode_reply(seq, Errno.EIO, f"the result cannot be sent: {error}", position)
     if len(frame) > limits.MAX_REPLY_BYTES:
         reason = f"the result has {len(frame)} bytes, at most {limits.MAX_REPLY_BYTES} are possible; ask for less"
         return _encode((limits.PROTOCOL_VERSION, seq, int(Errno.EMSGSIZE), reason))
@@ -191,19 +199,22 @@ def encode_reply(seq: int, errno: Errno, value: Any) -> bytes:
 
 
 class Reply(NamedTuple):
-    """A reply whose result is still encoded: `result(reply, call)` reads it."""
+    """A reply whose result is still encoded: `result(reply, call)` reads it. `position`: how far the journal had come; 0:
+    it does not say."""
 
     seq: int
     errno: Errno
     body: msgspec.Raw
+    position: int = 0
 
 
 def decode_reply(frame: bytes) -> Reply:
     """The reply in a frame. Raises SyscallError EPROTO for a frame that no kernel of this version sends."""
     try:
-        version, seq, errno, body = _fields(_envelope(frame))
+        envelope = _answer(frame)
+        version, seq, errno, body = _fields(envelope)
         if version == limits.PROTOCOL_VERSION:
-            return Reply(seq, Errno(errno) if errno else Errno.OK, body)
+            return Reply(seq, Errno(errno) if errno else Errno.OK, body, envelope.position)
     except (*_BROKEN, ValueError) as error:
         raise SyscallError(Errno.EPROTO, f"the kernel sent no valid reply: {error}") from None
     raise SyscallError(Errno.EPROTO, _other_version(version))

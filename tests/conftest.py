@@ -1,9 +1,11 @@
 """Fixtures that boot a real system: kernel and driver as OS processes in a runtime directory of their own. No test fails
 because the machine is slow, so hypothesis measures no times. And what `make quick` runs starts no OS process: `processes`
-marks the tests that do, and an audit hook sees that none is without the mark."""
+marks the tests that do, and an audit hook sees that none is without the mark. `--optimised` runs all processes that tests
+start without asserts, `--default-dtype` says what a model gets where nobody names a dtype."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -14,6 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from llmasos.drivers import hal
 from llmasos.userland.sdk.system import System
 from tests import models_zoo
 
@@ -25,7 +28,18 @@ STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exe
 _running = [""]  # the test that may start no OS process
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--optimised", action="store_true", help="PYTHONOPTIMIZE=1 in all processes that tests start")
+    parser.addoption("--default-dtype", choices=["fp32", "bf16"], help="what models get where nobody names a dtype")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.optimised and not getattr(
+        config.option, "numprocesses", None
+    ):  # workers of xdist are tests' processes
+        os.environ["PYTHONOPTIMIZE"] = "1"
+    if config.option.default_dtype:
+        os.environ[hal.BF16] = str(int(config.option.default_dtype == "bf16"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a worker, or in the background: programs that are started
         signal.signal(signal.SIGINT, signal.default_int_handler)  # would not hear Ctrl-C either
     if "not processes" in config.option.markexpr:  # as `make quick` says

@@ -102,6 +102,7 @@ def open_device(texts: Mapping[str, str]) -> Device:
         sizes=SIZES,
         stream_tokens=STREAM_TOKENS,
         guess_rows=chosen.guess,
+        libraries={os.fspath(native.path): native.digest} if isinstance(native, library.Library) else {},
     )
     return Engine(
         hello,

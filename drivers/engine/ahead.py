@@ -25,6 +25,7 @@ class Ahead:
         self._patience = Patience() if enabled else None
         self._last: tuple[list[Run], list[RunResult]] | None = None  # the step before, if it may go on
         self._early: Early | None = None  # the next one
+        self._had: dict[tuple[int, int], int] = {}  # which context a spare frame (image, frame) stood in for last
 
     def forget(self) -> None:
         """Contexts or images change: no step goes on from the last one."""
@@ -48,12 +49,21 @@ class Ahead:
         early = _expected(*last, images, contexts)
         if early is None:
             return
+        self._clear(early, images[early.number])
         self._early = early  # from here on `hears` may stop it
         if asked():
             self._early = None
             return
         with suppress(Stopped, MemoryError):
             early.computed = self._compute(images[early.number], early.runs, early.contexts, early.stop)
+
+    def _clear(self, early: Early, image: Frames) -> None:
+        """A spare frame is copied whole to the one that the kernel gives: it has nothing of another context."""
+        for run in early.runs:
+            for frame in run.blocks:
+                if self._had.get((early.number, frame), run.ctx) != run.ctx:
+                    image.slab.wipe([frame])
+                self._had[early.number, frame] = run.ctx
 
     def take(self, request: Step) -> Early | None:
         """The step that was begun, if it is the one that is asked for now."""

@@ -38,6 +38,14 @@ class Origin:
     way: Mapping[str, str]
     loaded: Stamp
     digest: str = ""
+    trusted: str = ""  # why it may be loaded; empty: nobody asked
+
+    def measure(self, tick: Tick) -> str:
+        """The digest of the files. Raises EIO: they are not those that were loaded."""
+        found = self.fingerprint(tick)
+        if isinstance(found, str):
+            raise SyscallError(Errno.EIO, found)
+        return self.digest
 
     def fingerprint(self, tick: Tick) -> dict[str, str] | str:
         """All that decides about the bits of KV; or the reason why it is not known."""
@@ -100,12 +108,13 @@ def read(request: Import, image: Frames, origin: Origin, movers: Executor, tick:
     """Read KV into the frames."""
     if request.frames and not 0 <= min(request.frames) <= max(request.frames) < image.slab.frames:
         raise SyscallError(Errno.EINVAL, f"a frame is not among the image's {image.slab.frames}")
+    image.slab.wipe(request.wipes)
     fingerprint = origin.fingerprint(tick)
     if isinstance(fingerprint, str):
         return checkpoint.nothing_imported(request, fingerprint)
     size = block_bytes(image)
     try:
-        with Reader(request.path, request.key) as file:
+        with Reader(request.path, request.key, request.seal) as file:
             if reason := checkpoint.mistrust(file, request, fingerprint, size):
                 return checkpoint.nothing_imported(request, reason)
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import secrets
 import struct
+from collections.abc import Sequence
 from threading import Lock
 
 from cryptography.exceptions import InvalidTag
@@ -98,6 +99,9 @@ class DiskPlaces:
     def forget(self, ctx: int) -> None:
         if self._keys.pop(ctx, None) is not None:
             self._written = {slot: held for slot, held in self._written.items() if held[0] != ctx}
+
+    def wipe(self, slots: Sequence[int]) -> None:
+        """Nothing is left to do: with the key of its context a frame in the file is noise."""
 
     def close(self) -> None:
         self._keys.clear()

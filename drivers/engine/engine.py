@@ -13,10 +13,11 @@ from itertools import groupby
 from pathlib import Path
 
 from llmasos.drivers import checkpoint as process_images
+from llmasos.drivers import trust
 from llmasos.drivers.engine import checkpoint, computing, fetching
 from llmasos.drivers.engine.ahead import Ahead
 from llmasos.drivers.engine.contexts import Context
-from llmasos.drivers.engine.digest import Stamp, stamp
+from llmasos.drivers.engine.digest import Stamp, content_digest, stamp
 from llmasos.drivers.engine.dtypes import Dtypes
 from llmasos.drivers.engine.early import Early
 from llmasos.drivers.engine.image import Frames, ImageKind
@@ -33,12 +34,14 @@ from llmasos.drivers.protocol import (
     Inspected,
     Load,
     Loaded,
+    Measured,
     Probe,
     Probed,
     Run,
     RunResult,
     Step,
     StepDone,
+    Wipe,
 )
 from llmasos.modelfiles import generation, source
 from llmasos.modelfiles.files import broken, shown
@@ -83,6 +86,7 @@ class Engine:
         self._models = Models(kinds, dtypes, self._tick)
         self._images: dict[int, Frames] = {}
         self._origins: dict[int, checkpoint.Origin] = {}
+        self._known: dict[Stamp, str] = {}  # digests that this process has computed, of models that have to be trusted
         self._contexts: dict[int, Context] = {}
         self._mover = Mover(self._images)
         self._ahead = Ahead(computing.compute, enabled=early)
@@ -130,6 +134,10 @@ class Engine:
         way = self._models.find(directory, request.dtype)
         self._check_memory(request, way)
         origin = checkpoint.Origin(directory, self._digests, way.fingerprint, loaded)
+        if request.trust is not None:
+            origin.digest = self._known.get(loaded) or content_digest(directory, None, self._tick)
+            self._known = {loaded: origin.digest} | self._known
+            origin.trusted = trust.check(request.trust, request.path, directory, origin.digest)
         changed = there is not None and origin.loaded != self._origins[request.image].loaded
         if there is not None and there.slab.shape != way.kv_shape:
             raise broken(
@@ -145,6 +153,12 @@ class Engine:
             return Loaded(request.ref, image.weight_bytes, image.exact, image.resident_bytes, changed)
 
         return bring_in
+
+    def measure(self, image: int) -> Measured | None:
+        origin = self._origins.get(image)
+        if origin is None:
+            return None
+        return Measured(image, origin.measure(self._tick), origin.trusted)
 
     def _check_memory(self, request: Load, way: Way) -> None:
         """Raises ENOMEM where weights and frames need more than is available."""
@@ -223,6 +237,13 @@ class Engine:
                 for places in image.below:
                     places.forget(ctx)
 
+    def wipe(self, request: Wipe) -> None:
+        image = self._image(request.image)
+        self._ahead.forget()
+        image.slab.wipe([*request.frames, *image.slab.spare])
+        for tier, places in enumerate(image.below, 1):
+            places.wipe([slot for number, slot in request.places if number == tier])
+
     def hears(self, request: object) -> None:
         self._ahead.hears(request)
 
@@ -236,6 +257,8 @@ class Engine:
         moved = time.perf_counter()
         for image, copies in groupby(request.copies, key=lambda copy: copy.image):
             self._image(image).slab.copy([(copy.src, copy.dst) for copy in copies])
+        for image, wiped in groupby(request.wipes, key=lambda wipe: wipe[0]):
+            self._image(image).slab.wipe([frame for _, frame in wiped])
         copied = time.perf_counter()
         self._lose(work, self._mover.back(request.ins))
         work.phases["copy"] = copied - moved

@@ -5,6 +5,7 @@ vLLM's CPU offloading keeps blocks in the same way. (The tier in a file is disk_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 
 import torch
@@ -54,6 +55,11 @@ class HostPlaces:
 
     def forget(self, ctx: int) -> None:
         self._owner = {slot: owner for slot, owner in self._owner.items() if owner != ctx}
+
+    def wipe(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            if slot // self.shelf in self._shelves and self._owner.get(slot) is None:
+                self._places(slot, 1).zero_()
 
     def close(self) -> None:
         self._shelves.clear()

@@ -8,7 +8,7 @@ computes with the bytes knows what they mean: the native decoder, or torch (torc
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,13 @@ class KVSlab:
         """Copy frame src to frame dst for each `(src, dst)`, in order."""
         for src, dst in pairs:
             self.raw[dst] = self.raw[src]
+
+    def wipe(self, frames: Sequence[int]) -> None:
+        """Zero frames: what an owner has left there is not for the next one. One that nobody has written yet is left
+        alone, since it takes no memory."""
+        for frame in frames:
+            if self.raw[frame].any():
+                self.raw[frame] = 0
 
     def some(self, first: int, count: int) -> Stretch:
         return self.raw[first : first + count]

@@ -42,7 +42,15 @@ def sample(
     """Choose for each row of `logits` [rows, vocab] (fp32, not changed). `logs[i]` holds the ids of row i's log,
     needed where the repetition penalty is on (None: unknown, which is then an error of that row)."""
     with np.errstate(all="ignore"):  # _choose looks for values that are not finite
-        return [_choose(row, want, log) for row, want, log in zip(logits, wanted, logs, strict=True)]
+        return [_choice(row, want, log) for row, want, log in zip(logits, wanted, logs, strict=True)]
+
+
+def _choice(row: Row, want: Sample, log: np.ndarray | None) -> Choice:
+    """A row's trouble is that row's, whatever it is: the others of the step are other people's."""
+    try:
+        return _choose(row, want, log)
+    except Exception as error:
+        return Choice(error=f"the token at position {want.position} cannot be chosen: {type(error).__name__}: {error}")
 
 
 def is_greedy(sampler: Sampler) -> bool:

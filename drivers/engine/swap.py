@@ -32,6 +32,9 @@ class Places(Protocol):
     def forget(self, ctx: int) -> None:
         """Forget the frames of a context: nobody will read them."""
 
+    def wipe(self, slots: Sequence[int]) -> None:
+        """Zero these places, which nobody has."""
+
     def close(self) -> None:
         """Let go of all places."""
 

@@ -42,8 +42,9 @@ def export(request: Export, memory: Memory, arithmetic: str, tick: Callable[[], 
 def read(request: Import, memory: Memory, arithmetic: str) -> Imported:
     """Read KV into frames."""
     image = memory.images[request.image]
+    memory.wipe([(request.image, frame) for frame in request.wipes])
     try:
-        with Reader(request.path, request.key) as file:
+        with Reader(request.path, request.key, request.seal) as file:
             if reason := checkpoint.mistrust(file, request, _way(image, arithmetic), _BLOCK.size):
                 return checkpoint.nothing_imported(request, reason)
             failures = [_fetch(request, image, file, i) for i in range(len(request.frames))]

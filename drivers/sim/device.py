@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from llmasos.drivers import checkpoint as process_images
+from llmasos.drivers import trust
 from llmasos.drivers.protocol import (
     IMAGES,
     LOGPROBS,
@@ -27,12 +28,14 @@ from llmasos.drivers.protocol import (
     Inspected,
     Load,
     Loaded,
+    Measured,
     Probe,
     Probed,
     Run,
     RunResult,
     Step,
     StepDone,
+    Wipe,
 )
 from llmasos.drivers.sim import checkpoint, roofline, script
 from llmasos.drivers.sim.fate import Fate
@@ -57,6 +60,7 @@ class SimDevice:
         self._memory = Memory(spec)
         self.faults = self._memory.faults
         self._images, self._contexts = self._memory.images, self._memory.contexts
+        self._trusted: dict[int, str] = {}  # why images may be loaded
         self._progress = 0
 
     @property
@@ -112,6 +116,7 @@ class SimDevice:
 
     def fetch(self, request: Load, report: Callable[[float], None]) -> Callable[[], Loaded]:
         m = self._model(request.path, request.dtype)
+        trusted = trust.check(request.trust, request.path, None, m.digest) if request.trust is not None else ""
         self._loads += 1
         if self.spec.fail_load:
             raise SyscallError(Errno[self.spec.fail_load], f"loading {request.path!r} fails by option fail_load")
@@ -140,9 +145,14 @@ class SimDevice:
         def bring_in() -> Loaded:
             image.weights = weights
             self._images[request.image] = image
+            self._trusted[request.image] = trusted
             return Loaded(request.ref, m.weight_bytes, self.spec.guess_rows > 0, weights)
 
         return bring_in
+
+    def measure(self, image: int) -> Measured | None:
+        there = self._images.get(image)
+        return Measured(image, there.model.digest, self._trusted.get(image, "")) if there is not None else None
 
     def load_seconds(self, request: Load) -> float:
         """Modelled seconds of a load that succeeds."""
@@ -160,6 +170,11 @@ class SimDevice:
 
     def drop(self, ctxs: Sequence[int]) -> None:
         self._memory.drop(ctxs)
+
+    def wipe(self, request: Wipe) -> None:
+        if request.image not in self._images:
+            raise SyscallError(Errno.EINVAL, f"image {request.image} is not loaded")
+        self._memory.destroy(self._images[request.image], request)
 
     def go_on(self, asked: Callable[[], bool]) -> None:
         """A simulated device begins nothing unasked."""
@@ -187,6 +202,7 @@ class SimDevice:
         self._fail_as_asked(request)
         unwritten = self._memory.move_out(request)
         copied = self._memory.copy(request)
+        self._memory.wipe(request.wipes)
         lost = self._memory.move_in(request)
         results, longer = self._run(request, lost)
         seconds, phases = self._costs(request, copied)

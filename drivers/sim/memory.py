@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmasos.drivers.protocol import Step
+from llmasos.drivers.protocol import Step, Wipe
 from llmasos.drivers.sim.spec import DeviceSpec, ModelSpec
 
 
@@ -66,6 +66,14 @@ class Memory:
         for image in self.images.values():
             image.swapped = {slot: held for slot, held in image.swapped.items() if held.ctx not in gone}
 
+    def destroy(self, image: Image, request: Wipe) -> None:
+        """Clear the frames and places of a process that is destroyed."""
+        for frame in request.frames:
+            image.tokens.pop(frame, None)
+            image.hashes.pop(frame, None)
+        for _, slot in request.places:
+            image.swapped.pop(slot, None)
+
     def move_out(self, request: Step) -> list[int]:
         unwritten = []
         for number, move in enumerate(request.outs):
@@ -101,6 +109,16 @@ class Memory:
             arrived[move.ctx] = arrived.get(move.ctx, 0) + 1
             image.tokens[move.frame], image.hashes[move.frame] = list(held.tokens), list(held.hashes)
         return lost
+
+    def wipe(self, frames: Sequence[tuple[int, int]]) -> None:
+        """Clear frames (image, frame)."""
+        for number, frame in frames:
+            image = self.images.get(number)
+            if image is None or not 0 <= frame < image.frames:
+                self.faults.append(f"cannot wipe frame {frame} of image {number}")
+                continue
+            image.tokens.pop(frame, None)
+            image.hashes.pop(frame, None)
 
     def copy(self, request: Step) -> int:
         copied = 0

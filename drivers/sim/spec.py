@@ -10,8 +10,10 @@ does not begin with `sim` does not exist.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from llmasos.drivers import options
 from llmasos.drivers.options import no_option
@@ -76,6 +78,12 @@ class ModelSpec:
     @property
     def eos(self) -> int:
         return self.vocab - 1
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what makes it another model: it has no files but its script."""
+        said = Path(self.script).read_bytes() if self.script else b""
+        return hashlib.sha256(repr(self).encode() + said).hexdigest()
 
     @property
     def root(self) -> int:

@@ -58,7 +58,7 @@ def decode(system: System, request: Request, call: Decode, process: LLMProcess) 
     if not call.wait:
         return DecodeResult(len(process.log), [], Finish.NONE)
     decoding.request, request.begun = request, Awaited(process, decoding)
-    return wait(process.decoded)
+    return wait(decoding.line)
 
 
 def _check_decode(process: LLMProcess, call: Decode) -> None:
@@ -88,7 +88,7 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
         late = f"process {process.pid} has appended nothing after position {call.position} within {call.timeout} s"
         return wait(process.output, call.timeout, late)
     limit = min(call.limit, _WOKEN) if request.waited else call.limit
-    tokens = process.log[position : position + limit]
+    tokens = process.log[position : position + limit].tolist()
     return ReadResult(position, tokens, decoding, process.finish, process.state, length)
 
 

@@ -7,13 +7,15 @@ figures are those of the moment: models that come or go later change them.
 
 from __future__ import annotations
 
+from functools import partial
+
 from llmasos.drivers.protocol import BLOCK_TOKENS, Abandon, Probe, Probed
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import row
 from llmasos.kernel.devices.transfer import ask
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.models import paging
-from llmasos.kernel.models.loading import check_device, check_fits, plan_room
+from llmasos.kernel.models.loading import check_device, check_fits, misfit, plan_room
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
@@ -47,7 +49,9 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
     if not isinstance(request.begun, Probing):
         if device.state != UP:
             return wait(device.up)
-        request.begun = Probing(device, ask(system, device, Probe(system.ref(), path, call.dtype), Probed))
+        probe = Probe(system.ref(), path, call.dtype)
+        asked = ask(system, device, probe, Probed, wrong=partial(misfit, device, call.dtype))
+        request.begun = Probing(device, asked)
         return wait(request.begun.asked.channel)
     probed: Probed = request.begun.asked.result(device, f"looked at {call.model}")
     image = device.find_image(path, probed.dtype)  # known under that dtype's name, or as the default one

@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
-from llmasos.kernel.calls.process import newborn
+from llmasos.kernel.calls.process import modest, newborn
 from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
 from llmasos.kernel.journal.process_image import ProcessImage, read_image
 from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.life import strike
 from llmasos.kernel.marks import changed, dirty
-from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.page_table import table_of
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT
@@ -31,6 +31,7 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import ROW_BYTES, Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
@@ -140,7 +141,7 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
         image.join(process, system.now)
-        table = PageTable(process.group, process.owner.salt)
+        table = table_of(process.group, process.owner)
         restoring.coming = Coming(process.device, image, process, table, process.log, restoring.stored)
     if waiting := bring_in(system, restoring.coming):
         return waiting
@@ -177,17 +178,22 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
             device = wanted
     group.check_pids(1)
     group.check_logs(ROW_BYTES + 4 * len(saved.log) + sum(len(record.data) for record in saved.records))
+    given = traits_of(saved)
+    own = modest(given, request.program)
+    if own != given:
+        text = f"{call.path} holds a process of class {given.sched_class.value} and nice {given.nice}; it begins with"
+        system.log("info", f"{text} {own.sched_class.value} and {own.nice}: what is stronger has to be set anew")
     traits = replace(
-        traits_of(saved),
+        own,
         name=call.name or saved.name,
         model=call.model or (saved.model if saved.model in system.config.models else saved.path),
         detached=call.detached,
     )
-    records = LogRecords(saved.records)
-    process = newborn(system, request.program, group, device, traits, log=saved.log, records=records, birth=request)
+    log, records = log_of(saved.log), LogRecords(saved.records)
+    process = newborn(system, request.program, group, device, traits, log=log, records=records, birth=request)
     process.account.forks = saved.forks
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
-    stored = Stored(call.path, found.id, most, call.key) if found.tokens else None
+    stored = Stored(call.path, found.id, most, call.key, found.sound) if found.tokens else None
     return Restoring(call.path, process, saved, stored)
 
 

@@ -43,7 +43,7 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     program = request.program
     view = system.table.view(program.owner, everybody=system.config.show_all)
     after = inward(system, program, call.after) if call.after else 0
-    return [process_info(system, process) for process in system.table.after(after, call.limit, view)]
+    return [process_info(system, process) for process in view.after(after, call.limit)]
 
 
 def process_info(system: System, process: Process) -> ProcessInfo:
@@ -73,6 +73,8 @@ def process_info(system: System, process: Process) -> ProcessInfo:
             "device": process.device.name,
             "sched_class": process.traits.sched_class,
             "nice": process.traits.nice,
+            "budget": seconds(process.reserve.budget) if process.reserve is not None else 0.0,
+            "period": seconds(process.reserve.period) if process.reserve is not None else 0.0,
             "length": len(process.log),
             "record_bytes": process.records.bytes,
             "cached": process.table.cached,
@@ -136,7 +138,7 @@ def device_info(device: Device, program: Program) -> DeviceInfo:
         kind=device.config.kind,
         pid=device.process.pid,
         policy=device.queue.policy.name,
-        ready=len(device.queue),
+        ready=sum(map(len, device.queues)),
         tokens_computed=device.computed,
         tokens_decoded=device.decoded,
         busy_seconds=seconds(device.busy),

@@ -18,18 +18,21 @@ from msgspec.structs import replace
 from llmasos.drivers.protocol import LOGPROBS, Exported, Failed, Release
 from llmasos.kernel import desk
 from llmasos.kernel.calls.lookup import check_alone, check_model
+from llmasos.kernel.calls.process import check_no_reserve, check_priority
 from llmasos.kernel.devices.transfer import Coming, Stored, bring_in, check_able, send_out
 from llmasos.kernel.life import leave_image
 from llmasos.kernel.marks import changed, dirty, freed
-from llmasos.kernel.memory.page_table import PageTable
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.sched.realtime import check_reserve, grant, withdraw
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import SchedClass
 from llmasos.syscalls.table import Setsched
 
 
@@ -44,10 +47,12 @@ class Moving(desk.Begun):
         self.exported = False
         self.file = ""  # in memory, with the KV
         self.over = False
+        self.reserve: Reserve | None = None  # of a process that is to be REALTIME there
 
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind of what was prepared."""
         self.over, self.process.transition = True, None
+        self.target.release_reserve(self.process.pid)
         if self.coming is not None:
             self.coming.drop(system)
         self.release(system)
@@ -63,29 +68,59 @@ def setsched(
     system: System, request: Request, call: Setsched, process: LLMProcess, device: Device | None
 ) -> Waiting | None:
     """Row 28 of the table, `Setsched`."""
-    if not isinstance(request.begun, Moving):
+    moving = request.begun
+    if not isinstance(moving, Moving):
+        reserve = _reserve(system, request, call, process, device or process.device)
         if device is None or device is process.device:
-            _set(system, process, call)
+            _set(system, process, call, reserve)
             return None
         check_model(process)
         if process.saved is not None:
             return wait(process.boundary)
         check_alone(process, request)
         _check_up(device)
-        process.transition, request.begun = request, Moving(process, device)
-    if waiting := _move(system, request.begun):
+        process.transition, moving = request, Moving(process, device)
+        request.begun, moving.reserve = moving, reserve
+        if reserve is not None:  # nobody else may have it meanwhile
+            device.reserves[process.pid] = reserve
+    if waiting := _move(system, moving):
         return waiting
-    if call.nice is not None or call.sched_class is not None:
-        _set(system, process, call)
+    if call.nice is not None or call.sched_class is not None or moving.reserve is not None:
+        _set(system, process, call, moving.reserve)
     return None
 
 
-def _set(system: System, process: LLMProcess, call: Setsched) -> None:
+def _reserve(system: System, request: Request, call: Setsched, process: LLMProcess, device: Device) -> Reserve | None:
+    """What of the device's time the process is to have reserved. EPERM, EINVAL, EBUSY."""
+    traits, old = process.traits, process.reserve
+    stronger = [f"nice {call.nice}"] if call.nice is not None and call.nice < min(0, traits.nice) else []
+    if (call.sched_class or traits.sched_class) is not SchedClass.REALTIME:
+        check_no_reserve(call)
+        if old is not None:
+            check_alone(process, request)
+        check_priority(request.program, *stronger)
+        return None
+    if old is not None and device is process.device and not (call.budget or call.period):
+        check_priority(request.program, *stronger)
+        return old
+    check_alone(process, request)
+    wanted = make_reserve(call.budget, call.period, old)
+    if old is None or wanted.share > old.share:
+        stronger.append("REALTIME" if old is None else "a greater budget")
+    check_priority(request.program, *stronger)
+    check_reserve(system, device, process.pid, wanted, request.program.owner)
+    return wanted
+
+
+def _set(system: System, process: LLMProcess, call: Setsched, reserve: Reserve | None) -> None:
     if call.nice is not None:
         process.traits = replace(process.traits, nice=call.nice)
-    if call.sched_class is not None:
-        process.traits = replace(process.traits, sched_class=call.sched_class)
-    process.device.queue.withdraw(process)  # its place there is another
+    if reserve is None:
+        withdraw(process)
+        process.traits = replace(process.traits, sched_class=call.sched_class or process.traits.sched_class)
+    elif reserve is not process.reserve:
+        grant(system, process, process.device, reserve)
+    process.device.queue_of(process).withdraw(process)  # its place there is another
     changed(system, process)
     system.emit("sched.set", process.pid, amount=process.traits.nice, detail=process.traits.sched_class.value)
 
@@ -105,7 +140,7 @@ def _move(system: System, moving: Moving) -> Waiting | None:
         image = want_image(system, target, process.traits.model, old.path, old.dtype, process.owner)
         if image.state != RESIDENT:
             return wait(image.loaded)
-        moving.coming = Coming(target, image, process, PageTable(system.groups.system, process.owner.salt))
+        moving.coming = Coming(target, image, process, process.table.like(system.groups.system))
     coming = moving.coming
     _check(moving, coming.image)
     if not moving.exported and (waiting := _export(system, moving, coming)):
@@ -142,7 +177,7 @@ def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
     if asked is None:
         if process.running:
             return wait(process.boundary)
-        coming.log = process.log.copy()
+        coming.log = process.log[:]
         moving.had = process.table.stored()[0]
         coming.reason = _why_not(moving, coming.image) if moving.had else ""
         if moving.had and not coming.reason:
@@ -190,13 +225,17 @@ def _switch(system: System, moving: Moving, coming: Coming) -> None:
     table = coming.take_over()
     most = len(process.log) - (process.decoding is not None)  # the last token's logits are wanted
     table.cut(image.pool, min(most, _alike(coming.log, process.log, table.cached)))
-    source.queue.withdraw(process)
+    source.queue_of(process).withdraw(process)
     leave_image(system, process)
     dirty(system, source)
     came = table.cached
     table.hand_over(image.pool, process.group)
     if table.cached < came:
         coming.reason = coming.reason or f"group {process.group.path} may have no more"
+    if moving.reserve is not None:
+        grant(system, process, target, moving.reserve)
+    else:
+        withdraw(process)
     process.change_device(target)
     process.table, process.image, process.driver_log = table, image, 0
     process.over_limit, process.preempted, process.transition = None, False, None

@@ -6,6 +6,7 @@ As in xv6's sysproc.c: a handler checks its arguments, does its work on the proc
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,14 +26,19 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, ROW_BYTES, DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
-from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Sampler, Signal
-from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Spawn, Wait
+from llmasos.syscalls.records import ExitInfo, Finish, Kind, Limits, Right, Sampler, SchedClass, Signal
+from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setlimits, Setsched, Spawn, Wait
+
+_UNLIMITED = Limits()
 
 # --- birth ----------------------------------------------------------------------------------------------------------
 
@@ -40,6 +46,7 @@ from llmasos.syscalls.table import Detach, Exec, Exit, Fork, Kill, Rename, Setli
 def newborn(system: System, program: Program, group: Group, device: Device, traits: Traits, **more: Any) -> LLMProcess:
     """A row of the process table for a process of these traits, which `program` starts; `more` are further fields of it.
     EAGAIN."""
+    system.table.check_room(1)
     pid, now = system.table.new_pid(program.owner.space), system.now
     if not traits.name:
         model = traits.model.rstrip("/").rpartition("/")[2]
@@ -49,6 +56,25 @@ def newborn(system: System, program: Program, group: Group, device: Device, trai
     system.table.add(process)
     stale(system, process)
     return process
+
+
+def modest(traits: Traits, program: Program) -> Traits:
+    """The traits of a process that another begins from its own: nobody gets the part of a device's time that is reserved
+    for the other, nor a nice value that he could not set."""
+    if traits.sched_class is SchedClass.REALTIME:
+        traits = replace(traits, sched_class=SchedClass.FAIR)
+    if traits.nice < 0 and not program.rights & int(Right.PRIORITY):
+        traits = replace(traits, nice=0)
+    return traits
+
+
+def check_priority(program: Program, *stronger: str) -> None:
+    """EPERM if there is anything that is to be stronger than the default, and the program may not have that."""
+    if stronger and not program.rights & int(Right.PRIORITY):
+        why = (
+            f"{' and '.join(stronger)} is stronger than the default: that needs the right PRIORITY, which {program.name}"
+        )
+        raise Errno.EPERM(f"{why} has not")
 
 
 class Birth(desk.Begun):
@@ -67,14 +93,19 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         group.check_pids(1)
         group.check_logs(ROW_BYTES + 4 * len(call.tokens) + sum(map(len, call.records)))
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
+        reserve = _reserve(system, request.program, call, device)
         sampler = call.sampler or Sampler(seed=request.drawn)
         kind = call.sched_class, call.nice, call.once
-        traits = Traits(call.name, call.model, sampler, call.limits, *kind, spent=0, detached=call.detached)
-        process = newborn(system, request.program, group, device, traits, log=list(call.tokens), birth=request)
+        limits = call.limits if call.limits != _UNLIMITED else _UNLIMITED  # most have no others, and so one for all
+        model = sys.intern(call.model)
+        traits = Traits(call.name, model, sampler, limits, *kind, spent=0, detached=call.detached)
+        process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
         process.records.add(0, call.records)
         process.charge_log()
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
+        if reserve is not None:
+            grant(system, process, device, reserve)
     process = request.begun.process
     image = want_image(system, device, call.model, path, call.dtype, process.owner)
     if image.state != RESIDENT:
@@ -87,6 +118,24 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     system.counters["fed"] += len(process.log)
     system.emit("proc.spawn", process.pid, device.name, len(process.log), process.name)
     return process.pid
+
+
+def _reserve(system: System, program: Program, call: Spawn, device: Device) -> Reserve | None:
+    """What of the device's time a new process is to have reserved. EPERM, EINVAL, EBUSY."""
+    realtime = call.sched_class is SchedClass.REALTIME
+    check_priority(program, *["REALTIME"] * realtime, *[f"nice {call.nice}"] * (call.nice < 0))
+    if not realtime:
+        check_no_reserve(call)
+        return None
+    wanted = make_reserve(call.budget, call.period)
+    check_reserve(system, device, 0, wanted, program.owner)
+    return wanted
+
+
+def check_no_reserve(call: Spawn | Setsched) -> None:
+    """EINVAL for a budget of a process that is not to be REALTIME."""
+    if call.budget or call.period:
+        raise Errno.EINVAL("`budget` and `period` are of REALTIME processes; set sched_class to realtime as well")
 
 
 def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> list[int]:
@@ -107,7 +156,8 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
     sampler = parent.traits.sampler
     if not call.same_seed:
         sampler = replace(sampler, seed=seed_of_child(sampler.seed, parent.account.forks))
-    own = program.owner is parent.owner  # no frame is shared between owners: the child's KV is computed
+    table = parent.table.fork(image.pool, program.group, program.owner)
+    own = program.owner is parent.owner
     decoding = parent.decoding
     if decoding is not None:
         collected = decoding.collected.copy()
@@ -117,11 +167,11 @@ def _fork_one(system: System, parent: LLMProcess, image: Image, program: Program
         program,
         program.group,
         parent.device,
-        replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent),
+        modest(replace(parent.traits, name=name, sampler=sampler, detached=call.detached, spent=parent.spent), program),
         image=image,
-        log=parent.log.copy(),
+        log=parent.log[:],
         records=parent.records.copy(),
-        table=parent.table.fork(image.pool, program.group) if own else None,
+        table=table,
         decoding=decoding if decoding is not None and decoding.append else None,
         high_water=parent.high_water if own else 0,
         taken=parent.taken and own,
@@ -159,7 +209,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
         return wait(image.loaded)
     _check_exec(process, image, call)
     process.check_log(len(call.tokens or ()), call.records)
-    log = process.log if call.tokens is None else list(call.tokens)
+    log = process.log if call.tokens is None else log_of(call.tokens)
     leave_image(system, process)
     process.image, process.traits = image, replace(process.traits, model=call.model)
     process.log, process.transition = log, None
@@ -205,11 +255,12 @@ def exit_(system: System, request: Request, call: Exit, process: Process) -> Non
 def wait_(system: System, request: Request, call: Wait, process: Process | None) -> ExitInfo | Waiting:
     """Row 24 of the table, `Wait`."""
     program = request.program
-    if not (program.children if call.pid == 0 else _may_wait(program, process)):
+    zombies = system.table.zombies(program.pid)
+    if not (system.table.children(program.pid) if call.pid == 0 else _may_wait(program, process)):
         child = f"{call.pid} is neither a child of program {program.pid} nor a detached process"
         what = child if call.pid else f"program {program.pid} has no children"
         raise Errno.ECHILD(f"{what}; wait for what you spawned or forked, or for what is detached, and only once")
-    zombie = process or program.zombies.get(min(program.zombies, default=0))
+    zombie = process or zombies.get(min(zombies, default=0))
     if zombie is not None and zombie.is_zombie():
         return reap(system, zombie)
     request.begun = process.pid if process is not None else 0  # whom it waits for (life.py)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmasos.kernel.calls import context, estimate, group, image, info, memory, move, process, system
+from llmasos.kernel.calls import context, estimate, group, image, info, inventory, memory, move, process, shred, system
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.table import Call
 
@@ -41,6 +41,7 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Exit: process.exit_,
     calls.Wait: process.wait_,
     calls.Kill: process.kill,
+    calls.Shred: shred.shred,
     calls.Setlimits: process.setlimits,
     calls.Detach: process.detach,
     calls.Rename: process.rename,
@@ -52,4 +53,5 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Dmesg: system.dmesg,
     calls.Shutdown: system.shutdown,
     calls.Sched: system.sched,
+    calls.Inventory: inventory.inventory,
 }

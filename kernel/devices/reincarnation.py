@@ -8,13 +8,24 @@ their cause and stopped; a death by a signal from outside counts against no proc
 
 from __future__ import annotations
 
-from llmasos.drivers.protocol import Failed, FromDriver, Heartbeat, Hello, Note, Progress, StepDone, disagreement
+from llmasos.drivers.protocol import (
+    Failed,
+    FromDriver,
+    Heartbeat,
+    Hello,
+    Measured,
+    Note,
+    Progress,
+    StepDone,
+    disagreement,
+)
+from llmasos.kernel import audit
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.devices import steps
 from llmasos.kernel.events import DeviceConfig, DriverExited, FromDevice, KillDriver, StartDriver
 from llmasos.kernel.life import stop_suspect
 from llmasos.kernel.marks import dirty, stale, want
-from llmasos.kernel.models.loading import fail_device, suspend
+from llmasos.kernel.models.loading import fail_device, measured, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Program
@@ -31,7 +42,7 @@ _WATCH = SECOND
 
 def add_device(system: System, config: DeviceConfig) -> None:
     """A device of the configuration: its row in the process table, and its driver's first start."""
-    queue = RunQueue(system.sources.scheduling(config.policy, system.config.quantum))
+    policies = [system.sources.scheduling(config.policy, system.config.quantum) for _ in range(system.owners.parts)]
     config.victims = system.sources.victims(config.victims).name  # refuse a wrong name now, not with the first model
     if config.name in system.devices:
         raise Errno.EINVAL(f"two devices are called {config.name!r}; give one another name")
@@ -39,7 +50,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
     blocked = State.BLOCKED, WaitFor.DEVICE, now
     process = DriverProcess(pid, INIT_PID, Kind.DRIVER, name, group, now, *blocked, device=config.name)
     system.table.add(process)
-    device = Device(config, process, queue, evictions=system.sources.evictions(config.evictions))
+    device = Device(config, process, list(map(RunQueue, policies)), evictions=system.sources.evictions(config.evictions))
     device.max_runs, device.step_tokens = config.max_runs or 1, config.step_tokens or 1
     system.devices[config.name] = device
     if foreign(device):
@@ -49,7 +60,7 @@ def add_device(system: System, config: DeviceConfig) -> None:
 
 def _start(system: System, device: Device) -> None:
     device.incarnation += 1
-    device.state, device.os_pid, device.pardoned = STARTING, 0, False
+    device.state, device.os_pid, device.pardoned, device.disowned = STARTING, 0, False, False
     device.heard = device.progress_at = system.now
     device.progress = -1
     system.act(StartDriver(device.name, device.incarnation))
@@ -100,12 +111,13 @@ def _hang(system: System, device: Device) -> str:
 def from_device(system: System, event: FromDevice) -> None:
     """A driver's message. One that breaks the protocol costs the driver its life, nobody else's."""
     device = system.devices[event.device]
-    if event.incarnation != device.incarnation or device.state == DOWN:
+    if event.incarnation != device.incarnation or device.state == DOWN or device.disowned:
         return
     device.heard = system.now
     try:
         _message(system, device, event.message)
     except SyscallError as error:
+        device.disowned = True
         _kill(system, device, f"protocol error: {error.reason}")
 
 
@@ -123,6 +135,8 @@ def _message(system: System, device: Device, message: FromDriver) -> None:
             _hello(system, device, message)
         case Failed() if (flight := device.in_flight) is not None and message.ref == flight.step.ref:
             steps.step_failed(system, device, flight, f"{message.errno.name}: {message.reason}")
+        case Measured():
+            measured(system, device, message)
         case Note():
             level = message.level if message.level in ("info", "warning", "error") else "info"
             system.log(level, f"{device.name}: {message.text}")
@@ -145,6 +159,7 @@ def _answered(system: System, device: Device, message: FromDriver) -> None:
     ask.answer = message
     if ask.came is not None:
         ask.came(system, device, ask)
+    ask.about = None  # which often knows the request in turn
     wake(system, ask.channel)
     dirty(system, device)
 
@@ -167,6 +182,9 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     system.log(
         "info", f"{device.name}: up: {hello.description} (os pid {hello.os_pid}, start {device.incarnation})", public=True
     )
+    for path, digest in hello.libraries.items():
+        system.log("info", f"{device.name}: {path} is sha256:{digest}")
+        audit.note(system, "library", "system", on={"path": path}, details={"device": device.name, "digest": digest})
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
     for image in device.images.values():  # all that its predecessor had, or was asked for
         want(system, device, image)
@@ -261,7 +279,7 @@ def _suspect(system: System, flight: InFlight, at_work: bool) -> None:
 def _tell_callers(system: System, device: Device, reason: str) -> None:
     """Wake the calls that wait for the driver's answers, or for the step to end; they find out when they go on."""
     for ask in device.asked.values():
-        ask.death = reason
+        ask.death, ask.about = reason, None
         wake(system, ask.channel)
     device.asked.clear()
     wake(system, device.between_steps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Step, StepDone
+from llmasos.drivers.protocol import BLOCK_TOKENS, Drop, RunResult, Sample, Step, StepDone
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
@@ -19,13 +19,17 @@ from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.force import take_out
+from llmasos.kernel.sched.partition import begins, check_turn
 from llmasos.kernel.sched.plan import Plan, plan_step
+from llmasos.kernel.sched.realtime import spent
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Finish, Signal
+from llmasos.syscalls.records import Finish, SchedClass, Signal
 
 _LONGEST_STEP = 1e9  # seconds
+_HIGHEST = 0.01  # of log-probabilities: what rounding may make of 0
+_MOST_SHOWN = 200  # characters of what cannot be
 
 
 def pump(system: System, device: Device) -> None:
@@ -35,7 +39,7 @@ def pump(system: System, device: Device) -> None:
         return
     take_out(system, device)
     page(system, device)
-    if device.in_flight is not None or device.loads_alone:
+    if device.in_flight is not None or device.loads_alone or not begins(system, device):
         return
     if device.dropped:
         system.send(device, Drop(device.dropped))
@@ -44,12 +48,15 @@ def pump(system: System, device: Device) -> None:
     outs, device.outs = device.outs, []
     if not (plan.runs or outs):
         return
-    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens)
-    device.progress_at = system.now
-    for number in {run.image for run in step.runs}:
+    wipes: list[tuple[int, int]] = []
+    for number in {run.image for run in plan.runs}:
         image = device.images[number]
         image.ran, image.steps = system.now, image.steps + 1
+        if image.pool.wipes:
+            wipes += [(number, frame) for frame in image.pool.to_wipe()]
+    step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins, wipes)
+    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
+    device.progress_at = system.now
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
     if system.trace.on:
@@ -85,6 +92,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     if not flight.processes:
         return
     device.steps += 1
+    device.queue.steps += 1
     device.computed += flight.tokens
     duration = nanoseconds(message.seconds)
     device.busy += duration
@@ -94,7 +102,10 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
         again += _again(process) if process.taken else 0  # a crash is no thrashing
         _apply(system, device, process, result, duration // max(1, flight.tokens))
     lost = duration * again // max(1, flight.tokens) + nanoseconds(message.phases.get("swap", 0.0))
-    _look_for_thrashing(system, device, flight, duration, lost)
+    if len(device.queues) == 1:
+        _look_for_thrashing(system, device, flight, duration, lost)
+    else:
+        check_turn(system, device, duration)
     for process in flight.processes:
         boundary(system, process)
 
@@ -156,8 +167,9 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
     times = (message.seconds, *message.phases.values())
     if not all(0 <= time <= _LONGEST_STEP for time in times):
         raise Errno.EPROTO(f"step {message.ref}: it took {', '.join(map(str, times))} seconds")
-    if message.unwritten and not 0 <= min(message.unwritten) <= max(message.unwritten) < len(flight.step.outs):
-        raise Errno.EPROTO(f"step {message.ref}: moves that it did not have were not written")
+    unwritten, outs = message.unwritten, len(flight.step.outs)
+    if unwritten and (len(set(unwritten)) < len(unwritten) or not 0 <= min(unwritten) <= max(unwritten) < outs):
+        raise Errno.EPROTO(f"step {message.ref}: moves that it did not have, or one twice, were not written")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
         raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
@@ -170,6 +182,28 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
             raise Errno.EPROTO(f"step {message.ref}: a frame was lost that was not to be moved in")
         if len(result.more) > run.ahead:
             raise Errno.EPROTO(f"step {message.ref}: {len(result.more)} tokens by guessing, {run.ahead} were allowed")
+        if (result.logprobs is not None or (run.sample is not None and run.sample.logprobs)) and not (
+            result.error or result.unread >= 0
+        ):
+            _check_logprobs(message.ref, run.sample, result, probed.vocab if probed is not None else 0)
+
+
+def _check_logprobs(ref: int, sample: Sample | None, result: RunResult, vocab: int) -> None:
+    """EPROTO if they are not those that were asked for, or are none."""
+    found, wanted = result.logprobs, sample.logprobs if sample is not None else 0
+    if found is None or not wanted:
+        raise Errno.EPROTO(f"step {ref}: log-probabilities are {'missing' if wanted else 'there that nobody asked for'}")
+    ids, values = [found.token, *found.top_ids], [found.logprob, *found.top_logprobs]
+    if (
+        len(ids) != len(values)
+        or len(found.top_ids) > wanted
+        or not 0 <= min(ids) <= max(ids) < vocab
+        or not all(value <= _HIGHEST for value in values)  # and not NaN
+        or (sample is not None and sample.append and found.token != result.token)
+    ):
+        raise Errno.EPROTO(
+            f"step {ref}: {str(found)[:_MOST_SHOWN]} are no log-probabilities of {wanted} and token {result.token}"
+        )
 
 
 def step_failed(system: System, device: Device, flight: InFlight, reason: str) -> None:
@@ -265,9 +299,12 @@ def _account(system: System, device: Device, process: LLMProcess, run: int, extr
     account.steps += 1
     account.computed += tokens
     account.device_time += share * run
+    ranked = process.sched_class is not SchedClass.REALTIME  # by the policy
+    if process.reserve is not None:
+        spent(system, process, process.reserve, share * run)
     device.computed += extra
     system.counters["guessed"] += extra
-    if process.policy is device.queue.policy:
+    if ranked and process.policy is device.queue.policy:
         device.queue.policy.ran(process, tokens)
 
 

@@ -7,8 +7,8 @@ write them after the read. Until its process takes it over, KV that comes lies i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
@@ -18,18 +18,21 @@ from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.state import System
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno
 
 
 @dataclass(slots=True, frozen=True)
 class Stored:
-    """KV in the file `path`, which the driver that wrote it called `id`: the first `tokens` tokens of it are wanted."""
+    """KV in the file `path`, which the driver that wrote it called `id`: the first `tokens` tokens of it are wanted. A
+    kernel of this user vouches for that of the first `sound` tokens; None: the table that it comes to knows better."""
 
     path: str
     id: bytes
     tokens: int
     key: bytes = b""
+    sound: int | None = None
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Coming:
     image: Image
     process: LLMProcess
     table: PageTable
-    log: Sequence[int] = ()  # the tokens that the KV is of
+    log: Log = field(default_factory=log_of)  # the tokens that the KV is of
     stored: Stored | None = None  # where it comes from; None: it has come, or there is none
     gained: int = 0  # tokens of it that were mapped from others that begin alike
     reason: str = ""
@@ -88,14 +91,25 @@ def send_out(
         return wait(device.swapped_out)
     places = [(slot.tier, slot.number) for slot in slots]
     number = image.id if tokens else 0
-    message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key)
-    return ask(system, device, message, Exported, most=tokens)
+    sound = min(tokens, process.table.sound)
+    message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key, sound)
+    return ask(system, device, message, Exported, most=tokens, wrong=partial(_elsewhere, device, path))
+
+
+def _elsewhere(device: Device, path: str, exported: Exported) -> str:
+    """Why what was to be written to `path`, or without one to the driver's memory, is not there, or ""."""
+    if exported.path == "" if path else exported.path.startswith(f"/proc/{device.os_pid}/fd/"):
+        return ""
+    return "was written elsewhere"
 
 
 def bring_in(system: System, coming: Coming) -> Waiting | None:
     """Have KV read into its table, which is empty, as far as there are frames for it."""
     device, stored = coming.device, coming.stored
     if stored is None:
+        return None
+    if len(device.queues) > 1:
+        coming.stored, coming.reason = None, "under a partition no KV is read between the turns"
         return None
     if coming.asked is None:
         if device.outs:
@@ -104,7 +118,7 @@ def bring_in(system: System, coming: Coming) -> Waiting | None:
         if coming.asked is not None:
             return wait(coming.asked.channel)
     else:
-        _arrived(coming, coming.asked)
+        _arrived(coming, coming.asked, stored)
     coming.stored = None
     device.reused += coming.gained
     coming.process.account.reused += coming.gained
@@ -127,17 +141,19 @@ def _read(system: System, coming: Coming, stored: Stored) -> Ask | None:
         coming.reason = f"there are no frames for {lacking} blocks"
     if not frames:
         return None
-    tokens = table.cached
-    message = Import(system.ref(), image.id, stored.path, stored.id, first, frames, tokens, stored.key)
+    tokens, wipes = table.cached, image.pool.to_wipe()
+    message = Import(system.ref(), image.id, stored.path, stored.id, first, frames, tokens, stored.key, wipes)
     return ask(system, device, message, Imported, least=min(tokens, BLOCK_TOKENS * first), most=tokens)
 
 
-def _arrived(coming: Coming, asked: Ask) -> None:
-    """Take in what the driver has read."""
+def _arrived(coming: Coming, asked: Ask, stored: Stored) -> None:
+    """Take in what the driver has read. Where nobody vouches for it others do not find it, nor what follows from it."""
     pool, table = coming.image.pool, coming.table
     if isinstance(asked.answer, Imported):
         taken = not table.frames
         table.cut(pool, asked.answer.tokens)
+        if stored.sound is not None:
+            table.distrust(max(coming.gained, stored.sound) // BLOCK_TOKENS, coming.process.pid)
         table.computed(pool, coming.log, 0)
         coming.reason = "others needed its frames" if taken else asked.answer.reason or coming.reason
         return

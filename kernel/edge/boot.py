@@ -19,6 +19,7 @@ import select
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,16 +27,23 @@ import trio
 
 from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge.audit_file import open_audit
+from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
+from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.edge.standing import MARK, Standing
-from llmasos.syscalls import runtime
+from llmasos.kernel.events import Event
+from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
@@ -62,6 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     journal.add_argument(
         "--journal", metavar="DIR", default="", help="where to remember it (default: see `llmasos status`)"
     )
+    add("--plain", action="store_true", help="encrypt neither the journal nor process images")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -69,6 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ready", metavar="FD", type=int, default=-1, help="write a byte there once the devices are up")
     add("--own-runtime", action="store_true", help="remove the runtime directory in the end")
     add("--log", metavar="FILE", default="", help="write the log to this file, and keep it short")
+    add("--debuggable", action="store_true", help="let debuggers of this user look into the kernel's memory")
     add("--quiet", action="store_true", help="no log on the terminal but warnings and errors")
     return parser.parse_args(arguments)
 
@@ -92,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.die_with_parent,
             victims=args.victims,
             evictions=args.evictions,
+            plain=args.plain,
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
@@ -101,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
         args.own_runtime = lock.prepare(directory) or args.own_runtime
         if args.hand_over:
-            relieve(directory)
+            relieve(directory, keys_of(config.seal))
         if args.detach:
             return _detach(directory, given)
         return _serve(core, config, directory, args)
@@ -111,6 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
+    if not args.debuggable:
+        undumped.shut()
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -120,8 +133,12 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             open_log(Path(args.log))
         log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
         fsync: Fsync = "never"
+        keys, why = _keys(config)
         if config.journal is not None:
-            journal, fsync = open_journal(Path(config.journal.directory)), config.journal.fsync
+            if keys is None:
+                raise Errno.ENOENT(why)
+            journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
+            stamp(journal.state, damaged=bool(journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -129,6 +146,10 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
+        audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
+        images = Images(keys, why)
+        if journal is not None and journal.seal is not None:
+            images.of_journal(journal.seal.store.path.name.encode())
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -141,11 +162,14 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             die_with_parent=args.die_with_parent,
             journal=journal,
             fsync=fsync,
+            audit=audit,
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
+            images=images,
         )
-        kept = trio.run(server.run)
+        with short_pauses():
+            kept = trio.run(server.run)
         halted = True
         if failed := bool(server.failed):
             raise Errno.ENODEV(server.failed)
@@ -166,6 +190,18 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     return 0
 
 
+def _open_audit(
+    config: settings.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
+) -> Callable[[Callable[[Event], None]], AuditKeeper] | None:
+    """What makes the keeper of the audit log, which is held from now on. Raises SyscallError as open_audit does."""
+    wanted = config.audit_log
+    if wanted is None:
+        return None
+    file = open_audit(Path(wanted.directory), Path(wanted.keys) if wanted.keys else None, wanted.keep)
+    notes += file.notes
+    return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
+
+
 def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
     """The devices are up: these words boot a kernel. Tell the command that waits for it."""
     if journal is not None:
@@ -174,6 +210,20 @@ def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
         os.close(args.ready)
+
+
+def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
+    """The keys as they are configured, or why there are none. A command that gives the master key is run now, since it
+    may take its time."""
+    try:
+        keys = keys_of(config.seal)
+        if config.seal.key == "command" and not keys.plain:
+            keys.masters()
+    except SyscallError as error:
+        if config.seal.key == "command":
+            raise
+        return None, error.reason
+    return keys, ""
 
 
 def _configured(args: argparse.Namespace) -> str | None:
@@ -196,7 +246,7 @@ def _without_place(given: list[str]) -> list[str]:
         elif name in ("--runtime", "--log", "--ready"):
             if not equals:
                 next(rest, None)
-        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet"):
+        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable"):
             words.append(word)
     return words
 
@@ -248,8 +298,10 @@ def _detach(directory: Path, given: list[str]) -> int:
     log = directory / runtime.LOG
     command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
     command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
+    command += ["--debuggable"] if "--debuggable" in given else []
     ready, told = os.pipe()
-    with log.open("ab") as output, os.fdopen(ready, "rb") as heard:
+    private = partial(os.open, mode=0o600)
+    with open(log, "ab", opener=private) as output, os.fdopen(ready, "rb") as heard:
         before = output.tell()
         child = subprocess.Popen(
             [*command, "--ready", str(told)],

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from llmasos.kernel.edge import journal_file
+from llmasos.kernel.edge.keys import Keys
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
@@ -20,14 +21,14 @@ CONNECT_SECONDS = 10.0
 HALT_SECONDS = 30.0
 
 
-def relieve(directory: Path) -> BootInfo | None:
+def relieve(directory: Path, keys: Keys | None = None) -> BootInfo | None:
     """End the kernel of a runtime directory so that this one can go on with its processes; returns what it was, or None
     if none runs there. Raises SyscallError with the reason why it stays: EBUSY, ECONNREFUSED, ETIME."""
     if runtime.holder(directory) is None:
         return None
     with blocking.connect(directory, name="hand over", timeout=CONNECT_SECONDS, reconnect=0.0) as kernel:
         boot = kernel(BootInfoCall(), timeout=CONNECT_SECONDS)
-        _check_readable(boot)
+        _check_readable(boot, keys)
         try:
             kernel(Shutdown(keep=True), timeout=CONNECT_SECONDS)
         except SyscallError as error:
@@ -41,13 +42,13 @@ def relieve(directory: Path) -> BootInfo | None:
     return boot
 
 
-def _check_readable(boot: BootInfo) -> None:
+def _check_readable(boot: BootInfo, keys: Keys | None) -> None:
     why = ""
     if not boot.journal_path:
         why = "it keeps no journal"
     else:
         try:  # it grows meanwhile: of the last frame there may be a part
-            found = journal_file.read(Path(boot.journal_path))
+            found = journal_file.read(Path(boot.journal_path), keys=keys)
             why = found.trouble if not found.torn else ""
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)

@@ -3,7 +3,8 @@
 As in SQLite's write-ahead log, a frame counts if it is whole. If the kernel's death cut the last frame short, reading the
 file cuts it off. If the file is damaged before its end, all frames before the damage count, and the file is kept aside as
 it is. A file of another version, or of another program, is refused and not touched. Reading is separate from writing, so
-that compaction (journal_keeper.py) can read a file that grows.
+that compaction (journal_keeper.py) can read a file that grows. Version 4 differs from 3 in that its frames are encrypted
+(journal_seal.py).
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
 
-from llmasos.kernel.journal.records import BadFrame, Frame, decode, encode
+from llmasos.kernel.edge.journal_seal import Reader, Seal
+from llmasos.kernel.edge.keys import Keys, Store
+from llmasos.kernel.edge.master import overwrite
+from llmasos.kernel.journal.records import BadFrame, Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NAME = runtime.JOURNAL
-VERSION = 3
+VERSION, ENCRYPTED = 3, 4
 _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body
@@ -39,12 +43,16 @@ _PIECE = 1 << 20
 @dataclass(slots=True)
 class Found:
     """The state that a file adds up to. `end` is where the last whole frame ends; `trouble` says why nothing counts after
-    it; `torn`: only the last write was cut short."""
+    it; `torn`: only the last write was cut short. `lost`: processes whose keys are gone, which are left out. `journal`:
+    where the key of an encrypted one is; `names`: of its processes' keys, by pid."""
 
     state: State
     end: int
     trouble: str = ""
     torn: bool = False
+    lost: set[int] = field(default_factory=set)
+    journal: tuple[Store, bytes] | None = None
+    names: dict[int, bytes] = field(default_factory=dict)
 
 
 def framed(body: bytes) -> bytes:
@@ -53,21 +61,22 @@ def framed(body: bytes) -> bytes:
     return _FRAME.pack(len(body), xxhash.xxh32_intdigest(length), xxhash.xxh64_intdigest(body)) + body
 
 
-def header() -> bytes:
-    return _HEADER.pack(_MAGIC, VERSION)
+def header(version: int = VERSION) -> bytes:
+    return _HEADER.pack(_MAGIC, version)
 
 
-def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None) -> Found:
+def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None, keys: Keys | None = None) -> Found:
     """Read a file, or its first `upto` bytes, which are known to be whole. `rest` is called often.
 
-    Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read.
+    Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read; EPERM: it is
+    encrypted, and a key is not at hand.
     """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size if upto is None else upto
             if trouble := _check_header(path, file.read(_HEADER.size)):
                 return Found(State(b""), 0, trouble)
-            return _read_frames(file, size, rest)
+            return _read_frames(file, size, rest, Reader(keys))
     except OSError as error:
         raise Errno.EIO(
             f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
@@ -77,7 +86,7 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
 def _check_header(path: Path, found: bytes) -> str:
     """What is wrong with the head of a journal: after a loss of power a file system may have the length of a file, or its
     name alone, without what was written. Raises SyscallError EINVAL: it is of something else."""
-    if header().startswith(found) and len(found) < _HEADER.size:
+    if len(found) < _HEADER.size and any(header(version).startswith(found) for version in (VERSION, ENCRYPTED)):
         return f"{len(found)} of {_HEADER.size} bytes of the head"
     if not any(found):
         return "the head is all zeros"
@@ -86,16 +95,25 @@ def _check_header(path: Path, found: bytes) -> str:
         raise Errno.EINVAL(
             f"{path} is no journal of LLMasOS; it has not been touched: move it away, or name another directory"
         )
-    if version != VERSION:
+    if version not in (VERSION, ENCRYPTED):
         raise Errno.EINVAL(
-            f"the journal {path} is of version {version}, {VERSION} is known here; it has not been touched: boot the "
-            "LLMasOS that wrote it, or move it away and begin anew"
+            f"the journal {path} is of version {version}, {VERSION} and {ENCRYPTED} are known here; it has not been "
+            "touched: boot the LLMasOS that wrote it, or move it away and begin anew"
         )
     return ""
 
 
-def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None]) -> Found:
+def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader) -> Found:
     found = Found(State(b""), _HEADER.size)
+    try:
+        return _read_each(file, size, rest, reader, found)
+    finally:
+        found.lost, found.journal, found.names = reader.lost, reader.journal, reader.names
+        for pid in found.lost:
+            found.state.processes.pop(pid, None)
+
+
+def _read_each(file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader, found: Found) -> Found:
     while found.end < size:
         head = file.read(min(_FRAME.size, size - found.end))
         if len(head) < _FRAME.size:
@@ -110,7 +128,8 @@ def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None]) -> Found:
         if xxhash.xxh64_intdigest(body) != digest:
             return _cut(found, torn=length == left, trouble="a frame's checksum is wrong")
         try:
-            found.state.apply(decode(body))
+            if (frame := reader.decode(body)) is not None:
+                found.state.apply(frame)
         except BadFrame as error:
             return _cut(found, torn=False, trouble=f"a frame makes no sense: {error}")
         found.end += _FRAME.size + length
@@ -136,11 +155,13 @@ def polite() -> Callable[[], None]:
     return rest
 
 
-def write_new(path: Path, frames: Iterable[Frame], rest: Callable[[], None] = lambda: None) -> int:
+def write_new(
+    path: Path, frames: Iterable[Frame], rest: Callable[[], None] = lambda: None, seal: Seal | None = None
+) -> int:
     """Write a file of these frames beside `path`, for `replace`; returns its descriptor, at its end. Raises OSError."""
     new = os.open(_beside(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        for piece in _pieces(frames, rest):
+        for piece in _pieces(frames, rest, seal):
             write_all(new, piece)
     except BaseException:
         drop_new(path, new)
@@ -148,14 +169,24 @@ def write_new(path: Path, frames: Iterable[Frame], rest: Callable[[], None] = la
     return new
 
 
-def _pieces(frames: Iterable[Frame], rest: Callable[[], None]) -> Iterator[bytes]:
-    piece = bytearray(header())
+def _pieces(frames: Iterable[Frame], rest: Callable[[], None], seal: Seal | None) -> Iterator[bytes]:
+    """A segment of their own for the frames; what the kernel writes goes on in its own."""
+    segment = seal.segment() if seal is not None else None
+    piece = bytearray(header(VERSION if segment is None else ENCRYPTED))
+    if segment is not None:
+        piece += framed(segment.begin)
     for frame in frames:
-        piece += framed(encode(frame))
+        try:
+            piece += framed(encode(frame) if segment is None else segment.encode(frame))
+        except SyscallError as error:  # no place for a key
+            raise OSError(errno.EIO, error.reason) from None
         if len(piece) >= _PIECE:
             yield bytes(piece)
             piece.clear()
         rest()
+    if seal is not None:
+        seal.store.sync()
+        piece += framed(seal.live.begin)
     yield bytes(piece)
 
 
@@ -182,6 +213,13 @@ def replace(path: Path) -> None:
     os.replace(_beside(path), path)
 
 
+def replace_durably(path: Path, new: int) -> None:
+    """The same, and file and name are on the disk: from then on syncing the file keeps what it has. Raises OSError."""
+    os.fsync(new)
+    replace(path)
+    sync_directory(path)
+
+
 def drop_new(path: Path, new: int) -> None:
     """Close and remove a new file that is not wanted any more."""
     os.close(new)
@@ -201,6 +239,22 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
+def remove_open_copies(path: Path) -> list[Path]:
+    """Overwrite and remove the damaged files that were set aside and are not encrypted. Raises OSError."""
+    removed = []
+    for aside in sorted(path.parent.glob(f"{path.name}.damaged-*")):
+        descriptor = os.open(aside, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.pread(descriptor, _HEADER.size, 0) == header(ENCRYPTED):
+                continue
+            overwrite(descriptor)
+            aside.unlink()
+            removed.append(aside)
+        finally:
+            os.close(descriptor)
+    return removed
+
+
 # --- a boot ---------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +269,7 @@ class Opened:
     state: State
     notes: list[tuple[str, str]]  # level, text
     fresh: bool = False  # the file was made just now
+    seal: Seal | None = None  # how it is encrypted
 
     def hold_again(self) -> None:
         """Make the directory again if it has been removed, and hold that one. Raises OSError."""
@@ -233,15 +288,19 @@ class Opened:
         written is deleted too: then the kernel could not be booted."""
         if remove or (self.fresh and self.path.exists() and self.path.stat().st_size == self.size):
             self.path.unlink(missing_ok=True)
+            if self.seal is not None:
+                with contextlib.suppress(SyscallError):  # then `seal status` shows keys that nothing needs
+                    self.seal.store.remove()
         _beside(self.path).unlink(missing_ok=True)
         os.close(self.lock)
 
 
-def open_journal(directory: Path) -> Opened:
+def open_journal(directory: Path, keys: Keys | None = None) -> Opened:
     """Hold the journal of a directory; make one if there is none. A damaged file is put aside. A link in the directory
-    leads to the journal of a dead kernel that kept it elsewhere; then that one is opened.
+    leads to the journal of a dead kernel that kept it elsewhere; then that one is opened. It is encrypted as `keys` say
+    (None: it is not); one that was made the other way is written anew.
 
-    Raises SyscallError: EBUSY: another kernel holds it; EINVAL and EIO as `read` does.
+    Raises SyscallError: EBUSY: another kernel holds it; EINVAL, EPERM and EIO as `read` does.
     """
     path = directory / NAME
     if path.is_symlink() and path.exists():  # the lock and the new files belong beside the file, not beside the link
@@ -249,19 +308,7 @@ def open_journal(directory: Path) -> Opened:
     lock = _hold(path.parent)
     try:
         _beside(path).unlink(missing_ok=True)
-        notes: list[tuple[str, str]] = []
-        if not path.exists():
-            fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot())
-            replace(path)
-            return Opened(path, lock, fd, os.fstat(fd).st_size, read(path).state, notes, fresh=True)
-        found = read(path)
-        if found.trouble and (not found.torn or not found.state.secret):
-            return Opened(path, lock, *_mend(path, found, notes), found.state, notes)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        if found.torn:
-            os.ftruncate(fd, found.end)
-            notes.append(("warning", f"journal: the last write was cut short ({found.trouble}); cut off"))
-        return Opened(path, lock, fd, found.end, found.state, notes)
+        return _open(path, lock, keys)
     except OSError as error:
         os.close(lock)
         raise Errno.EIO(
@@ -271,6 +318,53 @@ def open_journal(directory: Path) -> Opened:
     except BaseException:
         os.close(lock)
         raise
+
+
+def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
+    notes: list[tuple[str, str]] = []
+    encrypts = keys is not None and not keys.plain
+    if not path.exists():
+        seal = Seal(keys, None, {}, os.fspath(path)) if keys is not None and encrypts else None
+        fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot(), seal=seal)
+        replace_durably(path, fd)
+        return Opened(path, lock, fd, os.fstat(fd).st_size, read(path, keys=keys).state, notes, fresh=True, seal=seal)
+    found = read(path, keys=keys)
+    seal = Seal(keys, found.journal, found.names, os.fspath(path)) if keys is not None and encrypts else None
+    if found.lost:
+        pids = ", ".join(map(str, sorted(found.lost)))
+        notes.append(("warning", f"journal: the keys of processes {pids} are gone, and what they said with them"))
+    if found.trouble and (not found.torn or not found.state.secret):
+        return Opened(path, lock, *_mend(path, found, notes, seal), found.state, notes, seal=seal)
+    if found.torn:
+        notes.append(("warning", f"journal: the last write was cut short ({found.trouble}); cut off"))
+    if encrypts != (found.journal is not None):
+        return Opened(path, lock, *_turn_over(path, found, notes, seal), found.state, notes, seal=seal)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    if found.torn:
+        os.ftruncate(fd, found.end)
+    if seal is not None:
+        write_all(fd, begin := framed(seal.live.begin))
+        found.end += len(begin)
+    return Opened(path, lock, fd, found.end, found.state, notes, seal=seal)
+
+
+def _turn_over(path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | None) -> tuple[int, int]:
+    """Write a journal that was not encrypted so that it is, or the other way round. What it was before is overwritten."""
+    fd = write_new(path, found.state.snapshot(), seal=seal)
+    os.fsync(fd)
+    old = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        replace(path)
+        sync_directory(path)
+        if found.journal is None:
+            overwrite(old)
+        else:
+            found.journal[0].remove()
+    finally:
+        os.close(old)
+    now = "is encrypted from here on" if seal is not None else "is not encrypted any more (--plain)"
+    notes.append(("info", f"journal: it {now}"))
+    return fd, os.fstat(fd).st_size
 
 
 def _hold(directory: Path) -> int:
@@ -291,18 +385,18 @@ def _hold(directory: Path) -> int:
     return lock
 
 
-def _mend(path: Path, found: Found, notes: list[tuple[str, str]]) -> tuple[int, int]:
+def _mend(path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | None) -> tuple[int, int]:
     """Put a damaged file aside and go on with a new one of what could be read. The old one loses its name last."""
     found.state.secret = found.state.secret or os.urandom(KEY_BYTES)
     aside = next(name for n in range(1, 1 << 20) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
     size = path.stat().st_size
-    fd = write_new(path, found.state.snapshot())
+    fd = write_new(path, found.state.snapshot(), seal=seal)
     # Where there are no hard links the file is moved, and for an instant there is no journal.
     with contextlib.suppress(OSError):
         os.link(path, aside)
     if not aside.exists():
         path.rename(aside)
-    replace(path)
+    replace_durably(path, fd)
     notes.append(
         (
             "error",

@@ -27,7 +27,8 @@ import trio
 
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge.journal_file import Opened
-from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows
+from llmasos.kernel.edge.master import overwrite
+from llmasos.kernel.events import Event, JournalCompacted, JournalFails, JournalGrows, JournalWaits
 from llmasos.kernel.journal.records import Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls.errno import SyscallError
@@ -37,6 +38,7 @@ Fsync = Literal["always", "interval", "never"]
 INTERVAL_SECONDS = 1.0
 COMPACT_BYTES = 1 << 20  # a smaller file is left alone
 COMPACT_FACTOR = 2  # and so is one that is not this many times as long as after the last compaction
+SLOW_SECONDS = 2.0  # a sync that takes longer is said
 RETRY_SECONDS = 1.0  # after a failure; doubled each time,
 RETRY_MOST = 30.0  # up to this
 _TAIL_BYTES = 1 << 16  # a rest this short is copied at once, between two events
@@ -50,6 +52,16 @@ class _Copy:
     size: int
 
 
+@dataclass(slots=True, eq=False)
+class _Forget:
+    """A process of which nothing is to be left; what was done is said in `gone`, what is in the way in `trouble`."""
+
+    pid: int
+    done: trio.Event
+    gone: list[str]
+    trouble: str = ""
+
+
 class _Stopped(Exception):
     pass
 
@@ -60,7 +72,7 @@ class Keeper:
     def __init__(
         self, opened: Opened, fsync: Fsync, report: Callable[[Event], None], snapshot: Callable[[], State]
     ) -> None:
-        self.path, self._opened = opened.path, opened
+        self.path, self._opened, self._seal = opened.path, opened, opened.seal
         self.failing = ""
         self._copies = [_Copy(opened.fd, opened.size)]  # two while the file is being replaced
         self._fsync = fsync
@@ -72,6 +84,8 @@ class Keeper:
         self._synced = 0  # of these, on the disk
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._missed: list[bytes] | None = None  # frames since the snapshot of a new file that is being written
+        self._forgets: list[_Forget] = []
+        self._stumbled = False  # a frame could not be encrypted, so that only a new snapshot has it
         self._unsynced = trio.Event()
         self._wanted = trio.Event()  # a new file
         self._switching = trio.Lock()  # held while the files are synced or exchanged
@@ -86,8 +100,13 @@ class Keeper:
 
     def append(self, frame: Frame) -> None:
         """Write a frame, or note that it could not be written."""
-        data = file.framed(encode(frame))
         self._frames += 1
+        try:
+            data = file.framed(encode(frame) if self._seal is None else self._seal.live.encode(frame))
+        except SyscallError as error:  # there is no place for a key
+            self._stumbled = True
+            self._fail(OSError(errno.EIO, error.reason))
+            return
         if self._missed is not None:
             self._missed.append(data)
         elif not self.failing:
@@ -103,14 +122,29 @@ class Keeper:
                 self._wanted.set()
         self._unsynced.set()
 
-    def when_kept(self, then: Callable[[], None], *, changes: bool = True) -> None:
+    def when_kept(self, then: Callable[[], None], *, changes: bool = True, tells: bool = True) -> None:
         """Call `then` as soon as all frames so far are as safe as `fsync` wants: mostly at once. Calls are made in
-        order; but while the journal fails, one that `changes` nothing does not wait."""
-        kept = self._fsync != "always" or (self._synced == self._frames and not self._waiting)
+        order; but one that `tells` of nothing that is kept does not wait, and while the journal fails neither does one
+        that `changes` nothing."""
+        kept = self._fsync != "always" or not tells or (self._synced == self._frames and not self._waiting)
         if kept or (self.failing and not changes):
             then()
         else:
             self._waiting.append((self._frames, then))
+
+    async def forget(self, pid: int, patience: float) -> tuple[list[str], str]:
+        """Leave nothing of a process in any file: the journal is written anew without it, what it was is overwritten, the
+        keys are forgotten. Returns what was done, and why it is not, if that takes longer than `patience` seconds; then
+        it is tried on."""
+        wanted = _Forget(pid, trio.Event(), [])
+        self._forgets.append(wanted)
+        self._wanted.set()
+        with trio.move_on_after(patience):
+            await wanted.done.wait()
+        if wanted.done.is_set():
+            return wanted.gone, ""
+        why = wanted.trouble or self.failing or "the journal could not be written anew yet"
+        return [], f"{why}; it is tried until it is done"
 
     def look(self) -> None:
         """See whether the file still has its name. If somebody has removed it, it is written anew."""
@@ -152,6 +186,7 @@ class Keeper:
     def sync_all(self) -> None:
         """The kernel halts and is to come back: bring all frames to the disk, if that can still be done."""
         with contextlib.suppress(OSError):
+            self._sync_keys()
             for copy in self._copies:
                 os.fsync(copy.fd)
             file.sync_directory(self.path)
@@ -169,14 +204,41 @@ class Keeper:
                 async with self._switching:
                     frames = self._frames
                     try:
+                        await trio.to_thread.run_sync(self._sync_keys)
                         for copy in list(self._copies):
-                            await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                            await self._sync_one(copy)
                     except OSError as error:  # it is not known what is on the disk: only a new file helps
                         self._fail(error)
                 if not self.failing:
                     self._kept(frames)
             if self._fsync == "interval":
                 await trio.sleep(INTERVAL_SECONDS)
+
+    def _sync_keys(self) -> None:
+        """A frame is of no use without its keys."""
+        if self._seal is not None:
+            self._seal.store.sync()
+
+    async def _sync_one(self, copy: _Copy) -> None:
+        """Have one file on the disk. Raises OSError."""
+        begun, said = trio.current_time(), False
+
+        async def say() -> None:
+            nonlocal said
+            await trio.sleep(SLOW_SECONDS)
+            said = True
+            self._report(JournalWaits(SLOW_SECONDS, done=False))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(say)
+                await trio.to_thread.run_sync(os.fdatasync, copy.fd)
+                nursery.cancel_scope.cancel()
+        except* OSError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if said:
+                self._report(JournalWaits(trio.current_time() - begun, done=True))
 
     def _kept(self, frames: int) -> None:
         self._synced = max(self._synced, frames)
@@ -189,9 +251,12 @@ class Keeper:
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
-            done = self.failing == "" and await self._compact()
+            forgets = list(self._forgets)
+            done = self.failing == "" and await self._compact(scrub=bool(forgets))
             if self.failing:
                 done = await self._repair()
+            if done and forgets:
+                done = await self._forget_all(forgets)
             if done:
                 delay = RETRY_SECONDS
             else:
@@ -199,9 +264,32 @@ class Keeper:
                 await trio.sleep(delay)
                 delay = min(2 * delay, RETRY_MOST)
 
-    async def _compact(self) -> bool:
-        """Replace the file by one of the state that it adds up to. False: not done; without room for a new file, the old
-        one is as good as it was."""
+    async def _forget_all(self, forgets: list[_Forget]) -> bool:
+        """The journal has just been written anew: forget the keys."""
+        try:
+            removed = await trio.to_thread.run_sync(self._forget_keys, {one.pid for one in forgets})
+        except (OSError, SyscallError) as error:
+            for one in forgets:
+                one.trouble = error.reason if isinstance(error, SyscallError) else str(error)
+            return False
+        for one in forgets:
+            what = "its key, so that its log is noise in the journal and in all copies of it"
+            one.gone += [what if self._seal is not None else "its log in the journal, which was overwritten", *removed]
+            self._forgets.remove(one)
+            one.done.set()
+        return True
+
+    def _forget_keys(self, pids: set[int]) -> list[str]:
+        removed = [f"{path}, which was not encrypted" for path in file.remove_open_copies(self.path)]
+        if self._seal is not None:
+            self._seal.forget(pids)
+            self._seal.renew()
+        return removed
+
+    async def _compact(self, *, scrub: bool = False) -> bool:
+        """Replace the file by one of the state that it adds up to. `scrub`: overwrite the old one. False: not done;
+        without room for a new file, the old one is as good as it was."""
+        gone = set(self._seal.live.gone) if self._seal is not None else set()
         old, upto = self._copies[0], self._copies[0].size
         new, replaced = -1, False
         try:
@@ -218,7 +306,7 @@ class Keeper:
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 async with self._switching:
                     before, self._copies = old.size, self._copies[1:]
-                    os.close(old.fd)
+                    await trio.to_thread.run_sync(self._leave, old.fd, gone, scrub)
                 self._compacted = self.size
                 self._report(JournalCompacted(before, self.size))
                 return True
@@ -235,19 +323,29 @@ class Keeper:
                 file.drop_new(self.path, new)
         return False
 
+    def _leave(self, old: int, gone: set[int], scrub: bool) -> None:
+        """A new file has taken the place of this one. What cannot be done now is done next time."""
+        with contextlib.suppress(OSError, SyscallError):
+            if scrub:
+                overwrite(old)
+            if self._seal is not None and gone:
+                self._seal.tidy(gone)
+        os.close(old)
+
     def _write_compacted(self, upto: int) -> int:
         try:
-            found = file.read(self.path, upto, self._rest())
+            keys = self._seal.keys if self._seal is not None else None
+            found = file.read(self.path, upto, self._rest(), keys)
         except SyscallError as error:
             raise OSError(errno.EIO, error.reason) from None
         if found.trouble:
             raise OSError(errno.EIO, f"it is damaged: {found.trouble}")
-        return file.write_new(self.path, found.state.snapshot(), self._rest())
+        return file.write_new(self.path, found.state.snapshot(), self._rest(), self._seal)
 
     async def _repair(self) -> bool:
         """Replace the file by one of the live state, since it lacks the frames that could not be written."""
         state = self._snapshot()
-        self._missed = []
+        self._missed, self._stumbled = [], False
         new = -1
         try:
             new = await trio.to_thread.run_sync(self._write_live, state)
@@ -256,11 +354,13 @@ class Keeper:
                 file.write_all(new, b"".join(missed))
                 await trio.to_thread.run_sync(os.fsync, new)
             async with self._switching:
+                if self._stumbled:
+                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.replace(self.path)
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 file.write_all(new, b"".join(self._missed))
                 for copy in self._copies:
-                    os.close(copy.fd)
+                    await trio.to_thread.run_sync(self._leave, copy.fd, set(), bool(self._forgets))
                 self._copies = [_Copy(new, os.fstat(new).st_size)]
         except (OSError, _Stopped):
             self._missed = None
@@ -275,7 +375,7 @@ class Keeper:
 
     def _write_live(self, state: State) -> int:
         self._opened.hold_again()
-        new = file.write_new(self.path, state.snapshot(), self._rest())
+        new = file.write_new(self.path, state.snapshot(), self._rest(), self._seal)
         os.fsync(new)
         return new
 

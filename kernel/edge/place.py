@@ -70,6 +70,7 @@ async def watch(directories: Callable[[], Iterable[Path]], look: Callable[[], No
         while True:
             look()
             await trio.sleep(LOOK_SECONDS)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # what comes before or behind the receiver must not end the process
     with trio.open_signal_receiver(signal.SIGIO) as told:
         watched: list[int] = []
         try:

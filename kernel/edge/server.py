@@ -27,19 +27,26 @@ from trio import TaskStatus
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.edge import door
+from llmasos.kernel.edge.audit_keeper import AuditKeeper
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
+from llmasos.kernel.edge.keys import Store
+from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
     Action,
     Append,
+    Audit,
     Cancel,
     DeviceConfig,
     Disconnected,
     DriverExited,
     Event,
+    Forget,
+    Forgotten,
     FromDevice,
     Halt,
     HaltRequest,
@@ -64,6 +71,7 @@ from llmasos.syscalls.table import BY_RECORD
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
+FORGET_SECONDS = 30.0  # until whoever destroys a process is told that it takes longer
 FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt,
 FLUSH_LOOK = 0.02  # and between two looks whether they have
 
@@ -89,9 +97,11 @@ class Server:
         die_with_parent: bool = False,
         journal: Opened | None = None,
         fsync: Fsync = "interval",
+        audit: Callable[[Callable[[Event], None]], AuditKeeper] | None = None,
         notes: Sequence[tuple[str, str]] = (),
         wanted: bool = False,
         ready: Callable[[], None] = lambda: None,
+        images: Images | None = None,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
@@ -102,9 +112,12 @@ class Server:
         self._console = console
         self._die_with_parent = die_with_parent
         self._saved = journal.state if journal is not None else None
+        self._position = self._saved.position if self._saved is not None else 0  # of the journal's latest frame
         self._has_agents = self._saved is not None and bool(self._saved.processes or self._saved.programs)
         self._notes = notes
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
+        self._audit = audit(self._handle) if audit is not None else None
+        self._images = images or Images(None, "no keys are kept here")
         self._peers = Peers()
         self._events: deque[Event] = deque()
         self._handling = False
@@ -156,13 +169,18 @@ class Server:
                     nursery.start_soon(one.keep_time)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._sample_figures)
+                nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
+                if self._audit is not None:
+                    nursery.start_soon(self._audit.run)
                 if self._die_with_parent:
                     nursery.start_soon(self._watch_parent)
                 nursery.start_soon(watch, self._directories, self._look_at_files)
                 task_status.started()
                 await self._halt.wait()
+                if self._audit is not None:
+                    await self._audit.finish()
                 if self._keeper is not None:
                     if self._keeps:
                         await trio.to_thread.run_sync(self._keeper.sync_all)
@@ -178,6 +196,8 @@ class Server:
             self._drivers.close()
             if self._keeper is not None:
                 self._keeper.close()
+            if self._audit is not None:
+                self._audit.close()
         return self._keeps
 
     # --- events in, actions out -------------------------------------------------------------------------------------
@@ -203,15 +223,21 @@ class Server:
             case Append():
                 if self._keeper is not None:
                     self._keeper.append(action.frame)
+                    self._position = action.frame.position
+            case Audit():
+                if self._audit is not None:
+                    self._audit.write(action)
             case Reply():
                 self._answer(action)
             case Send():
-                self._send(action.device, action.incarnation, action.message)
+                self._send(action)
             case WakeAt():
                 self._wake_at = action.at
                 self._set_alarm()
             case Log():
                 self._console(action)
+            case Forget():
+                self._nursery.start_soon(self._forget, action)
             case StartDriver():
                 self._supervisor.start(action.device, action.incarnation)
             case KillDriver():
@@ -259,11 +285,17 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
-        frame = wire.encode_reply(action.seq, action.errno, value)
+        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told and action.tells else 0)
+        if self._audit is None:
+            self._reply_kept(peer, frame, action)
+        else:
+            self._audit.when_kept(lambda: self._reply_kept(peer, frame, action))
+
+    def _reply_kept(self, peer: Peer | None, frame: bytes, action: Reply) -> None:
         if self._keeper is None:
             self._give(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._give(peer, frame), changes=action.changes)
+            self._keeper.when_kept(lambda: self._give(peer, frame), changes=action.changes, tells=action.tells)
 
     def _give(self, peer: Peer | None, frame: bytes) -> None:
         if peer is not None:
@@ -285,6 +317,21 @@ class Server:
             text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
+    async def _forget(self, action: Forget) -> None:
+        """Leave nothing of a process in files."""
+        gone: list[str] = []
+        left: list[str] = []
+        trouble = ""
+        if self._keeper is not None:
+            gone, trouble = await self._keeper.forget(action.pid, FORGET_SECONDS)
+        try:
+            more, left = await trio.to_thread.run_sync(self._images.forget, action.pid)
+            gone += more
+        except (SyscallError, OSError) as error:
+            trouble = error.reason if isinstance(error, SyscallError) else str(error)
+        place = self._keeper.path.parent if self._keeper is not None else self._directory
+        self._handle(Forgotten(action.ref, gone, left, self._images.sure(place), trouble))
+
     # --- drivers ----------------------------------------------------------------------------------------------------
 
     def _from_driver(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
@@ -299,14 +346,47 @@ class Server:
             event = FromDevice(name, incarnation, protocol.decode_from_driver(message))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
+            return
+        said = event.message
+        if isinstance(said, protocol.Hello) and not self._supervisor.is_child(name, incarnation, said.os_pid):
+            self._supervisor.kill(name, incarnation, f"it says that it is OS process {said.os_pid}, and is another")
         else:
-            self._handle(event)
-            if isinstance(event.message, protocol.Hello):
-                self._decided(name)
+            self._take(event)
+
+    def _take(self, event: FromDevice) -> None:
+        """An answer for the core; for the driver it is another question where the file that it looked at is sealed."""
+        found = self._images.incoming(event.device, event.message)
+        if isinstance(found, protocol.Inspect):
+            self._tell_driver(event.device, event.incarnation, found)
+            return
+        event = FromDevice(event.device, event.incarnation, found)
+        if isinstance(found, protocol.Exported) and (keys := self._images.kept(event.device, found)) is not None:
+            self._nursery.start_soon(self._when_synced, keys, event, found.ref)
+            return
+        self._handle(event)
+        if isinstance(event.message, protocol.Hello):
+            self._decided(event.device)
+
+    async def _when_synced(self, keys: Store, event: FromDevice, ref: int) -> None:
+        """A file is of no use without its key, so that is on the disk before anybody hears of it."""
+        try:
+            await trio.to_thread.run_sync(keys.sync)
+        except OSError as error:
+            reason = f"the key of the file cannot be written: {error.strerror}"
+            event = FromDevice(event.device, event.incarnation, protocol.Failed(ref, Errno.EIO, reason))
+        self._handle(event)
+
+    def _send(self, action: Send) -> None:
+        message = self._images.outgoing(action.device, action.message)
+        if isinstance(message, protocol.Failed):
+            self._handle(FromDevice(action.device, action.incarnation, message))
+            return
+        self._tell_driver(action.device, action.incarnation, message)
 
     def _from_supervisor(self, event: Event) -> None:
         if isinstance(event, DriverExited):
             self._drivers.drain()  # the messages that it still sent count
+            self._images.died(event.device)
         self._handle(event)
         if isinstance(event, DriverExited):
             self._decided(event.device, self._supervisor.unusable.get(event.device, ""))
@@ -324,9 +404,9 @@ class Server:
             self._ready()
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
-        return self._send(device, incarnation, protocol.Quit())
+        return self._tell_driver(device, incarnation, protocol.Quit())
 
-    def _send(self, device: str, incarnation: int, message: protocol.ToDriver) -> bool:
+    def _tell_driver(self, device: str, incarnation: int, message: protocol.ToDriver) -> bool:
         peer = self._supervisor.peer(device, incarnation)
         return peer is not None and self._drivers.send(peer, protocol.encode(message))
 
@@ -338,6 +418,8 @@ class Server:
     def _look_at_files(self) -> None:
         if self._keeper is not None:
             self._keeper.look()
+        if self._audit is not None:
+            self._audit.look()
         if not self._place.missing() or self._halt.is_set():
             return
         try:

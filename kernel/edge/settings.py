@@ -21,6 +21,22 @@
     directory = "/var/lib/llmasos"   # empty: $XDG_STATE_HOME/llmasos; of a kernel elsewhere its runtime directory
     grace = 30.0              # seconds that programs have to come back
 
+    [audit]                   # who did what (docs/audit.md)
+    enabled = true            # unset: where the journal has a place that lasts
+    required = ["rights", "files"]   # classes of calls that are not made if their line cannot be written
+    anchor = ["ssh", "log@host", "cat >> heads"]   # gets the signed head each minute; or the path of a file
+
+    [seal]                    # how the journal and process images are encrypted (kernel/edge/keys.py)
+    enabled = true            # false: as `llmasos boot --plain`
+    key = "file"              # where the master key is; "keyring": the operating system's; "command": what it prints
+    key_file = "/etc/llmasos/seal.key"   # empty: $XDG_CONFIG_HOME/llmasos/seal.key, made at the first boot
+    key_command = "pass show llmasos"
+    directory = "/var/lib/llmasos/keys"  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
+
+    [partition]               # these users share neither frames nor steps with anybody (kernel/sched/partition.py)
+    owners = ["1001", "1002"]
+    turn_seconds = 0.05
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -45,14 +61,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from llmasos.drivers import protocol
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
-from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.kernel.events import DeviceConfig, KernelConfig, Partition
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.sched.policies import make_policy
-from llmasos.syscalls import limits, runtime
+from llmasos.syscalls import audit_chain, limits, runtime
 from llmasos.syscalls.checked import Wrong, record
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
@@ -97,6 +114,7 @@ class Tuning(msgspec.Struct, forbid_unknown_fields=True):
     idle_seconds: Annotated[float, Meta(ge=0.0, le=1e9)] = IDLE_SECONDS
     pagein_seconds: Seconds | UnsetType = UNSET
     max_processes: Positive | UnsetType = UNSET
+    session_processes: Positive | UnsetType = UNSET
     max_crashes: Positive | UnsetType = UNSET
     trace_events: Positive | UnsetType = UNSET
     log_lines: Positive | UnsetType = UNSET
@@ -114,12 +132,20 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
     pids_max: Annotated[int, Meta(ge=0)] = 0
     cpu_weight: Annotated[int, Meta(ge=limits.MIN_CPU_WEIGHT, le=limits.MAX_CPU_WEIGHT)] = 100
     kv_action: KvAction = KvAction.SPILL
+    share_prefixes: bool = False
 
     def settings(self, path: str) -> GroupSettings:
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("kv_max", "kv_high", "swap_max", "weights_max"):
             fields[name] = size(fields[name], f"{name} of group {path}")
         return GroupSettings(**fields)
+
+
+class PartitionFile(msgspec.Struct, forbid_unknown_fields=True):
+    """`[partition]`: turns and frames of their own for owners, so that they do not feel each other."""
+
+    owners: list[Annotated[str, Meta(pattern=r"\A[0-9]{1,10}(/[^/]+)?\Z")]] = []  # user ids, as "1000", or "1000/TENANT"
+    turn_seconds: Annotated[float, Meta(ge=0.001, le=10.0)] = 0.05  # a step begins with each turn, and takes no longer
 
 
 class Journal(msgspec.Struct, forbid_unknown_fields=True):
@@ -139,6 +165,44 @@ class Privacy(msgspec.Struct, forbid_unknown_fields=True):
     ps: Literal["count", "rows"] = "count"
 
 
+Digest = Annotated[
+    str, Meta(pattern="^(sha256:)?[0-9a-f]{64}$", description="64 hexadecimal digits, as `llmasos inventory` prints them")
+]
+
+
+class Trust(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[trust]` of the file. With any of them, all models but those are refused."""
+
+    digests: list[Digest] = []  # of models, as `llmasos inventory` prints them
+    keys: list[str] = []  # files of public keys (PEM) that models may be signed by, with model-signing
+
+
+AuditClass = Literal["sessions", "processes", "rights", "limits", "models", "files", "system"]
+
+
+class Audit(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[audit]` of the file. `enabled` unset: there is an audit log where the journal has a place that lasts."""
+
+    enabled: bool | UnsetType = UNSET  # unset: where the journal has a place that lasts
+    directory: str = ""  # empty: `audit`, beside the journal
+    required: list[AuditClass] = []  # classes of calls that are not made if their line cannot be written
+    anchor: str | list[str] = ""  # gets the signed head: the path of a file, or a program with its arguments
+    head_seconds: Seconds = 60.0  # between two signed heads, where there are new lines
+    verification_keys: str = ""  # the file of the keys that check all seals; empty: in the directory
+    keep: Annotated[int, Meta(ge=0)] = 16  # files of 8 MiB that are kept; 0: all
+
+
+class Seal(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[seal]` of the file: how the journal and process images are encrypted."""
+
+    enabled: bool = True  # false: as `llmasos boot --plain`
+    # `file`: a file of mode 0600; `keyring`: the operating system's, which a reboot empties; `command`: what one prints.
+    key: Literal["file", "keyring", "command"] = "file"
+    key_file: str = ""  # empty: $XDG_CONFIG_HOME/llmasos/seal.key
+    key_command: str = ""  # prints the master key, in hexadecimal
+    directory: str = ""  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
@@ -147,6 +211,10 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     groups: dict[str, GroupFile] = {}  # `[groups."/PATH"]`: control groups to be made at boot
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
     privacy: Privacy = msgspec.field(default_factory=Privacy)  # `[privacy]`
+    trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
+    audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
+    seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
+    partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -193,6 +261,8 @@ def _check(found: File) -> None:
     for name, path in found.models.items():
         with _where(f"[models] {name}"):
             check_place(path)
+    if found.seal.key == "command" and not found.seal.key_command.strip():
+        raise Wrong("[seal] key_command", 'wanted the command that prints the key, since key = "command"; found nothing')
     for path, group in found.groups.items():
         with _where(f'[groups."{path}"]'):
             _check_group(path, group)
@@ -285,6 +355,7 @@ class Overrides:
     private: bool = False  # the kernel ends with its parent
     victims: str = ""
     evictions: str = ""
+    plain: bool = False  # nothing is encrypted
     file: str = ""  # the path of the configuration, for what is said of it
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
@@ -298,11 +369,24 @@ class JournalConfig:
 
 
 @dataclasses.dataclass(slots=True)
+class AuditConfig:
+    """Where the audit log is kept, and who is told of its heads (kernel/edge/audit_keeper.py)."""
+
+    directory: str
+    keys: str
+    anchor: str | list[str]
+    head_seconds: float
+    keep: int
+
+
+@dataclasses.dataclass(slots=True)
 class BootConfig(KernelConfig):
     """The configuration of the core, and of what the core does not know."""
 
     journal: JournalConfig | None = None  # None: no journal is kept
+    audit_log: AuditConfig | None = None  # None: none is kept
     devices_named: bool = False  # on the command line or in the file
+    seal: Seal = dataclasses.field(default_factory=Seal)
 
 
 def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
@@ -342,6 +426,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         models[name] = _model_path(path)
     tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
     journal = _journal(file.journal, over, directory)
+    audit = _audit(file, over, journal, directory)
     return BootConfig(
         devices=configs,
         models=models,
@@ -355,7 +440,13 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,
+        audit_log=audit,
+        audit=audit.directory if audit is not None else "",
+        audit_required=list(file.audit.required),
+        trust=_trust(file.trust),
+        partition=Partition(file.partition.owners, file.partition.turn_seconds),
         devices_named=bool(over.devices or file.device),
+        seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
@@ -418,6 +509,44 @@ def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig
         why = f"no place for the journal: {error}; name one (--journal DIR), or boot without (--no-journal)"
         raise Errno.ENOENT(why) from None
     return JournalConfig(os.fspath(place.absolute()), wanted.fsync)
+
+
+def _trust(wanted: Trust) -> protocol.Trust | None:
+    """Which models may be loaded; the keys are read now, whatever is at their paths later."""
+    if not (wanted.digests or wanted.keys):
+        return None
+    keys = []
+    for name in wanted.keys:
+        try:
+            with open(Path(name).expanduser(), "rb") as file:
+                keys.append(file.read(MOST_BYTES).decode())
+        except (OSError, UnicodeError) as error:
+            raise Errno.ENOENT(f"[trust] keys: {name} cannot be read: {error}; name a public key, in PEM") from None
+        if "PUBLIC KEY" not in keys[-1]:
+            raise Errno.EINVAL(f"[trust] keys: {name} is no public key in PEM; name one")
+    return protocol.Trust([digest.removeprefix("sha256:") for digest in wanted.digests], keys)
+
+
+def _audit(file: File, over: Overrides, journal: JournalConfig | None, directory: Path) -> AuditConfig | None:
+    """The audit log. Where nothing is said, there is one beside a journal that outlives the runtime directory; a kernel
+    that was booted elsewhere for a while has none."""
+    wanted = file.audit
+    lasts = bool(over.journal_directory or file.journal.directory) or directory.absolute() == runtime.usual().absolute()
+    if not (journal is not None and lasts if wanted.enabled is UNSET else wanted.enabled):
+        if wanted.required:
+            raise Errno.EINVAL("[audit] required names classes, and there is no audit log: set enabled = true")
+        return None
+    if wanted.directory:
+        place = Path(wanted.directory).expanduser()
+    elif journal is not None:
+        place = Path(journal.directory) / audit_chain.DIRECTORY
+    else:
+        raise Errno.EINVAL("an audit log without a journal has no place: set [audit] directory")
+    keys = os.fspath(Path(wanted.verification_keys).expanduser().absolute()) if wanted.verification_keys else ""
+    anchor = wanted.anchor
+    if isinstance(anchor, str) and anchor:
+        anchor = os.fspath(Path(anchor).expanduser().absolute())
+    return AuditConfig(os.fspath(place.absolute()), keys, anchor, wanted.head_seconds, wanted.keep)
 
 
 def _user() -> str:

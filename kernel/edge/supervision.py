@@ -120,6 +120,11 @@ class Supervisor:
             if child.peer is peer:
                 child.peer = None
 
+    def is_child(self, device: str, incarnation: int, os_pid: int) -> bool:
+        """Whether that is the OS process of a driver, as the operating system says it."""
+        child = self._children.get((device, incarnation))
+        return child is not None and child.process is not None and child.process.pid == os_pid
+
     def os_pids(self) -> list[int]:
         return [child.process.pid for child in self._children.values() if child.process is not None]
 
@@ -167,9 +172,10 @@ class Supervisor:
 
     async def _run(self, device: str, incarnation: int, child: _Child) -> str:
         words = command(self._configs[device], incarnation, self._directory)
-        told, secret = os.pipe()
-        os.write(secret, child.secret.encode())
-        os.close(secret)
+        try:
+            told = _told(child.secret)
+        except OSError as error:
+            return f"it could not be started: {error}"
         try:
             child.process = process = await trio.lowlevel.open_process(
                 [*words, "--secret", str(told)],
@@ -212,6 +218,19 @@ class Supervisor:
         if text := line.decode(errors="replace").strip()[:_MAX_LINE]:
             child.last_line = text
             self._report(DriverPrinted(device, incarnation, text))
+
+
+def _told(secret: str) -> int:
+    """The end of a pipe at which a driver reads its secret. Raises OSError."""
+    told, end = os.pipe()
+    try:
+        os.write(end, secret.encode())
+    except OSError:
+        os.close(told)
+        raise
+    finally:
+        os.close(end)
+    return told
 
 
 def _oom_kills() -> int:

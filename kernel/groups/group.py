@@ -53,7 +53,9 @@ class Group:
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
         self.inside = 0  # groups in it, at any depth
+        self.apart = False  # its processes compete among themselves only, since their owner has turns of his own
         self.home = False  # it is an owner's, and has the sessions of his programs
+        self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
@@ -72,6 +74,13 @@ class Group:
 
     def __repr__(self) -> str:
         return f"Group({self.path!r})"
+
+    def lineage(self) -> Iterator[Group]:
+        """Itself and those above it, also when it has ended; `chain` are those who pay."""
+        group: Group | None = self
+        while group is not None:
+            yield group
+            group = group.parent
 
     def below(self, other: Group) -> bool:
         """Whether it is `other`, or in the subtree of `other`."""
@@ -108,11 +117,17 @@ class Group:
                 group.end()
 
     def end(self) -> None:
-        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already."""
+        """Take the group, and all groups in it, out of the tree. Harmless if it has gone already.
+
+        What it still pays for is on the account of those above alone from here on, and no group that has ended knows
+        itself or those in it: the last frame that is released frees it, not the collector of garbage."""
         if self.parent is not None and self.parent.children.get(self.name) is self:
             del self.parent.children[self.name]
             for group in self.parent.chain:
                 group.inside -= 1 + self.inside
+            for group in list(GroupTree.below(self)):
+                group.chain = self.parent.chain
+                group.children.clear()
 
     def map_image(self, image: int, size: int) -> None:
         """A process maps an image whose weights take `size` bytes. Each group pays once for an image."""
@@ -135,6 +150,11 @@ class Group:
             if group.settings.tokens_max:
                 group._refill(now)
                 group._credit -= count * _TOKEN
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether processes that are born here have the names of their KV's blocks in common with other owners."""
+        return any(group.settings.share_prefixes for group in self.chain)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 
@@ -192,7 +212,7 @@ class Group:
     def check_pids(self, count: int, already: Group | None = None) -> None:
         """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
         for group in self.chain:
-            limit = group.settings.pids_max
+            limit = group.settings.pids_max or group.usual_pids
             if limit and group.pids + count > limit and not (already is not None and already.below(group)):
                 group.events["pids_max"] += 1
                 raise Errno.EAGAIN(
@@ -264,7 +284,7 @@ class Group:
         part, whole, own, group = 1, 1, weight, self
         while True:
             part, whole = part * own, whole * max(group.load.get(device, 0), own)
-            if group.parent is None:
+            if group.parent is None or group.apart:
                 return part, whole
             own, group = group.weight, group.parent
 
@@ -282,11 +302,14 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str, operator: Owner) -> None:
+    def __init__(self, user: str, operator: Owner, session_pids: int = 0, *, parted: bool = False) -> None:
+        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number.
+        `parted`: owners have turns of their own."""
+        self._session_pids, self._parted = session_pids, parted
         self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
-        self.users.home = True
+        self.users.home, self.users.apart = True, parted
         self.homes = {self.users.name}  # of uids, in /users
         self.refused = 0  # times that there were too many
 
@@ -314,7 +337,7 @@ class GroupTree:
     def _home(self, parent: Group, name: str, owner: Owner) -> Group:
         group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
         if not group.home:
-            group.home = True
+            group.home, group.apart = True, self._parted
             self.homes |= set() if owner.tenant else {name}
             for one in self.below(group):  # somebody may have made it, to set limits
                 one.owner = owner
@@ -322,8 +345,10 @@ class GroupTree:
 
     def session(self, pid: int, owner: Owner) -> Group:
         """A new group for the processes of a program."""
-        group = self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT)
-        group.session = True
+        return self._as_session(self._add(self.home(owner), f"{_SESSION}{number_of(pid)}", _DEFAULT))
+
+    def _as_session(self, group: Group) -> Group:
+        group.session, group.usual_pids = True, self._session_pids
         return group
 
     def find(self, path: str, base: Group) -> Group:
@@ -360,7 +385,8 @@ class GroupTree:
         for name in filter(None, path.split("/")):
             if name not in group.children:
                 made = self._add(group, name, _DEFAULT)
-                made.session = name.startswith(_SESSION) and group.home
+                if name.startswith(_SESSION) and group.home:
+                    self._as_session(made)
             group = group.children[name]
         return group
 

@@ -16,10 +16,12 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from llmasos.kernel.groups.group import Group, GroupTree
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.process_image import Continuing, ProcessImage, version_with, write_image
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
+    Began,
     Copied,
     DeviceHead,
     Doing,
@@ -35,18 +37,23 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Shredded,
 )
-from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
+from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.table import TABLE, Names
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
     from llmasos.kernel.objects.request import Request
 
 _encode = msgspec.msgpack.Encoder().encode
+_LOGS = (Names.LLM, Names.LOG, Names.RUNNER)
+# The field by which a call names the LLM process that its answer tells of.
+_ABOUT = {row.number: one.field for row in TABLE.values() for one in row.touches if one.what in _LOGS}
 
 
 class Recorder:
@@ -56,6 +63,14 @@ class Recorder:
     def __init__(self) -> None:
         self.on = False
         self.frames = 0  # made so far
+        self.position = 0  # of the latest frame
+        self.ends: list[int] = []  # positions at which the journals of earlier kernels end
+        self.pids_from: dict[
+            int, int
+        ] = {}  # by user, the first pids that no earlier kernel can have given out, if the journal
+        # lacks something
+        self._machine = ""
+        self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
         self._next: dict[int, int] = {}  # pids, as the journal has them
         self._groups: dict[str, Group] = {}  # those that the journal has, by path
@@ -76,6 +91,9 @@ class Recorder:
         self._known = set(state.programs) | set(state.processes)
         self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
+        self.position, self.ends, self._machine = state.position, state.ends, state.machine
+        self.pids_from = {space: positions.beyond(number) for space, number in self._next.items()}
+        self._begin = (state.boot, state.here) if state.boot else None
 
     def end(self) -> None:
         """Record nothing more. For the journal, changes that are in no frame yet have not happened."""
@@ -109,8 +127,18 @@ class Recorder:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
         if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
-            answer = Answer(request.program.pid, request.seq, request.entry.number, errno, _encode(value), reason)
+            number, about = request.entry.number, getattr(request.call, _ABOUT.get(request.entry.number, ""), 0)
+            answer = Answer(request.program.pid, request.seq, number, errno, _encode(value), reason, about)
             self._answers.append((request.program, answer))
+
+    def shredded(self, process: LLMProcess) -> None:
+        """What a process has said is gone, and with it what answers have told of it."""
+        self._grown.pop(process.pid, None)
+        self._noted.pop(process.pid, None)
+        process.recorded = process.records.journaled = 0
+        if process.pid in self._known:
+            self._first.append(Shredded(process.pid))
+        self._answers = [(one, destroyed(told) if told.about == process.pid else told) for one, told in self._answers]
 
     def group_set(self, group: Group) -> None:
         if self.on:
@@ -182,7 +210,17 @@ class Recorder:
         if not entries:
             return None
         self.frames += 1
-        return Frame(now, entries)
+        if self._begin is not None:
+            entries.insert(0, self._begun(*self._begin))
+        self.position += self.position > 0
+        return Frame(now, entries, self.position)
+
+    def _begun(self, boot: int, machine: str) -> Began:
+        """This kernel writes its first frame: its positions begin."""
+        self._begin = None
+        self.ends = [*self.ends, *([self.position] if self.position else [])][-positions.KEPT :]
+        self.position, self._machine = positions.first(boot), machine
+        return Began(self.ends, self._machine)
 
     def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
         for process in changed:
@@ -212,7 +250,8 @@ class Recorder:
 
     def _groups_gone(self, entries: list[AnyEntry]) -> None:
         """Enter the groups that were removed, and those that ended with their session."""
-        ended = {one.path + "/" for group in self._left for one in group.chain if one.session and not one.pids}
+        left = [one for group in self._left for one in group.lineage()]
+        ended = {one.path + "/" for one in left if one.session and not one.pids}
         gone = set(self._removed)
         if ended:
             gone |= {path for path in self._groups if any(f"{path}/".startswith(one) for one in ended)}
@@ -230,6 +269,7 @@ class Recorder:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
         numbers = table.next.copy()
         state = State(secret, now, numbers.pop(0), numbers=numbers)
+        state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
         for process in table:
             if isinstance(process, Program):
@@ -297,6 +337,7 @@ def process_head(process: LLMProcess) -> ProcessHead:
         exited=exited,
         stop_reason=process.stop_reason,
         owner=process.owner.key,
+        reserve=(process.reserve.budget, process.reserve.period) if process.reserve is not None else (0, 0),
     )
 
 
@@ -311,7 +352,7 @@ def image_of(process: LLMProcess) -> bytes:
         path=image.path,
         dtype=image.dtype,
         device=process.device.name,
-        log=process.log,
+        log=process.log.tolist(),
         forks=process.account.forks,
         stopped=process.stopped,
         ahead=process.ahead,
@@ -348,7 +389,7 @@ def _grown(process: LLMProcess) -> Grown:
     if decoding is not None and decoding.logprobs:
         known, decoding.recorded = decoding.recorded, len(decoding.collected)
         logprobs = decoding.collected[known:]
-    return Grown(process.pid, keep, process.log[keep:], account.fed, account.decoded, known, logprobs)
+    return Grown(process.pid, keep, process.log[keep:].tolist(), account.fed, account.decoded, known, logprobs)
 
 
 def _noted(process: LLMProcess) -> Noted:

@@ -29,7 +29,7 @@ from llmasos.syscalls.records import (
 )
 
 
-class Traits(msgspec.Struct, frozen=True):
+class Traits(msgspec.Struct, frozen=True, gc=False):
     """What a process is, apart from what it does: the fields that a fork copies and that images and the journal carry.
     `spent`: how many tokens of its budget were used up before it was born here."""
 
@@ -119,6 +119,7 @@ class ProcessHead(Traits, frozen=True, array_like=True, kw_only=True, tag=6):
     exited: Exited | None
     stop_reason: str = ""
     owner: str = ""  # empty: the user that the kernel runs as
+    reserve: tuple[int, int] = (0, 0)  # of a REALTIME process: budget and period, in nanoseconds
 
 
 class Grown(Entry, tag=7):
@@ -143,7 +144,8 @@ class Gone(Entry, tag=8):
 
 
 class Answer(Entry, tag=9):
-    """The answer to a call that may have changed something; `value` is still encoded."""
+    """The answer to a call that may have changed something; `value` is still encoded. `about`: the LLM process that it
+    tells of, or 0."""
 
     program: int
     seq: int
@@ -151,6 +153,7 @@ class Answer(Entry, tag=9):
     errno: Errno
     value: bytes
     reason: str
+    about: int = 0
 
 
 class GroupHead(Entry, tag=10):
@@ -190,6 +193,14 @@ class Copied(Entry, tag=14):
     parent: int
 
 
+class Began(Entry, tag=20):
+    """A kernel writes from here on. `ends` are the last positions of those before it, `machine` names the boot of the
+    machine that it runs in."""
+
+    ends: list[int]
+    machine: str
+
+
 class Noted(Entry, tag=15):
     """The opaque records of a process: the first `keep` of the earlier ones, then these."""
 
@@ -205,6 +216,22 @@ class OwnerHead(Entry, tag=16):
     salt: int
 
 
+class Sealed(Entry, tag=21):
+    """A Grown, a Noted or an Answer about process `pid`, under that process's key of this name, at byte `at` of its
+    stream. Only files have it (kernel/edge/journal_seal.py)."""
+
+    pid: int
+    name: bytes
+    at: int
+    data: bytes
+
+
+class Shredded(Entry, tag=22):
+    """What a process has said is destroyed: its log, its records, and the answers about it."""
+
+    pid: int
+
+
 AnyEntry = (
     Secret
     | Pids
@@ -213,6 +240,9 @@ AnyEntry = (
     | Grown
     | Copied
     | Noted
+    | Sealed
+    | Began
+    | Shredded
     | Gone
     | Answer
     | GroupHead
@@ -226,10 +256,12 @@ Moment = Annotated[int, msgspec.Meta(ge=0)]  # nanoseconds
 
 
 class Frame(Entry):
-    """The records of one event, at a time of the kernel's clock."""
+    """The records of one event, at a time of the kernel's clock. `position`: see positions.py; 0: from before there were
+    any."""
 
     now: Moment
     entries: list[AnyEntry]
+    position: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode

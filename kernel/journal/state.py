@@ -5,7 +5,6 @@ Only `apply` says what a record means. A snapshot is a short journal that adds u
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
     BadFrame,
+    Began,
     Copied,
     DeviceHead,
     Frame,
@@ -29,8 +29,11 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Sealed,
     Secret,
+    Shredded,
 )
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_PARKED_CALLS
 from llmasos.syscalls.records import GroupSettings, LogRecord, TokenLogprobs
@@ -39,7 +42,13 @@ MOST_ANSWER_BYTES = 4 << 20  # of one program; the newest answer is always kept
 _SHORT = 256  # bytes of an answer that is always kept whole
 _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
+_SHREDDED = "it was done before the kernel died, and what it told was destroyed with its process (shred)"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
+# Of those that have none; never changed.
+_NO_LOGPROBS: list[TokenLogprobs] = []
+_NO_RECORDS: list[LogRecord] = []
+_encode = msgspec.msgpack.Encoder().encode
+_decode_head = msgspec.msgpack.Decoder(ProcessHead).decode
 
 
 class Answers:
@@ -48,7 +57,7 @@ class Answers:
     must not be done twice."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[int, Answer] = OrderedDict()  # by seq, oldest first
+        self._kept: dict[int, Answer] = {}  # by seq, oldest first
         self._bytes = 0
 
     def __eq__(self, other: object) -> bool:
@@ -74,6 +83,13 @@ class Answers:
         if self._bytes > MOST_ANSWER_BYTES:
             self._shorten(answer.seq)
 
+    def forget(self, pid: int) -> None:
+        """What answers have told of this process is gone; that they were given stays known."""
+        for seq, old in list(self._kept.items()):
+            if old.about == pid:
+                self._bytes -= len(old.value) - len(_EMPTY)
+                self._kept[seq] = destroyed(old)
+
     def get(self, seq: int) -> Answer | None:
         return self._kept.get(seq)
 
@@ -88,7 +104,7 @@ class Answers:
                 return
             if len(old.value) > _SHORT:
                 self._bytes -= len(old.value) - len(_EMPTY)
-                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST)
+                self._kept[seq] = Answer(old.program, seq, old.call, Errno.EIO, _EMPTY, _LOST, old.about)
 
     def _drop(self, seq: int) -> None:
         old = self._kept.pop(seq, None)
@@ -96,16 +112,56 @@ class Answers:
             self._bytes -= len(old.value)
 
 
-@dataclass(slots=True)
-class SavedProcess:
-    """An LLM process as the journal knows it."""
+def destroyed(answer: Answer) -> Answer:
+    """The same without what it told."""
+    return Answer(answer.program, answer.seq, answer.call, Errno.EIO, _EMPTY, _SHREDDED)
 
-    head: ProcessHead
-    log: list[int] = field(default_factory=list)
-    fed: int = 0
-    decoded: int = 0
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    records: list[LogRecord] = field(default_factory=list)
+
+class SavedProcess:
+    """An LLM process as the journal knows it. Its head is kept encoded: a compaction holds all processes once more, and
+    reads no head."""
+
+    __slots__ = ("_head", "decoded", "fed", "log", "logprobs", "records")
+
+    def __init__(
+        self,
+        head: ProcessHead,
+        log: Log | None = None,
+        fed: int = 0,
+        decoded: int = 0,
+        logprobs: list[TokenLogprobs] = _NO_LOGPROBS,
+        records: list[LogRecord] = _NO_RECORDS,
+    ) -> None:
+        self.head = head
+        self.log = log_of() if log is None else log
+        self.fed, self.decoded = fed, decoded
+        self.logprobs, self.records = logprobs, records
+
+    @property
+    def head(self) -> ProcessHead:
+        return _decode_head(self._head)
+
+    @head.setter
+    def head(self, head: ProcessHead) -> None:
+        self._head = _encode(head)
+
+    def copy(self) -> SavedProcess:
+        """A copy that does not change when this does."""
+        other = SavedProcess.__new__(SavedProcess)
+        other._head, other.log, other.fed, other.decoded = self._head, self.log[:], self.fed, self.decoded
+        other.logprobs, other.records = self.logprobs.copy(), self.records.copy()
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SavedProcess) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        told = self.head, self.log.tolist(), self.fed, self.decoded, self.logprobs, self.records
+        return f"SavedProcess{told}"
 
 
 @dataclass(slots=True)
@@ -116,7 +172,11 @@ class SavedProgram:
 
 @dataclass(slots=True)
 class State:
-    """Everything the journal remembers. `now` is the clock of the last frame."""
+    """Everything the journal remembers. `now` is the clock of the last frame, `position` its position (positions.py).
+
+    Whoever opens the journal for the next kernel says what is not in it: `boot`, the random number of that kernel (0: it
+    tells no positions), the machine that it runs in (`here`), and whether something may be `lost`.
+    """
 
     secret: bytes
     now: int = 0
@@ -128,6 +188,12 @@ class State:
     devices: dict[str, DeviceHead] = field(default_factory=dict)
     owners: dict[str, OwnerHead] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
+    position: int = 0
+    ends: list[int] = field(default_factory=list)  # last positions of the kernels before
+    machine: str = ""
+    boot: int = 0
+    here: str = ""
+    lost: bool = False
 
     @property
     def tokens(self) -> int:
@@ -137,6 +203,7 @@ class State:
     def apply(self, frame: Frame) -> None:
         """Take a frame in. Raises BadFrame if its records do not fit those before them."""
         self.now = frame.now
+        self.position = frame.position or self.position
         for entry in frame.entries:
             try:
                 self._apply(entry)
@@ -154,10 +221,10 @@ class State:
                 else:
                     process.head = entry
                     if entry.doing is None:
-                        process.logprobs = []
+                        process.logprobs = _NO_LOGPROBS
             case Copied():
                 child, parent = self.processes[entry.pid], self.processes[entry.parent]
-                child.log, child.records = parent.log.copy(), parent.records.copy()
+                child.log, child.records = parent.log[:], parent.records.copy()
             case Noted():
                 self._note(entry)
             case Answer():
@@ -188,21 +255,33 @@ class State:
                 self.devices[entry.name] = entry
             case OwnerHead():
                 self.owners[entry.name] = entry
+            case Began():
+                self.ends, self.machine = entry.ends, entry.machine
             case Secret():
                 self.secret = entry.key
+            case Shredded():
+                process = self.processes[entry.pid]
+                process.log, process.records, process.logprobs = log_of(), [], []
+                for program in self.programs.values():
+                    program.answers.forget(entry.pid)
+            case Sealed():
+                raise BadFrame(f"what process {entry.pid} said is still encrypted")
 
     def _grow(self, entry: Grown) -> None:
         process = self.processes[entry.pid]
         if entry.keep > len(process.log):
             raise BadFrame(f"{entry.keep} of {len(process.log)} tokens of process {entry.pid} are to be kept")
         del process.log[entry.keep :]
-        process.log += entry.tokens
+        process.log.extend(entry.tokens)
         process.fed, process.decoded = entry.fed, entry.decoded
-        del process.logprobs[entry.known :]
-        process.logprobs += entry.logprobs
+        if process.logprobs or entry.logprobs:
+            process.logprobs = process.logprobs or []
+            del process.logprobs[entry.known :]
+            process.logprobs += entry.logprobs
 
     def _note(self, entry: Noted) -> None:
-        records = self.processes[entry.pid].records
+        process = self.processes[entry.pid]
+        records = process.records = process.records or []
         if entry.keep > len(records):
             raise BadFrame(f"{entry.keep} of {len(records)} records of process {entry.pid} are to be kept")
         del records[entry.keep :]
@@ -215,44 +294,51 @@ class State:
             self.now,
             self.next_pid,
             {pid: SavedProgram(saved.head, saved.answers.copy()) for pid, saved in self.programs.items()},
-            {
-                pid: SavedProcess(
-                    saved.head, saved.log.copy(), saved.fed, saved.decoded, saved.logprobs.copy(), saved.records.copy()
-                )
-                for pid, saved in self.processes.items()
-            },
+            {pid: saved.copy() for pid, saved in self.processes.items()},
             self.groups.copy(),
             self.spent.copy(),
             self.devices.copy(),
             self.owners.copy(),
             self.numbers.copy(),
+            self.position,
+            self.ends.copy(),
+            self.machine,
         )
 
     def snapshot(self) -> Iterator[Frame]:
-        """Frames that add up to this state, each of bounded size."""
+        """Frames that add up to this state, each of bounded size. The last one has the position: what is cut short claims
+        none."""
         head: list[AnyEntry] = [Secret(self.secret), Pids(self.next_pid)]
         head += [GroupHead(path, settings) for path, settings in self.groups.items()]
         head += [GroupSpent(path, tokens) for path, tokens in self.spent.items()]
         head += [Pids(number, space) for space, number in self.numbers.items()]
-        yield Frame(self.now, [*head, *self.devices.values(), *self.owners.values()])
+        if self.machine or self.ends:
+            head.append(Began(self.ends, self.machine))
+        for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
+            yield Frame(self.now, entries)
+        yield Frame(self.now, [], self.position)
+
+    def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
+        yield head
         for program in self.programs.values():
-            yield Frame(self.now, [program.head])
+            yield [program.head]
             for answer in program.answers:
-                yield Frame(self.now, [answer])
+                yield [answer]
         for pid, process in self.processes.items():
             entries: list[AnyEntry] = [process.head]
             for start in range(0, max(1, len(process.log)), _PIECE):
-                tokens = process.log[start : start + _PIECE]
+                tokens = process.log[start : start + _PIECE].tolist()
                 known, logprobs = (0, process.logprobs) if start == 0 else (len(process.logprobs), [])
                 entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
-                yield Frame(self.now, entries)
+                yield entries
                 entries = []
             if process.records:
-                yield Frame(self.now, [Noted(pid, 0, process.records)])
+                yield [Noted(pid, 0, process.records)]
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        for name in ("secret", "next_pid", "groups", "spent", "devices", "owners", "numbers"):
+        facts = "secret", "next_pid", "groups", "spent", "devices", "owners", "numbers", "position", "ends", "machine"
+        for name in facts:
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

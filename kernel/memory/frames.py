@@ -6,6 +6,9 @@ releases its table from the tail, so a prefix loses its tail first and its share
 
 The control group of the process that mapped a frame first pays for it until no process maps it.
 
+A frame that another owner had before is to be zeroed before anything else is done with it: `wipes` has those that the
+driver has yet to be told of. Where all frames are one owner's there are none.
+
 Entry points: alloc, share, release, private, and the index `prefix` of named frames; check() recounts.
 """
 
@@ -19,13 +22,17 @@ from llmasos.kernel.memory.prefix import PrefixIndex
 
 
 class FramePool:
-    """`count` frames of `frame_bytes` each, numbered from 0. Knows no process: callers keep the tables."""
+    """`count` frames of `frame_bytes` each, numbered from 0. Knows no process: callers keep the tables. Of several
+    `parts` each has as many frames, mapped or cached, and takes none of another's, whatever those do."""
 
-    def __init__(self, count: int, frame_bytes: int = 0) -> None:
+    def __init__(self, count: int, frame_bytes: int = 0, parts: int = 1) -> None:
         self.count = count
+        self.parts = parts
+        self.most = count // parts  # frames of a part
         self.frame_bytes = frame_bytes
         self.payers: list[Group | None] = [None] * count  # of mapped frames
         self.prefix = PrefixIndex()
+        self.wipes: list[int] = []
         self.reset()
 
     @property
@@ -34,30 +41,44 @@ class FramePool:
 
     @property
     def cached(self) -> int:
-        return len(self._cached)
+        return sum(map(len, self._cached))
 
     @property
     def available(self) -> int:
-        """Frames that `alloc` can give without taking any from a process."""
-        return len(self._free) + len(self._cached)
+        """Frames that nobody maps."""
+        return len(self._free) + self.cached
 
-    def alloc(self, payer: Group) -> int:
-        """A frame with refcount 1 and no name. The caller has checked that one is `available`."""
-        if self._free:
+    def available_to(self, part: int) -> int:
+        """Frames that `alloc` can give to a part without taking any from a process."""
+        return self.most - self._held[part] + len(self._cached[part])
+
+    def alloc(self, payer: Group, owner: int = 0, part: int = 0, *, whole: bool = False) -> int:
+        """A frame with refcount 1 and no name, for KV of `owner`, who is of that part; `whole`: all of it is written
+        next. The caller has checked that one is `available_to` the part."""
+        cached = self._cached[part]
+        if self._held[part] < self.most:
             frame = self._free.pop()
-        elif self._cached:
-            frame, _ = self._cached.popitem(last=False)
+            self._held[part] += 1
+            self._part[frame] = part
+        elif cached:
+            frame, _ = cached.popitem(last=False)
             self.prefix.unname(frame)
         else:
             raise AssertionError("extend without room: room() was not checked")
         self.refs[frame] = 1
         self.charge(frame, payer)
+        if (before := self.owners[frame]) != owner:
+            self.owners[frame] = owner
+            if before is not None:
+                self.wipes.append(frame)
+        if whole and self.wipes:
+            self.wipes = [other for other in self.wipes if other != frame]
         return frame
 
     def share(self, frame: int, payer: Group) -> None:
         """One more mapping of a frame that is mapped (and paid for) or cached."""
         if self.refs[frame] == 0:
-            del self._cached[frame]
+            del self._cached[self._part[frame]][frame]
             self.charge(frame, payer)
         self.refs[frame] += 1
 
@@ -92,17 +113,30 @@ class FramePool:
             if left == 0:
                 self.charge(frame, None)
                 if frame in self.prefix:
-                    self._cached[frame] = None
+                    self._cached[self._part[frame]][frame] = None
                 else:
                     self._free.append(frame)
+                    self._held[self._part[frame]] -= 1
 
-    def private(self, frame: int) -> bool:
-        """Whether a frame has one mapping only, so that it may be written. Then it loses its name, which would not
+    def private(self, frame: int, owner: int = 0) -> bool:
+        """Whether a frame has one mapping only, so that `owner` may write it. Then it loses its name, which would not
         survive."""
         if self.refs[frame] != 1:
             return False
+        self.owners[frame] = owner
         self.prefix.unname(frame)
         return True
+
+    @property
+    def idle(self) -> list[int]:
+        """The free frames, in which KV of any process may still be."""
+        return list(self._free)
+
+    def forget(self, frame: int) -> None:
+        """A cached frame is free, and its KV is nobody's any more."""
+        del self._cached[frame]
+        self.prefix.unname(frame)
+        self._free.append(frame)
 
     def reset(self) -> None:
         """The device has lost everything: all frames are free and nameless. The tables must be empty already."""
@@ -111,7 +145,16 @@ class FramePool:
         self.refs = [0] * self.count
         self.prefix.clear()
         self._free = list(range(self.count - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._cached: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(self.parts)]
+        self._held = [0] * self.parts  # frames that are mapped or cached, by part
+        self._part = [0] * self.count
+        self.owners: list[int | None] = [None] * self.count  # whose KV is in them, or was
+        self.wipes.clear()
+
+    def to_wipe(self) -> list[int]:
+        """The frames of which the driver is told now that they are to be zeroed."""
+        wipes, self.wipes = self.wipes, []
+        return wipes
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Recount from all page tables that map this pool; raises AssertionError on any difference."""
@@ -125,7 +168,12 @@ class FramePool:
         unpaid = [f for f in range(self.count) if (self.refs[f] > 0) != (self.payers[f] is not None)]
         if unpaid:
             raise AssertionError(f"frames are mapped and not paid for, or the other way round: {unpaid[:8]}")
-        free, cached = set(self._free), set(self._cached)
+        free, cached = set(self._free), set().union(*self._cached)
+        taken = [0] * self.parts
+        for frame in range(self.count):
+            taken[self._part[frame]] += frame not in free
+        if taken != self._held or max(taken) > self.most:
+            raise AssertionError(f"parts have {self._held} frames of {self.most} each; counted: {taken}")
         if len(free) != len(self._free):
             raise AssertionError("a frame is free twice")
         for frame, refs in enumerate(self.refs):

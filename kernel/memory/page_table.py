@@ -10,14 +10,24 @@ the tokens that step computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmasos.drivers.protocol import BLOCK_TOKENS
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
-from llmasos.kernel.memory.prefix import root
+from llmasos.kernel.memory.prefix import COMMON, Parent, root
 from llmasos.kernel.memory.swap import Slot, SwapSpace
+from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.tokens import Log
+
+NOWHERE = 1 << 62  # a block behind every log
+
+
+def table_of(group: Group, owner: Owner) -> PageTable:
+    """The empty table of a process of that owner which is born in a group. Where its blocks have their names stays as it
+    is then, whatever group the process comes to."""
+    return PageTable(group, COMMON if group.shares_prefixes else owner.salt, owner.salt, owner.part)
 
 
 def blocks(tokens: int) -> int:
@@ -33,35 +43,77 @@ class Kept:
     tokens: int
 
 
+_NOTHING: dict[int, Kept] = {}  # in lower tiers: of all tables that have nothing there, so never written
+
+
 class PageTable:
     """Frames of one context in one pool; `cached` is the number of leading tokens whose KV they hold.
 
     `kept` has the blocks, by number, whose KV lies in a lower tier, whether or not the block has a frame as well. It
-    always matches the log. `group` pays for the frames and places of the table.
+    always matches the log. `group` pays for the frames and places of the table. `owner` is the salt of the owner of its
+    KV, `salt` that under which its blocks are found.
+
+    From block `alien` on the KV came from a file that nobody vouches for, or was computed from such KV: its names hang on
+    the root `apart`, where only this process and its forks look.
     """
 
-    __slots__ = ("cached", "chain", "frames", "group", "kept", "salt", "sent")
+    __slots__ = ("alien", "apart", "cached", "chain", "frames", "group", "kept", "owner", "part", "salt", "sent")
 
-    def __init__(self, group: Group, salt: int = 0) -> None:
+    def __init__(self, group: Group, salt: int = 0, owner: int | None = None, part: int = 0) -> None:
         self.group = group
+        self.part = part  # of the pool, from which its frames are
+        self.owner = salt if owner is None else owner
+        self.alien, self.apart = NOWHERE, 0
         self.frames: list[int] = []
         self.cached = 0
         self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
         self.sent = 0  # leading frames the driver knows
         self.salt = salt
-        self.kept: dict[int, Kept] = {}
+        self.kept = _NOTHING
 
-    def fork(self, pool: FramePool, group: Group) -> PageTable:
-        """A copy that shares every frame; the driver knows nothing of it yet. The places in lower tiers stay the
-        parent's."""
-        child = PageTable(group, self.salt)
+    def fork(self, pool: FramePool, group: Group, owner: Owner | None = None) -> PageTable:
+        """A copy that shares every frame, for a child of `owner` (None: the same); the driver knows nothing of it yet.
+        The places in lower tiers stay the parent's. Where the child's blocks have their names elsewhere, as those of
+        another owner have who does not share them, it has nothing."""
+        child = self.like(group) if owner is None else table_of(group, owner)
+        if child.salt != self.salt:
+            return child
+        child.alien, child.apart = self.alien, self.apart
         child.frames = self.frames.copy()
         child.cached = self.cached
         child.chain = self.chain.copy()
         pool.share_mapped(child.frames)
         return child
 
-    def reuse(self, pool: FramePool, log: Sequence[int]) -> int:
+    def like(self, group: Group) -> PageTable:
+        """An empty table for the same KV, elsewhere."""
+        other = PageTable(group, self.salt, self.owner, self.part)
+        other.alien, other.apart = self.alien, self.apart
+        return other
+
+    def distrust(self, block: int, apart: int) -> None:
+        """Nobody vouches for the KV from this block on."""
+        self.alien, self.apart = block, apart
+        self._forget_alien()
+
+    def _forget_alien(self) -> None:
+        """Once no such KV is left, what is computed again is like any other."""
+        if self.cached <= self.alien * BLOCK_TOKENS and all(block < self.alien for block in self.kept):
+            self.alien = NOWHERE
+
+    @property
+    def sound(self) -> int:
+        """Of how many leading tokens the KV is what this kernel's drivers have computed."""
+        return self.alien * BLOCK_TOKENS
+
+    @property
+    def _parent(self) -> Parent:
+        """Of the block after those of `chain`."""
+        if len(self.chain) == self.alien:
+            return root(self.salt, self.apart)
+        return self.chain[-1] if self.chain else root(self.salt)
+
+    def reuse(self, pool: FramePool, log: Log) -> int:
         """Map frames of equal blocks that are computed already; returns the number of tokens gained. Stops where the
         group would have to pay for a frame and may not have more.
 
@@ -72,8 +124,7 @@ class PageTable:
             return 0
         gained = 0
         while at + BLOCK_TOKENS < len(log):
-            parent = self.chain[-1] if self.chain else root(self.salt)
-            hit = pool.prefix.find(parent, tuple(log[at : at + BLOCK_TOKENS]))
+            hit = pool.prefix.find(self._parent, log[at : at + BLOCK_TOKENS].tobytes())
             if hit is None:
                 break
             serial, frame = hit
@@ -100,6 +151,8 @@ class PageTable:
             slot = kept.slot if kept is not None else self._place(space)
             if slot is None:
                 break
+            if not self.kept:
+                self.kept = {}
             self.kept[block] = Kept(slot, held)
             moves.append((frame, slot))
         return moves
@@ -143,7 +196,7 @@ class PageTable:
         """Take frames at a block boundary for up to `tokens` tokens whose KV comes from elsewhere, as far as there are
         frames and the group may have them. They count as cached from here on, but get their names only in `computed`."""
         size, group = self.group.kv_room()
-        count = min(blocks(tokens), pool.available)
+        count = min(blocks(tokens), pool.available_to(self.part))
         if group is not None:
             count = min(count, size // pool.frame_bytes)
         self.cached += min(tokens, count * BLOCK_TOKENS)
@@ -171,6 +224,8 @@ class PageTable:
         if kept is not None:
             space.give(kept.slot)
             self.group.charge_swap(-space.frame_bytes)
+            if self.alien < NOWHERE:
+                self._forget_alien()
 
     def unwritten(self, space: SwapSpace, slot: Slot) -> None:
         """The write to `slot` failed: drop it if this table still owns it."""
@@ -180,7 +235,7 @@ class PageTable:
     def room(self, pool: FramePool) -> int:
         """How many tokens can be computed with the frames that are available now, counting a copy of a shared last
         block."""
-        return self._room(pool, pool.available)
+        return self._room(pool, pool.available_to(self.part))
 
     def room_of_group(self, pool: FramePool) -> tuple[int, Group | None]:
         """The same with the frames that the group may have; and which group limits it."""
@@ -202,8 +257,8 @@ class PageTable:
         """
         copied: tuple[int, int] | None = None
         index = self.cached // BLOCK_TOKENS
-        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index]):
-            copied = (self.frames[index], pool.alloc(self.group))
+        if self.cached % BLOCK_TOKENS and not pool.private(self.frames[index], self.owner):
+            copied = (self.frames[index], pool.alloc(self.group, self.owner, self.part, whole=True))
             pool.release((copied[0],))
             self.frames[index] = copied[1]
             self.sent = min(self.sent, index)
@@ -212,18 +267,17 @@ class PageTable:
 
     def _grow(self, pool: FramePool, count: int) -> list[int]:
         """Take `count` more frames; returns them."""
-        frames = [pool.alloc(self.group) for _ in range(count)]
+        frames = [pool.alloc(self.group, self.owner, self.part) for _ in range(count)]
         self.frames += frames
         return frames
 
-    def computed(self, pool: FramePool, log: Sequence[int], tokens: int) -> None:
+    def computed(self, pool: FramePool, log: Log, tokens: int) -> None:
         """A step has computed `tokens` more; blocks that became full get their names."""
         self.cached += tokens
         while (len(self.chain) + 1) * BLOCK_TOKENS <= self.cached:
             at = len(self.chain) * BLOCK_TOKENS
-            parent = self.chain[-1] if self.chain else root(self.salt)
-            block = tuple(log[at : at + BLOCK_TOKENS])
-            self.chain.append(pool.prefix.name(parent, block, self.frames[len(self.chain)]))
+            block = log[at : at + BLOCK_TOKENS].tobytes()
+            self.chain.append(pool.prefix.name(self._parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:
         """Keep the first `tokens` tokens only (or what is cached, if that is less)."""
@@ -233,6 +287,8 @@ class PageTable:
         del self.frames[keep:]
         del self.chain[self.cached // BLOCK_TOKENS :]
         self.sent = min(self.sent, keep)
+        if self.alien < NOWHERE:
+            self._forget_alien()
 
     def move_to(self, group: Group, pool: FramePool, space: SwapSpace) -> None:
         """From here on `group` pays for the places, and for the frames that no other table maps."""
@@ -260,6 +316,7 @@ class PageTable:
         self.group.charge_swap(-len(self.kept) * space.frame_bytes)
         self.kept.clear()
         self.cached = self.sent = 0
+        self.alien = NOWHERE
 
     def check(self, length: int, in_step: int) -> None:
         """It covers exactly the cached tokens and those of the step in flight, of a log of `length` tokens."""

@@ -3,34 +3,38 @@
 A block's name is the chain (parent's serial, its 16 tokens). The dictionary compares the tokens themselves, so a hash
 collision can never map a wrong frame; serials are never reused, so a name whose parent was forgotten can never be
 reached again by mistake. The chain's root is the owner's salt: contexts of different owners never share, which keeps one
-from probing another's prompts by timing.
+from probing another's prompts by timing. KV that this kernel cannot vouch for hangs on a root of its own, which only the
+process that brought it and its forks have. Contexts whose owners have both said so have a root in common.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-Tokens = tuple[int, ...]
+Tokens = bytes  # of a block: a token is an int32 of this machine's order, as in a log (kernel/tokens.py)
+Parent = int | tuple[int, int]
+COMMON = -1  # the salt of all owners' contexts that are to share prefixes: no owner has it
 
 
 @dataclass(slots=True)
 class _Name:
     serial: int
-    parent: int
+    parent: Parent
     tokens: Tokens
     frame: int
 
 
-def root(salt: int) -> int:
-    """The parent of an owner's first block: a negative number, so no serial equals it."""
-    return -1 - salt
+def root(salt: int, apart: int = 0) -> Parent:
+    """The parent of a chain's first block, which no serial equals: that of an owner's contexts, or (`apart`) of one
+    process's."""
+    return salt, apart
 
 
 class PrefixIndex:
     """Which frame holds the KV of a chain of blocks. A frame has at most one name, and a name exactly one frame."""
 
     def __init__(self) -> None:
-        self._by_name: dict[tuple[int, Tokens], _Name] = {}
+        self._by_name: dict[tuple[Parent, Tokens], _Name] = {}
         self._by_frame: dict[int, _Name] = {}
         self._next = 0
 
@@ -40,12 +44,12 @@ class PrefixIndex:
     def __contains__(self, frame: int) -> bool:
         return frame in self._by_frame
 
-    def find(self, parent: int, tokens: Tokens) -> tuple[int, int] | None:
+    def find(self, parent: Parent, tokens: Tokens) -> tuple[int, int] | None:
         """(serial, frame) of the block with these tokens after `parent`, or None."""
         name = self._by_name.get((parent, tokens))
         return None if name is None else (name.serial, name.frame)
 
-    def name(self, parent: int, tokens: Tokens, frame: int) -> int:
+    def name(self, parent: Parent, tokens: Tokens, frame: int) -> int:
         """Name a frame whose block is full and computed; returns the serial for its children.
 
         If an equal block is named already, that one's serial is returned and `frame` stays nameless.

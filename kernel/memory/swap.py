@@ -49,6 +49,11 @@ class SwapSpace:
         """How many places are free in each tier."""
         return list(map(len, self._free))
 
+    @property
+    def idle(self) -> list[tuple[int, int]]:
+        """The free places (tier, number), in which KV of any process may still be."""
+        return [(tier, number) for tier, free in enumerate(self._free, 1) for number in free]
+
     def take(self) -> Slot | None:
         """A place in the fastest tier that has one."""
         for tier, free in enumerate(self._free, 1):

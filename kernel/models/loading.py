@@ -8,9 +8,14 @@ in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from llmasos.drivers.protocol import Abandon, Done, DropWeights, Failed, Load, Loaded, Probe, Probed, Unload
+from msgspec import structs
+
+from llmasos.drivers.protocol import Abandon, Done, DropWeights, Failed, Load, Loaded, Measured, Probe, Probed, Unload
+from llmasos.kernel import audit
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
+from llmasos.kernel.events import AuditLine
 from llmasos.kernel.life import exit_process, stop_suspect
 from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
 from llmasos.kernel.memory.frames import FramePool
@@ -26,7 +31,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 
 GiB = float(1 << 30)
 _MOST_SLOTS = 1 << 20  # of an image in one tier
-_LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP)
+_LASTING = (Errno.ENOENT, Errno.ENOEXEC, Errno.ENOTSUP, Errno.EPERM)
 _RETRY_MOST = 5 * SECOND  # between two tries to page a model in
 
 
@@ -57,6 +62,8 @@ def _known_image(system: System, device: Device, model: str, path: str, dtype: s
     check_device(device, dtype)
     image = device.find_image(path, dtype)
     if image is None:
+        if system.owners.parts > 1 and not owner.operator:
+            raise Errno.EPERM(f"{model} is not in memory, and under a partition only the operator brings models there")
         name = next((name for name, known in system.config.models.items() if known == path), path)  # whoever asks first
         image = Image(system.new_image_id(), name, path, {dtype}, used=system.now)
         device.images[image.id] = image
@@ -98,7 +105,15 @@ def _probe(system: System, device: Device, image: Image) -> None:
         fail_image(system, device, image, error)
         return
     image.ref, image.abandoned = system.ref(), False
-    system.ask(device, Probe(image.ref, image.path, dtype), Probed, came=_probed, about=image)
+    request = Probe(image.ref, image.path, dtype)
+    system.ask(device, request, Probed, came=_probed, about=image, wrong=partial(misfit, device, dtype))
+
+
+def misfit(device: Device, dtype: str, probed: Probed) -> str:
+    """Why an answer about a model in `dtype` ("": the device's default for it) cannot be, or ""."""
+    if dtype and probed.dtype != dtype:
+        return f"is of dtype {dtype}, and"
+    return "" if device.hello is None or probed.dtype in device.hello.dtypes else "names a dtype that its driver has not"
 
 
 def _probed(system: System, device: Device, ask: Ask) -> None:
@@ -163,7 +178,7 @@ def plan_room(device: Device, image: Image, probed: Probed) -> list[Image]:
             )
         going.append(min(unused, key=lambda i: i.used))
         others.remove(going[-1])
-    image.pool = FramePool(frames, probed.block_bytes)
+    image.pool = FramePool(frames, probed.block_bytes, len(device.queues))
     check_fits(device, image, [other for other in others if other.mapped or other.loaded])
     return going
 
@@ -201,7 +216,9 @@ def _too_big(device: Device, image: Image, one: Image) -> str:
 def _slots(device: Device, frame_bytes: int) -> list[int]:
     """Places for frames in each lower tier, for a new image: half of what the others have left there."""
     spaces = [image.swap for image in device.images.values()]
-    slots = []
+    slots: list[int] = []
+    if len(device.queues) > 1:  # whether there is a place would depend on others
+        return slots
     for number, size in enumerate(device.tier_bytes):
         used = sum(space.counts[number] * space.frame_bytes for space in spaces if number < len(space.counts))
         slots.append(min(_MOST_SLOTS, max(0, size - used) // 2 // max(1, frame_bytes)))
@@ -224,7 +241,7 @@ def _load(system: System, device: Device, image: Image, room: int) -> None:
     image.ref, image.abandoned = system.ref(), False
     again, image.held = image.held, True
     frames, slots, part = image.pool.count, image.swap.counts, room if room < image.size else 0
-    message = Load(image.ref, image.id, image.path, image.dtype, frames, slots, again, part)
+    message = Load(image.ref, image.id, image.path, image.dtype, frames, slots, again, part, system.config.trust)
     system.ask(device, message, Loaded, came=_loaded if again else _loaded_afresh, about=image)
 
 
@@ -238,11 +255,15 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     image, message = ask.about, ask.answer
     if isinstance(message, Failed):
         image.lasting = message.broken or message.errno in _LASTING
+        if message.errno is Errno.EPERM:
+            details = {"device": device.name, "dtype": image.dtype}
+            line = AuditLine("load", audit.REFUSALS, system.owners.operator.name, 0, 0, {"model": image.path}, details)
+            audit.refuse(system, structs.replace(line, result=message.errno.name, reason=message.reason))
         _load_failed(system, device, image, SyscallError(message.errno, message.reason))
         return
     assert isinstance(message, Loaded)
     image.state, image.progress = RESIDENT, 1.0
-    image.weigh(message.weight_bytes)
+    image.weigh(min(message.weight_bytes, image.probed.weight_bytes) if image.probed else message.weight_bytes)
     image.guesses = message.guesses
     image.deaths = image.failures = image.steps = 0
     image.used = image.resident_since = system.now
@@ -262,10 +283,28 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     wake(system, image.loaded)
     for process in image.users.values():
         stale(system, process)
-    if system.config.idle_seconds:
+    if system.config.idle_seconds and system.owners.parts == 1:
         system.timers.at(
             system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image, image.pageins)
         )
+
+
+def measured(system: System, device: Device, message: Measured) -> None:
+    """The driver says what a model is that it has loaded."""
+    image = device.images.get(message.image)
+    if image is None or (image.digest, image.trusted) == (message.digest, message.trusted):
+        return
+    image.digest, image.trusted = message.digest, message.trusted
+    why = f" ({image.trusted})" if image.trusted else ""
+    system.log("info", f"{device.name}: {image.name} is sha256:{image.digest}{why}")
+    audit.note(
+        system,
+        "loaded",
+        "models",
+        who=system.owners.operator.name,
+        on={"model": image.path},
+        details={"device": device.name, "dtype": image.dtype, "digest": image.digest},
+    )
 
 
 def _leave_idle(system: System, loaded: tuple[Device, Image, int]) -> None:

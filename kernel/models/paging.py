@@ -96,7 +96,7 @@ def decide(system: System, device: Device) -> tuple[Image, int, list[Image]] | N
 
 def _rank(image: Image) -> int:
     """The strongest class among the processes and calls that want it, as a number; 0 is the strongest."""
-    ranks = [rank(process.traits.sched_class) for process in image.active.values()]
+    ranks = [rank(process.sched_class) for process in image.active.values()]
     if image.loaded:
         ranks.append(rank(SchedClass.FAIR))
     return min(ranks, default=_HINT)

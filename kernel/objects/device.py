@@ -7,17 +7,20 @@ progress: a busy driver that lives but does not get on is killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmasos.drivers.protocol import Failed, FromDriver, Hello, Move, Step
+from llmasos.drivers.protocol import FAILURES, Failed, FromDriver, Hello, Move, Step
+from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DeviceConfig
 from llmasos.kernel.memory.evictions import Evictions
 from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Channel
+from llmasos.kernel.objects.reserve import Reserve
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import REALTIME_SHARE
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import DriverProcess, LLMProcess
@@ -36,6 +39,7 @@ class InFlight:
     step: Step
     processes: list[LLMProcess]
     tokens: int
+    began: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,17 +55,23 @@ class Ask:
     out_of_order: bool = False  # the driver does it beside its other work
     least: int = 0
     most: int = 1 << 62
+    wrong: Callable[[Any], str] | None = None  # why an answer of that type cannot be, or ""
     answer: FromDriver | None = None
     death: str | None = None
     channel: Channel = field(default_factory=Channel)
 
     def accept(self, message: FromDriver) -> None:
         """EPROTO if the message is no answer to this."""
-        if isinstance(message, Failed) and message.errno is not Errno.OK:
+        if isinstance(message, Failed) and message.errno in FAILURES:
             return
+        why = ""
         if not isinstance(message, self.wants) or not self.least <= getattr(message, "tokens", self.least) <= self.most:
-            found = str(message)[:_MOST_SHOWN]  # a record may have megabytes
-            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} was answered by {found}")
+            why = "was answered by"
+        elif self.wrong is not None and (found := self.wrong(message)):
+            why = f"{found}:"
+        if why:
+            shown = str(message)[:_MOST_SHOWN]  # a record may have megabytes
+            raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} {why} {shown}")
 
     def result(self, device: Device, what: str) -> Any:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
@@ -80,7 +90,7 @@ class Device:
 
     config: DeviceConfig
     process: DriverProcess
-    queue: RunQueue
+    queues: list[RunQueue]  # one, or one for each part of a partition
     state: str = DOWN
     incarnation: int = 0
     hello: Hello | None = None
@@ -100,11 +110,16 @@ class Device:
     # supervision
     up_since: int = 0
     failures: int = 0  # deaths in a row, each soon after its start
+    disowned: bool = False  # it broke the protocol, and is being killed: nothing that it still says counts
     pardoned: bool = False  # a program has asked for its driver's death, which no step will have caused
     progress: int = -1
     progress_at: int = 0
     heard: int = 0
     watchdog: Timer | None = None
+    part: int = 0  # of the partition, whose turn it was last
+    turn: int = -1  # the number of the turn in which the last step began
+    overran: bool = False  # a step took longer than a turn
+    turns: Timer | None = None  # when the next one begins, if there is a partition
     # configuration in force
     max_runs: int = 1
     step_tokens: int = 1
@@ -112,6 +127,7 @@ class Device:
     guess_rows: int = 0
     rescheduled: bool = False  # by a call, or by modules of the user's: the journal has it
     good: list[tuple[str, str]] = field(default_factory=list)  # policies before those in force: kind, name
+    reserves: dict[int, Reserve] = field(default_factory=dict)  # of REALTIME processes, and of those that move here
     # counters
     restarts: int = 0
     steps: int = 0
@@ -124,6 +140,18 @@ class Device:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def queue(self) -> RunQueue:
+        """The processes that want it, of the part whose turn it is."""
+        return self.queues[self.part]
+
+    def queue_of(self, process: LLMProcess) -> RunQueue:
+        return self.queues[process.owner.part]
+
+    def here(self, processes: Collection[LLMProcess]) -> Collection[LLMProcess]:
+        """Of these processes those of the part whose turn it is."""
+        return processes if len(self.queues) == 1 else [p for p in processes if p.owner.part == self.part]
 
     @property
     def kv_bytes(self) -> int:
@@ -156,6 +184,12 @@ class Device:
         """KV memory of one model: as configured, else a gibibyte or a quarter of the device's, whichever is less."""
         return self.config.image_kv_bytes or min(1 << 30, self.kv_bytes // 4)
 
+    def release_reserve(self, pid: int) -> None:
+        """A process is REALTIME here no longer. Harmless if it was not."""
+        held = self.reserves.pop(pid, None)
+        if held is not None and held.timer is not None:
+            held.timer.cancel()
+
     @property
     def hopeless(self) -> bool:
         """Its driver does not start: calls that need it fail at once."""
@@ -172,6 +206,8 @@ class Device:
         frames = sum(i.kv_bytes for i in images if i.held)
         assert not limit or weights <= limit, f"{weights} bytes of weights in {limit}"
         assert not tier or weights + frames <= tier, f"{weights}+{frames} bytes in {tier}"
+        shares = sum(reserve.share for reserve in self.reserves.values())
+        assert shares <= REALTIME_SHARE * SECOND, f"{shares} billionths of its time are reserved"
         assert not self.swapped_out or self.outs, "something waits for frames to be moved out"
         for process in self.in_flight.processes if self.in_flight else ():
             used = process.image

@@ -83,6 +83,8 @@ class Image:
     faults: int = 0  # times that a process wanted to run it and its weights had been evicted
     pageins: int = 0
     evictions: int = 0
+    digest: str = ""  # SHA-256 of its files, as they were when it was loaded; empty: not known yet
+    trusted: str = ""  # why it may be loaded, where [trust] asks
     wiped: int = 0  # times that its weights went with a driver
 
     def knows(self, other: Image) -> bool:
@@ -151,10 +153,12 @@ class Image:
         """Whether its frames are needed: a process maps it, or is on its way to."""
         return bool(self.users or self.imports)
 
-    def drop_imports(self) -> None:
-        """Nobody can run for lack of frames: take back those that KV is being read into. It is computed instead."""
+    def drop_imports(self, part: int) -> None:
+        """Nobody of a part can run for lack of frames: take back those that KV is being read into. It is computed
+        instead."""
         for table in self.imports.values():
-            table.cut(self.pool, 0)
+            if table.part == part:
+                table.cut(self.pool, 0)
 
     @property
     def block_tokens(self) -> int:
@@ -172,7 +176,7 @@ class Image:
     def context(self) -> int:
         """Tokens a context can have: the model's window, or what all its frames together hold."""
         window = self.probed.context if self.probed else 0
-        return min(window, self.pool.count * BLOCK_TOKENS)
+        return min(window, self.pool.most * BLOCK_TOKENS)
 
     @property
     def kv_bytes(self) -> int:

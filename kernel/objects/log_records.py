@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from llmasos.kernel.journal.process_image import check_places, check_size
 from llmasos.syscalls.records import LogRecord
 
+_NONE: list[LogRecord] = []  # of all processes that have none, so never written
+
 
 class LogRecords:
     """The records of one process, in the order of their positions."""
@@ -20,7 +22,7 @@ class LogRecords:
     __slots__ = ("bytes", "journaled", "rows")
 
     def __init__(self, rows: Sequence[LogRecord] = ()) -> None:
-        self.rows = list(rows)
+        self.rows = list(rows) if rows else _NONE
         self.bytes = sum(len(row.data) for row in self.rows)
         self.journaled = 0  # of the rows, what the journal has
 
@@ -30,7 +32,9 @@ class LogRecords:
 
     def add(self, position: int, blobs: Sequence[bytes]) -> None:
         """Put records at `position`, which is behind none that are there; their room has been checked."""
-        self.rows += [LogRecord(position, blob) for blob in blobs]
+        if blobs:
+            self.rows = self.rows or []
+            self.rows += [LogRecord(position, blob) for blob in blobs]
         self.bytes += sum(map(len, blobs))
 
     def cut(self, length: int) -> bool:

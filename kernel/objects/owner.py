@@ -8,7 +8,7 @@ knows that one only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmasos.kernel.seeds import mix
@@ -17,8 +17,8 @@ from llmasos.syscalls.limits import MAX_TENANTS
 from llmasos.syscalls.records import Right
 
 ROOT = 0  # the uid that may do everything anyway
-_GUESTS = int(Right.ALL & ~Right.ADMIN)
-_TENANTS = int(Right.ALL & ~Right.ADMIN & ~Right.SPEAK)
+_GUESTS = int(Right.ALL & ~Right.ADMIN & ~Right.PRIORITY)
+_TENANTS = _GUESTS & ~int(Right.SPEAK)
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +31,7 @@ class Owner:
     salt: int
     base: Owner = None  # type: ignore[assignment]  # the uid's; itself, unless it is a tenant
     operator: bool = False
+    part: int = 0  # of the devices: those of a partition have one each, all others the last
     tenants: int = 0  # that it has
 
     def __post_init__(self) -> None:
@@ -63,9 +64,11 @@ class Owner:
 class Owners:
     """All owners, by name."""
 
-    def __init__(self, uid: int, salt: int) -> None:
-        """`uid` is the kernel's own."""
+    def __init__(self, uid: int, salt: int, partition: Sequence[str] = ()) -> None:
+        """`uid` is the kernel's own; `partition` names owners that have a part of the devices of their own."""
+        self._partition = list(partition)
         self.operator = Owner(str(uid), uid, "", salt, operator=True)
+        self.operator.part = self._part(self.operator)
         self._known = {self.operator.name: self.operator}
         self._salts = {salt}
         self.changed: dict[str, Owner] = dict(self._known)  # that the journal has to be told of
@@ -122,7 +125,17 @@ class Owners:
             salt = mix(salt, 1) >> 1
         return salt
 
+    @property
+    def parts(self) -> int:
+        """Of the devices; 1: all owners have them together."""
+        return len(self._partition) + 1
+
+    def _part(self, owner: Owner) -> int:
+        name = owner.name if owner.name in self._partition else owner.base.name
+        return self._partition.index(name) if name in self._partition else len(self._partition)
+
     def _add(self, owner: Owner) -> Owner:
+        owner.part = self._part(owner)
         self._known[owner.name] = self.changed[owner.name] = owner
         self._salts.add(owner.salt)
         return owner

@@ -16,13 +16,15 @@ from llmasos.kernel.groups.group import DEFAULT_CPU_WEIGHT, NICE_0_WEIGHT, Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
-from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.memory.page_table import PageTable, table_of
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
+from llmasos.kernel.objects.reserve import Reserve
+from llmasos.kernel.tokens import Log, log_of
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import NICE_MIN
-from llmasos.syscalls.records import Finish, Kind, Limits, State, TokenLogprobs, Usage, WaitFor
+from llmasos.syscalls.records import Finish, Kind, Limits, SchedClass, State, TokenLogprobs, Usage, WaitFor
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.device import Device
@@ -92,8 +94,6 @@ class Process:
     state: State = State.NEW
     wait: WaitFor = WaitFor.NONE
     since: int = 0  # when `state` was entered
-    children: set[int] = field(default_factory=set)
-    zombies: dict[int, Process] = field(default_factory=dict)  # of the children, those that have ended
     exit_status: int = 0
     exit_reason: str = ""
     account: Account = field(default_factory=Account)
@@ -145,6 +145,7 @@ class Program(Process):
     peer: int = 0
     os_pid: int = 0
     rights: int = 0
+    told: bool = False  # its answers tell the journal's position
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has
@@ -153,7 +154,6 @@ class Program(Process):
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)
-        self.ended.parent = self
 
     def check(self) -> None:
         """Every call that waits is unanswered, and in the line of its channel."""
@@ -184,6 +184,7 @@ class Decoding:
     recorded: int = 0  # of those, what the journal has
     interrupted: Finish = Finish.NONE  # asked to end at the next token boundary
     timer: Timer | None = None  # its deadline
+    line: Channel = field(default_factory=Channel)  # where that call waits; it is answered, not woken
 
 
 @dataclass(slots=True, eq=False)
@@ -197,7 +198,7 @@ class LLMProcess(Process):
     saved: ProcessHead | None = None  # from the journal, until it has its model again
     stranded: str = ""  # why it cannot have it
     # context
-    log: list[int] = field(default_factory=list)
+    log: Log = field(default_factory=log_of)
     records: LogRecords = field(default_factory=LogRecords)
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
@@ -210,18 +211,19 @@ class LLMProcess(Process):
     # what waits for it
     output: Channel = field(default_factory=Channel)  # woken when its log has grown, or its decode has ended
     boundary: Channel = field(default_factory=Channel)  # at a token boundary, and when it has its model back
-    decoded: Channel = field(default_factory=Channel)  # where the call that decodes waits; it is answered, not woken
     # what it is told to do
     stopped: bool = False
     stop_reason: str = ""  # if it was the kernel that stopped it
     dying: tuple[int, str] | None = None  # exit status and reason, due at the token boundary
     transition: Request | None = None  # the exec, or the move to another device, that is under way
     # scheduling
+    reserve: Reserve | None = None  # of a REALTIME process
     running: int = 0  # tokens of the step in flight; 0: not in it
     swapped_in: int = 0  # tokens whose KV that step moves in before; cached already
     guessing: int = 0  # tokens beyond those that the step has frames for, to be guessed
     ticket: int = 0  # its live entry in the run queue; below 0: none now, and that was its last; 0: none yet
     key: int = 0  # its place in the queue, as the policy gave it
+    ranked: bool = True  # by the policy; not while it is REALTIME
     policy: Policy | None = None  # the policy it was last queued under ...
     policy_state: Any = None  # ... and that policy's own record of it
     high_water: int = 0  # tokens of the log that have been computed at least once
@@ -237,7 +239,7 @@ class LLMProcess(Process):
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)
-        self.table = self.table or PageTable(self.group, self.owner.salt)
+        self.table = self.table or table_of(self.group, self.owner)
         self.kept = self.size
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
@@ -255,6 +257,14 @@ class LLMProcess(Process):
     def outran(self, quantum: int) -> bool:
         """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""
         return self.quantum_used >= quantum * (self.image.thrash.stretch if self.image is not None else 1)
+
+    @property
+    def sched_class(self) -> SchedClass:
+        """The class that it has now: a REALTIME process whose budget is used up is FAIR until its next period."""
+        own = self.traits.sched_class
+        if own is SchedClass.REALTIME and (self.reserve is None or not self.reserve.open):
+            return SchedClass.FAIR
+        return own
 
     @property
     def sleeps(self) -> bool:
@@ -309,7 +319,11 @@ class LLMProcess(Process):
         mapped = image is not None and self.pid in image.users
         assert mapped or not self.table.frames, "it has pages of no model"
         if self.state is State.ZOMBIE:
+            assert self.pid not in self.device.reserves, "a zombie has a part of the device's time reserved"
             return
+        if self.traits.sched_class is SchedClass.REALTIME:
+            assert self.device.reserves.get(self.pid) is self.reserve is not None, "REALTIME without a reserve"
+            assert self.reserve.open or self.reserve.timer is not None, "its budget is never refilled"
         assert (self.state is State.RUNNING) == (in_step > 0), f"{self.state} with {in_step} tokens in a step"
         assert (self.state is State.READY) == (self.ticket > 0), f"{self.state}, queued: {self.ticket > 0}"
         if in_step:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Mapping, Set
+from types import MappingProxyType
 
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process
@@ -12,17 +12,64 @@ from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Kind, State
 
+_STALE = 64  # pids of rows that have gone, above which they are thrown out
+_NOBODY: frozenset[int] = frozenset()
+_NO_ROWS: dict[int, Process] = {}
+_KEPT, _SHARE_KEPT = 1000, 16  # places of a large table, and of a small one one in so many
+
+
+class Rows(dict[int, Process]):
+    """Rows by pid. They can be gone through in order of pid from any pid on, at no cost for those before it."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self, rows: Mapping[int, Process] = MappingProxyType({})) -> None:
+        super().__init__(rows)
+        self.sort()
+
+    def sort(self) -> None:
+        """Put the rows in order of pid, after some were added that are older than others."""
+        rows = sorted(self.items())
+        self.clear()
+        self.update(rows)
+        self._order = list(self)  # the pids of all rows in order, and some of rows that have gone
+
+    def add(self, row: Process) -> None:
+        self[row.pid] = row
+        if self._order and row.pid < self._order[-1]:
+            insort(self._order, row.pid)
+        else:
+            self._order.append(row.pid)
+
+    def drop(self, row: Process) -> None:
+        del self[row.pid]
+        if len(self._order) > 2 * len(self) + _STALE:
+            self._order = sorted(self)
+
+    def after(self, pid: int, limit: int) -> list[Process]:
+        """At most `limit` rows behind a pid, in order."""
+        found: list[Process] = []
+        at = bisect_right(self._order, pid)
+        while len(found) < limit and at < len(self._order):
+            some = self._order[at : at + limit - len(found)]
+            found += [self[pid] for pid in some if pid in self]
+            at += len(some)
+        return found
+
 
 class ProcessTable:
     """Everything that has a pid."""
 
     def __init__(self, capacity: int) -> None:
-        self._rows: dict[int, Process] = {}
-        self._views: dict[Owner, dict[int, Process]] = {}  # of those who do not see everything
-        self.shared: dict[int, Process] = {}  # init and the drivers, which all see
+        self._rows = Rows()
+        self._views: dict[Owner, Rows] = {}  # of those who do not see everything
+        self.shared = Rows()  # init and the drivers, which all see
         self.next: dict[int, int] = {0: INIT_PID}  # by user, the number that is given out next; 0: the operator's
         self._capacity = capacity
         self.refused = 0  # times that it was full
+        # By the pid of the parent, only of those who have any: most rows are LLM processes, which have none.
+        self._children: dict[int, set[int]] = {}
+        self._zombies: dict[int, dict[int, Process]] = {}
         self.changed: dict[int, Process] = {}  # rows that the journal has to be told of
         self.gone: list[Process] = []  # and those taken off the table
 
@@ -35,18 +82,22 @@ class ProcessTable:
     def __contains__(self, pid: int) -> bool:
         return pid in self._rows
 
-    def check_room(self, count: int) -> None:
-        """EAGAIN if the table cannot take `count` more rows."""
-        if len(self._rows) + count > self._capacity:
+    def check_room(self, count: int, attaches: Owner | None = None) -> None:
+        """EAGAIN if the table cannot take `count` more rows: processes, or programs of an owner that attach. A part of it
+        is kept for programs, and a part of that for operators', so that one can always come and end the others."""
+        kept = min(_KEPT, self._capacity // _SHARE_KEPT)
+        if attaches is not None:
+            kept = 0 if attaches.operator else kept // 4
+        if len(self._rows) + count > self._capacity - kept:
+            whose = f", {kept} places are kept for {'programs' if attaches is None else 'operators'}" if kept else ""
             self.refused += 1
             raise Errno.EAGAIN(
-                f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it); "
+                f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it{whose}); "
                 "kill or wait for some first"
             )
 
     def new_pid(self, space: int = 0) -> int:
-        """The next pid of the user `space`; raises EAGAIN when the table is full, or his pids are used up."""
-        self.check_room(1)
+        """The next pid of the user `space`; raises EAGAIN when his pids are used up."""
         number = self.next.get(space, pids.FIRST)
         while space and number in self.shared:
             number += 1
@@ -65,16 +116,16 @@ class ProcessTable:
         """Give out no number below this one: those were an earlier kernel's."""
         self.next[space] = max(self.next.get(space, 0), number)
 
-    def view(self, owner: Owner, *, everybody: bool = False) -> Mapping[int, Process]:
+    def view(self, owner: Owner, *, everybody: bool = False) -> Rows:
         """The rows that an owner sees, zombies too; with `everybody` he sees all."""
         return self._rows if owner.operator or everybody else self._view(owner)
 
-    def _view(self, owner: Owner) -> dict[int, Process]:
+    def _view(self, owner: Owner) -> Rows:
         if owner not in self._views:
-            self._views[owner] = self.shared.copy()
+            self._views[owner] = Rows(self.shared)
         return self._views[owner]
 
-    def _viewers(self, process: Process) -> list[dict[int, Process]]:
+    def _viewers(self, process: Process) -> list[Rows]:
         """The tables in which a process is, besides the whole."""
         if process.kind in (Kind.INIT, Kind.DRIVER):
             return [self.shared, *self._views.values()]
@@ -82,43 +133,56 @@ class ProcessTable:
         return [] if owner.operator else [self._view(one) for one in {owner, owner.base} if not one.operator]
 
     def add(self, process: Process) -> None:
-        self._rows[process.pid] = process
-        for view in self._viewers(process):
-            view[process.pid] = process
+        for rows in (self._rows, *self._viewers(process)):
+            rows.add(process)
         self.changed[process.pid] = process
         process.group.enter(process.pid, process.kept)
-        parent = self._rows.get(process.parent)
-        if parent is not None and parent is not process:
-            parent.children.add(process.pid)
-            if process.is_zombie():
-                parent.zombies[process.pid] = process
+        if process.parent in self._rows and process.parent != process.pid:
+            self._adopt(process)
 
     def remove(self, process: Process) -> None:
-        del self._rows[process.pid]
-        for view in self._viewers(process):
-            del view[process.pid]
+        for rows in (self._rows, *self._viewers(process)):
+            rows.drop(process)
         self.changed.pop(process.pid, None)
         self.gone.append(process)
         process.group.leave(process.pid, process.kept)
-        parent = self._rows.get(process.parent)
-        if parent is not None:
-            parent.children.discard(process.pid)
-            parent.zombies.pop(process.pid, None)
+        self._orphan(process)
 
     def reparent(self, process: Process, parent: int) -> None:
         """Make the process a child of `parent`."""
-        old, new = self._rows.get(process.parent), self._rows[parent]
-        if old is not None:
-            old.children.discard(process.pid)
-            old.zombies.pop(process.pid, None)
+        self._orphan(process)
         process.parent = parent
-        new.children.add(process.pid)
+        self._adopt(process)
         self.changed[process.pid] = process
+
+    def ended(self, process: Process) -> None:
+        """A row has become a zombie."""
+        self._zombies.setdefault(process.parent, {})[process.pid] = process
+
+    def children(self, pid: int) -> Set[int]:
+        """The pids of the children of a row."""
+        return self._children.get(pid, _NOBODY)
+
+    def zombies(self, pid: int) -> Mapping[int, Process]:
+        """Of its children, those that have ended, by pid, the first that ended first."""
+        return self._zombies.get(pid, _NO_ROWS)
+
+    def _adopt(self, process: Process) -> None:
+        self._children.setdefault(process.parent, set()).add(process.pid)
+        if process.is_zombie():
+            self.ended(process)
+
+    def _orphan(self, process: Process) -> None:
+        for families in (self._children, self._zombies):
+            if (some := families.get(process.parent)) is not None:
+                some.pop(process.pid, None) if isinstance(some, dict) else some.discard(process.pid)
+                if not some:
+                    del families[process.parent]
 
     def sort(self) -> None:
         """Put the rows in order of pid again, after rows were added that are older than others."""
-        self._rows = dict(sorted(self._rows.items()))
-        self._views = {owner: dict(sorted(view.items())) for owner, view in self._views.items()}
+        for rows in (self._rows, *self._views.values()):
+            rows.sort()
 
     def find(self, pid: int) -> Process | None:
         return self._rows.get(pid)
@@ -133,15 +197,6 @@ class ProcessTable:
     def llm(self, pid: int) -> LLMProcess:
         """The LLM process, or ESRCH, or EINVAL if the pid is of another kind."""
         return only_llm(self.get(pid))
-
-    def after(self, pid: int, limit: int, view: Mapping[int, Process] | None = None) -> list[Process]:
-        """Rows (of a view) in order of pid after `pid`. Insertion order is pid order, because the pids of one user only
-        grow."""
-        view = self._rows if view is None else view
-        rows = (row for row in view.values() if row.pid > pid)
-        if view is self._rows and len(self.next) > 1:
-            return heapq.nsmallest(limit, rows, key=lambda row: row.pid)
-        return list(islice(rows, limit))
 
     def check(self) -> None:
         """Everybody sees what is his, and no more."""

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 class Channel(dict["Request", None]):
-    """The line of the requests that wait on something, first come first served: the `chan` of xv6's sleep and wakeup.
-    `parent` is the program that is shown as waiting for a child while anybody waits here."""
+    """The line of the requests that wait on something, first come first served: the `chan` of xv6's sleep and wakeup."""
 
-    parent: Program | None = None
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -39,5 +38,6 @@ class Request:
     deadline: Timer | None = None
     late: bool = False  # the deadline has passed
     waited: bool = False
+    audited: int = 0  # how far its audit has come (kernel/objects/auditor.py, Stage)
     absent: bool = False  # made to an earlier kernel, and not yet asked for again
     size: int = 0  # bytes of its frame

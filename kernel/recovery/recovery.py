@@ -12,37 +12,44 @@ from __future__ import annotations
 import hmac
 
 import msgspec
+from msgspec.structs import replace
 
 from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.records import traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
+from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.sched.force import note, reschedule
+from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, Usage, WaitFor
+from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
 # --- tickets --------------------------------------------------------------------------------------------------------
 
 
-def take_up(system: System, event: Syscall, shown: bytes) -> Program:
-    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already."""
+def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
+    """Bind the program of a ticket to a new connection. ESRCH: it is not known; EAGAIN: it is attached already; ESTALE:
+    it was told what the journal does not have, `seen` being the last position that it was told (-1: it does not say)."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
+    _check_seen(system, pid, seen)
     program = system.table.find(pid)
     if not isinstance(program, Program):
         raise Errno.ESRCH(
@@ -52,11 +59,28 @@ def take_up(system: System, event: Syscall, shown: bytes) -> Program:
         raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
+    program.told = seen >= 0
     system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back", program)
     system.emit("journal.attach", pid, amount=event.os_pid)
     return program
+
+
+def _check_seen(system: System, pid: int, seen: int) -> None:
+    """Refuse a program that knows more than the journal. From then on no pid is given out that it may know."""
+    journal = system.journal
+    end = positions.end((*journal.ends, journal.position), seen)
+    if seen <= 0 or (end is not None and seen <= end):
+        return
+    for space, number in journal.pids_from.items():
+        system.table.resume(space, number)
+    found = "nothing of that kernel" if end is None else f"that kernel's records up to {positions.told(end)}"
+    text = f"program {pid} was told of record {positions.told(seen)}, the journal has {found}"
+    system.log("error", f"journal: {text}: what came after it is lost")
+    raise Errno.ESTALE(
+        f"{text}: answers that it has had are lost; attach with the ticket and `seen` 0 to go on with what there is"
+    )
 
 
 def join(waiting: Request, request: Request) -> bool:
@@ -118,7 +142,7 @@ def recover(system: System, state: State) -> None:
 def resume_pids(system: System, state: State) -> None:
     """Give out no pid that was given out before."""
     for space, number in (0, state.next_pid), *state.numbers.items():
-        system.table.resume(space, number)
+        system.table.resume(space, positions.beyond(number) if state.lost else number)
 
 
 def _schedule(system: System, state: State) -> None:
@@ -195,6 +219,8 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         process.account = _account(exited.usage)
     process.records.journaled = len(saved.records)
     system.table.add(process)
+    if head.sched_class is SchedClass.REALTIME and not process.is_zombie():
+        _reserve(system, process, head.reserve)
     doing = head.doing
     if doing is not None:
         process.decoding = decoding = Decoding(
@@ -203,7 +229,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             doing.start,
             frozenset(doing.stop_ids),
             doing.logprobs,
-            collected=saved.logprobs,
+            collected=list(saved.logprobs),
             recorded=len(saved.logprobs),
             interrupted=doing.interrupted,
         )
@@ -214,8 +240,23 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             decoding.request = Request(program, doing.seq, call, entry, program.group, absent=True)
             decoding.request.begun = Awaited(process, decoding)
-            sleep(system, decoding.request, wait(process.decoded))
+            sleep(system, decoding.request, wait(decoding.line))
     return process
+
+
+def _reserve(system: System, process: LLMProcess, times: tuple[int, int]) -> None:
+    """Give a process its part of the device's time again. There may be fewer devices than there were."""
+    wanted = Reserve(*times) if any(times) else make_reserve(0, 0)  # an older kernel knew none
+    try:
+        check_reserve(system, process.device, process.pid, wanted, process.owner)
+    except SyscallError as error:
+        process.traits = replace(process.traits, sched_class=SchedClass.FAIR)
+        system.log("warning", f"journal: process {process.pid} is FAIR from here on: {error.reason}")
+        changed(system, process)
+        return
+    grant(system, process, process.device, wanted)
+    if not any(times):
+        changed(system, process)
 
 
 def _account(usage: Usage) -> Account:
@@ -238,6 +279,16 @@ def journal_fails(system: System, reason: str) -> None:
     else:
         system.log("info", "journal: whole again")
     system.emit("journal.fail" if reason else "journal.whole", detail=reason)
+
+
+def journal_waits(system: System, duration: float, *, done: bool) -> None:
+    """Log that the disk takes long, and that it is done."""
+    if done:
+        system.journal_wait = ""
+        system.log("info", f"journal: the disk took {duration:.1f} s for a sync")
+        return
+    system.journal_wait = "slow: a sync of the disk is taking long; answers that need it wait, all else goes on"
+    system.log("warning", f"journal: the disk has been at a sync for {duration:.1f} s; answers that need it wait for it")
 
 
 def _device(system: System, saved: SavedProcess) -> Device | None:

@@ -65,10 +65,12 @@ def _change(
     system.log("info", f"{device.name}: {_WHAT[kind]} {old} -> {policy.name}")
     system.emit("sched.policy", device=device.name, detail=f"{kind} {old} -> {policy.name}")
     if isinstance(policy, Policy):
-        queue, device.queue = device.queue, RunQueue(policy)
-        for process in list(queue):
-            queue.withdraw(process)
-            device.queue.put(process)
+        for part, queue in enumerate(device.queues):
+            one = system.sources.scheduling(policy.name, system.config.quantum) if part else policy
+            device.queues[part] = RunQueue(one)
+            for process in list(queue):
+                queue.withdraw(process)
+                device.queues[part].put(process)
     elif isinstance(policy, Victims):
         device.config.victims = policy.name
         for image in device.images.values():

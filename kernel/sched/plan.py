@@ -14,6 +14,7 @@ holders of pages, when memory is short.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -53,7 +54,7 @@ def plan_step(system: System, device: Device) -> Plan:
         # All that want to run wait for frames that others hold that wait too: one of them must take what it needs.
         image = first.mapped
         del image.starved[first.pid]
-        image.drop_imports()
+        image.drop_imports(device.part)
         settle(system, first)
         plan = _fill(system, device, desperate=True)
         able = plan.runs or first.pid not in image.starved or first.over_limit is not None
@@ -61,14 +62,15 @@ def plan_step(system: System, device: Device) -> Plan:
     if not plan.runs:
         return plan
     _allow_guesses(device, plan)
-    waiting = bool(device.queue) or any(image.starved for image in device.images.values())
-    strongest = min(plan.processes, key=lambda p: (rank(p.traits.sched_class), p.key))
-    device.queue.policy.planned(strongest, waiting)
+    waiting = bool(device.queue) or any(any(device.here(i.starved.values())) for i in device.images.values())
+    if ranked := [process for process in plan.processes if process.ranked]:
+        device.queue.policy.planned(min(ranked, key=lambda p: (rank(p.sched_class), p.key)), waiting)
     return plan
 
 
 def _first_claim(device: Device, quantum: int) -> LLMProcess | None:
-    starved = (p for image in device.images.values() for p in image.starved.values() if p.over_limit is None)
+    found = (p for image in device.images.values() for p in device.here(image.starved.values()))
+    starved = (p for p in found if p.over_limit is None)
     return min(starved, key=lambda p: claim(p, quantum), default=None)
 
 
@@ -78,14 +80,15 @@ def _wake_starved(system: System, device: Device) -> None:
     and another has had its turn, whose pages it then takes."""
     aging, quantum = nanoseconds(system.config.aging_seconds), system.config.quantum
     for image in device.images.values():
-        starved, holders = image.starved, image.holders.values()
-        if not starved:
+        starved, holders = image.starved, device.here(image.holders.values())
+        waiting = device.here(starved.values())
+        first = next(iter(waiting), None)
+        if first is None:
             continue
-        first = next(iter(starved.values()))
-        if image.pool.available or not device.queue or any(p.sleeps for p in holders):
-            woken = list(starved.values())[:_WOKEN]
-        elif len(starved) > 1 and moves_pay(image) and any(p.pid in starved for p in holders):
-            woken = [min(starved.values(), key=lambda p: claim(p, quantum))]
+        if image.pool.available_to(device.part) or not device.queue or any(p.sleeps for p in holders):
+            woken = list(islice(waiting, _WOKEN))
+        elif len(waiting) > 1 and moves_pay(image) and any(p.pid in starved for p in holders):
+            woken = [min(waiting, key=lambda p: claim(p, quantum))]
         elif system.now - first.since >= aging and any(p.outran(quantum) for p in holders):
             woken = [first]
         else:
@@ -101,7 +104,7 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
     left, slots = device.step_tokens, device.max_runs
     passed: list[LLMProcess] = []
     aged = None
-    if device.steps % _AGED_EVERY == 0:
+    if device.queue.steps % _AGED_EVERY == 0:
         aged = _take_suspect(device) or device.queue.take_aged(system.now - aging)
     while slots and left:
         chosen: list[tuple[LLMProcess, Image, int]] = []
@@ -151,7 +154,7 @@ def _take_suspect(device: Device) -> LLMProcess | None:
     suspect, device.suspect = device.suspect, None
     if suspect is None or suspect.ticket <= 0 or suspect.device is not device:
         return None
-    device.queue.withdraw(suspect)
+    device.queue_of(suspect).withdraw(suspect)
     return suspect
 
 
@@ -258,12 +261,12 @@ def _run(image: Image, process: LLMProcess, tokens: int) -> Run:
     sample: Sample | None = None
     if decoding is not None and end == len(log):
         sample = Sample(process.traits.sampler, end, decoding.append, decoding.logprobs)
-    history = log[:position] if process.driver_log < position else None
+    history = log[:position].tolist() if process.driver_log < position else None
     run = Run(
         ctx=process.pid,
         image=image.id,
         position=position,
-        tokens=log[position:end],
+        tokens=log[position:end].tolist(),
         keep=table.sent,
         blocks=table.frames[table.sent :],
         sample=sample,

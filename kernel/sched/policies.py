@@ -54,14 +54,14 @@ class Fair(Policy):
         self._epoch = 0
 
     def _clock(self, process: LLMProcess) -> _Clock:
-        clock, sched_class = process.policy_state, process.traits.sched_class
+        clock, sched_class = process.policy_state, process.sched_class
         if not isinstance(clock, _Clock) or clock.epoch != self._epoch or clock.sched_class is not sched_class:
             clock = process.policy_state = _Clock(self._floor[sched_class], sched_class, self._epoch)
         return clock
 
     def woke(self, process: LLMProcess) -> None:
         clock = self._clock(process)
-        clock.time = max(clock.time, self._floor[process.traits.sched_class])
+        clock.time = max(clock.time, self._floor[process.sched_class])
 
     def key(self, process: LLMProcess) -> int:
         return self._clock(process).time
@@ -70,8 +70,8 @@ class Fair(Policy):
         self._clock(process).time += process.virtual(tokens * _UNIT)
 
     def planned(self, first: LLMProcess, waiting: bool) -> None:
-        floor = self._floor[first.traits.sched_class]
-        self._floor[first.traits.sched_class] = max(floor, self._clock(first).time)
+        floor = self._floor[first.sched_class]
+        self._floor[first.sched_class] = max(floor, self._clock(first).time)
         if not waiting:
             self._epoch += 1
 

@@ -33,7 +33,7 @@ def claim(process: LLMProcess, quantum: int) -> tuple[int, bool, int, int]:
     would take the pages from each other for ever. A process that got pages keeps its claim until it has computed a
     quantum of new tokens; one that lost its pages goes to the end of the line.
     """
-    return rank(process.traits.sched_class), process.outran(quantum), process.turn, process.pid
+    return rank(process.sched_class), process.outran(quantum), process.turn, process.pid
 
 
 class RunQueue:
@@ -44,6 +44,7 @@ class RunQueue:
         self._size = 0
         self._ticket = 0  # the last one given
         self._puts = 0  # since the last sweep
+        self.steps = 0  # that were done of its processes
 
     def __len__(self) -> int:
         return self._size
@@ -62,18 +63,24 @@ class RunQueue:
     def put(self, process: LLMProcess, *, woke: bool = False) -> None:
         """Queue a process, or queue it again when its class or key may have changed. `woke`: it did not want the device
         before. A process new to the policy in force always counts as woken. Its `since` says how long it has waited.
+
+        REALTIME processes go in the order in which their periods end, whatever the policy.
         """
-        if process.policy is not self.policy:
-            process.policy, process.policy_state, woke = self.policy, None, True
-        if woke:
-            self.policy.woke(process)
+        level, reserve = _RANK[process.sched_class], process.reserve
+        if reserve is not None and reserve.open:
+            process.ranked = False
+        else:
+            if process.policy is not self.policy:
+                process.policy, process.policy_state, woke = self.policy, None, True
+            if woke or not process.ranked:
+                self.policy.woke(process)
+            process.ranked = True
         if process.ticket <= 0:
             self._size += 1
         # Greater than all of this queue and all that this process had, as in Lamport's clocks: one that moves to another
         # device leaves dead entries in the queue of the first, which must not come to life by the number it gets there.
         ticket = process.ticket = self._ticket = max(self._ticket, abs(process.ticket)) + 1
-        process.key = self.policy.key(process)
-        level = _RANK[process.traits.sched_class]
+        process.key = self.policy.key(process) if process.ranked or reserve is None else reserve.ends
         heapq.heappush(self._heaps[level], (process.key, ticket, process))
         if level > 0:
             line = self._lines[level]

@@ -13,6 +13,7 @@ import torch
 from llmasos.drivers.engine.disk_places import DiskPlaces
 from llmasos.drivers.engine.host_places import HostPlaces
 from llmasos.drivers.engine.kv import KVShape, KVSlab, bytes_of, fill
+from llmasos.drivers.engine.swap import Lost
 from llmasos.drivers.engine.swap_file import SwapFile
 from llmasos.drivers.engine.torch_kv import TorchSlab
 
@@ -63,6 +64,29 @@ def test_frames_are_copied_in_order_and_gathered(slab: KVSlab) -> None:
     assert np.array_equal(held, before[[2]]), "what was gathered is a copy"
     assert slab.gather([]).shape == (0, SHAPE.block_bytes)
     assert bytes(bytes_of(slab.some(1, 2))) == before[1].tobytes() + before[1].tobytes()
+
+
+def test_wiped_frames_have_no_byte_of_what_was_in_them(slab: KVSlab) -> None:
+    before = slab.gather(list(range(FRAMES)))
+    slab.wipe([])
+    slab.wipe([3, 1])
+    assert not slab.gather([1, 3]).any()
+    assert np.array_equal(slab.gather([0, 2, 4]), before[[0, 2, 4]])
+
+
+def test_a_place_in_host_memory_goes_to_another_context_with_nothing_in_it(slab: KVSlab) -> None:
+    host = HostPlaces(4, slab.some(0, 1)[0])
+    with closing(host):
+        host.write(1, 0, slab.some(0, 2))
+        host.forget(1)
+        with pytest.raises(Lost):
+            host.read(2, 0, slab.some(3, 1))
+        slab.wipe([4])
+        host.write(2, 0, slab.some(4, 1))
+        host.read(2, 0, slab.some(2, 1))
+        assert not slab.gather([2]).any(), "all of a place is written"
+        with pytest.raises(Lost):
+            host.read(2, 1, slab.some(3, 1))
 
 
 def test_frames_go_out_and_come_back_by_way_of_disk_and_host(slab: KVSlab, tmp_path: Path) -> None:

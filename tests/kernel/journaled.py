@@ -30,4 +30,4 @@ def fails(call: Callable[[], Any]) -> SyscallError:
 
 
 def log_of(sim: Simulation, pid: int) -> list[int]:
-    return sim.kernel.table.llm(pid).log
+    return list(sim.kernel.table.llm(pid).log)

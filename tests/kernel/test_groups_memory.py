@@ -180,7 +180,7 @@ def test_with_fail_a_decode_that_cannot_grow_ends_with_a_reason() -> None:
     assert error.errno is Errno.EDQUOT
     assert "/a" in error.reason
     assert stat(program, "/a").events["kv_fail"] >= 1
-    assert row(sim, second).log == [2, *PROMPT[1:]], "nothing is lost"
+    assert list(row(sim, second).log) == [2, *PROMPT[1:]], "nothing is lost"
 
 
 def test_with_kill_the_largest_goes_and_the_log_says_why() -> None:
@@ -235,7 +235,7 @@ def test_above_kv_high_own_sleepers_go_first_and_growth_is_slowed_down() -> None
     program.call(Decode(other, 48))
     assert slowed > 3 * (sim.now - began)
     assert stat(program, "/a").events["kv_high"] >= 3
-    assert row(sim, runner).log[96:] == sim.continuation([7, *range(1, 96)], 48)
+    assert list(row(sim, runner).log[96:]) == sim.continuation([7, *range(1, 96)], 48)
 
 
 @pytest.mark.parametrize("limits", [{"kv_high": 1}, {"kv_max": frames(10)}])
@@ -326,7 +326,7 @@ def test_who_is_held_back_gives_its_pages_to_who_can_run(how: str) -> None:
     free = spawn(program, "/", first=2, prompt=list(range(100)))
     assert program.call(Decode(free, 5), limit=5.0).finish is Finish.LENGTH
     sim.run_until(lambda: slow.done)
-    assert row(sim, held).log[100:] == sim.continuation([1, *range(1, 100)], 60)
+    assert list(row(sim, held).log[100:]) == sim.continuation([1, *range(1, 100)], 60)
 
 
 def test_a_group_on_two_devices_takes_pages_from_the_other_one() -> None:

@@ -61,7 +61,7 @@ def test_a_decode_ends_at_its_stop_token_though_more_was_guessed() -> None:
         result = program.call(Decode(pid, 60, stop_ids=[stop]))
         assert result.tokens == wanted[: wanted.index(stop) + 1]
         assert result.finish is Finish.STOP
-        assert row(sim, pid).log == PROMPT + result.tokens
+        assert list(row(sim, pid).log) == PROMPT + result.tokens
         ends.append(row(sim, pid).table.cached - len(row(sim, pid).log))
         rest = program.call(Decode(pid, 9)).tokens
         assert rest == sim.continuation(PROMPT + result.tokens, 9, Sampler())
@@ -120,7 +120,7 @@ def test_guesses_take_free_frames_only_and_give_them_back() -> None:
     assert sim.kernel.counters["preemptions"] == 0
     for pid in pids:
         assert len(row(sim, pid).table.frames) == 4
-        assert row(sim, pid).log == [pids.index(pid)] * 40 + sim.continuation(
+        assert list(row(sim, pid).log) == [pids.index(pid)] * 40 + sim.continuation(
             [pids.index(pid)] * 40, 23, row(sim, pid).traits.sampler
         )
 
@@ -139,7 +139,7 @@ def test_children_of_a_process_that_guesses_go_on_as_it_does() -> None:
     assert len(children) > 3
     sim.run_until(lambda: all(row(sim, child).decoding is None for child in children))
     for child in children:  # each went on with the rest of its parent's decode
-        assert row(sim, child).log == PROMPT + future.value.tokens
+        assert list(row(sim, child).log) == PROMPT + future.value.tokens
 
 
 def test_more_tokens_than_were_allowed_are_an_error_of_the_driver() -> None:

@@ -45,7 +45,7 @@ BREAKS: dict[str, tuple[Callable[[Simulation], object], str]] = {
     "a page twice": (lambda sim: first(sim).table.frames.__setitem__(0, first(sim).table.frames[1]), "mapped twice"),
     "more cached than there is": (lambda sim: first(sim).log.clear(), "tokens cached"),
     "more sent than there is": (lambda sim: setattr(first(sim).table, "sent", 99), "more frames are sent"),
-    "kept beyond the log": (lambda sim: first(sim).table.kept.update({9: Kept(Slot(1, 0), 16)}), "beyond the log"),
+    "kept beyond the log": (lambda sim: setattr(first(sim).table, "kept", {9: Kept(Slot(1, 0), 16)}), "beyond the log"),
     "a stray record": (lambda sim: first(sim).records.rows.append(LogRecord(999, b"x")), "a record stands at 999"),
     "miscounted records": (lambda sim: setattr(first(sim).records, "bytes", 7), "7 bytes of records"),
     "a refcount": (lambda sim: model(sim).pool.refs.__setitem__(0, 5), "refcounts differ"),
@@ -62,7 +62,7 @@ BREAKS: dict[str, tuple[Callable[[Simulation], object], str]] = {
     "runs in no step": (lambda sim: setattr(first(sim), "swapped_in", 3), "in no step"),
     "wants to run, unknown": (lambda sim: model(sim).active.update({first(sim).pid: first(sim)}), "want to run"),
     "a group pays too much": (lambda sim: setattr(first(sim).group, "kv", 10**9), "is charged"),
-    "a child unknown": (lambda sim: sim.kernel.programs[1].children.clear(), "does not agree"),
+    "a child unknown": (lambda sim: sim.kernel.table._children[sim.kernel.programs[1].pid].clear(), "does not agree"),
     "a mark is left": (lambda sim: sim.kernel.stale.update({1: first(sim)}), "marks are left"),
 }
 

@@ -18,6 +18,7 @@ from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable, blocks
 from llmasos.kernel.memory.prefix import PrefixIndex, root
 from llmasos.kernel.memory.swap import SwapSpace
+from llmasos.kernel.tokens import Log, log_of
 
 FRAMES = 10
 
@@ -30,7 +31,7 @@ FRAME_BYTES = 7
 
 
 class Context:
-    def __init__(self, table: PageTable, log: list[int]) -> None:
+    def __init__(self, table: PageTable, log: Log) -> None:
         self.table, self.log = table, log
 
 
@@ -48,7 +49,7 @@ class Memory(RuleBasedStateMachine):
     @precondition(lambda self: len(self.contexts) < 6)
     @rule(log=stretches, salt=st.sampled_from([0, 0, 0, 7]))
     def spawn(self, log: list[int], salt: int) -> None:
-        self.contexts.append(Context(PageTable(self.group, salt), list(log)))
+        self.contexts.append(Context(PageTable(self.group, salt), log_of(log)))
 
     @precondition(lambda self: self.contexts)
     @rule(i=which, tokens=stretches)
@@ -94,7 +95,7 @@ class Memory(RuleBasedStateMachine):
     def fork(self, i: int) -> None:
         parent = self.context(i)
         available = self.pool.available
-        self.contexts.append(Context(parent.table.fork(self.pool, self.group), list(parent.log)))
+        self.contexts.append(Context(parent.table.fork(self.pool, self.group), parent.log[:]))
         assert self.pool.available == available, "a fork takes no frame"
 
     @precondition(lambda self: self.contexts)
@@ -161,7 +162,7 @@ TestMemory = Memory.TestCase
 
 
 def test_freed_tails_are_taken_before_shareable_heads() -> None:
-    pool, table, log = FramePool(4), PageTable(GROUP), [0] * 49
+    pool, table, log = FramePool(4), PageTable(GROUP), log_of([0] * 49)
     table.extend(pool, 48)
     table.computed(pool, log, 48)
     head, middle, tail = table.frames
@@ -175,7 +176,7 @@ def test_freed_tails_are_taken_before_shareable_heads() -> None:
 
 
 def test_contexts_of_different_owners_never_share() -> None:
-    pool, log = FramePool(8), [0] * 33
+    pool, log = FramePool(8), log_of([0] * 33)
     mine = PageTable(GROUP, 1)
     mine.extend(pool, 32)
     mine.computed(pool, log, 32)
@@ -185,7 +186,7 @@ def test_contexts_of_different_owners_never_share() -> None:
 
 def test_a_name_dies_with_its_frame_and_its_children_cannot_be_reached_through_another() -> None:
     index = PrefixIndex()
-    a, b = (0,) * 16, (1,) * 16
+    a, b = bytes(64), b"\1" * 64
     parent = index.name(root(0), a, 0)
     index.name(parent, b, 1)
     index.unname(0)
@@ -207,7 +208,7 @@ def test_extending_without_room_is_an_error_and_room_says_so() -> None:
     pool, table = FramePool(2), PageTable(GROUP)
     assert table.room(pool) == 32
     table.extend(pool, 30)
-    table.computed(pool, [0] * 30, 30)
+    table.computed(pool, log_of([0] * 30), 30)
     assert table.room(pool) == 2
     child = table.fork(pool, GROUP)
     assert child.room(pool) == 0, "the shared last block must be copied, and no frame is left for it"

@@ -282,7 +282,7 @@ def test_calls_that_wait_for_its_token_boundary_are_done_on_whichever_device() -
     wanted = sim.continuation(PROMPT, 100, row(sim, pid).traits.sampler)
     sim.run_idle()
     for future in forking:
-        assert row(sim, future.value[0]).log == PROMPT + wanted
+        assert list(row(sim, future.value[0]).log) == PROMPT + wanted
 
 
 def test_nice_and_class_go_with_it_or_stay_as_they_were() -> None:

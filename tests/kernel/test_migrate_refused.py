@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_parcel_is_left")
 def stays(sim: Simulation, program: Prog, pid: int, errno: Errno, **more: Any) -> SyscallError:
     """The move is refused, and the process is as it was."""
     process = row(sim, pid)
-    before = (process.device, process.image, process.table.cached, list(process.log), process.traits.nice)
+    before = (process.device, process.image, process.table.cached, process.log[:], process.traits.nice)
     error = refused(program, Setsched(pid, device="sim1", **more))
     assert error.errno is errno
     assert (process.device, process.image, process.table.cached, process.log, process.traits.nice) == before

@@ -54,7 +54,7 @@ def test_a_device_that_thrashes_gives_longer_turns_and_loses_less_time() -> None
     for pid in pids:
         row = sim.kernel.table.llm(pid)
         assert isinstance(row, LLMProcess)
-        assert row.log[141:] == sim.continuation(row.log[:141], len(row.log) - 141)
+        assert list(row.log[141:]) == sim.continuation(list(row.log[:141]), len(row.log) - 141)
 
 
 @pytest.mark.long

@@ -44,12 +44,12 @@ def test_a_new_turn_takes_the_pages_of_one_that_has_used_up_its_quantum() -> Non
     *busy, late = agents(program, 4)
     answers = [turn(program, pid, count=60) for pid in busy]
     sim.run_until(lambda: min(process(sim, pid).account.decoded for pid in busy) >= 12)
-    log = process(sim, late).log + [7] * 4
+    log = list(process(sim, late).log) + [7] * 4
     answers.append(turn(program, late, count=60))
     assert steps_until_first_token(sim, late) <= 3
     assert not any(answer.done for answer in answers), "they all fit only because one gave way"
     sim.run_until(lambda: all(answer.done for answer in answers))
-    assert process(sim, late).log == log + sim.continuation(log, 60)
+    assert list(process(sim, late).log) == log + sim.continuation(log, 60)
 
 
 def test_nobody_loses_pages_to_a_new_turn_before_its_quantum_is_used_up() -> None:
@@ -155,4 +155,4 @@ def test_frames_that_are_shared_are_not_held_by_who_cannot_run() -> None:
         assert not waits or not process(sim, first).table.frames
     assert seen > 0
     sim.run_until(lambda: again.done)
-    assert process(sim, first).log == [1] * 80 + sim.continuation([1] * 80, 41)
+    assert list(process(sim, first).log) == [1] * 80 + sim.continuation([1] * 80, 41)

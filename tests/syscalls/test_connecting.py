@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -62,3 +63,24 @@ def test_while_the_queue_is_full_connecting_lets_the_event_loop_go_on(full: Path
 
     anyio.run(main, backend=backend)
     assert turns > 1
+
+
+def test_a_kernel_that_dies_while_a_program_attaches_is_gone_and_no_other_error(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    lock.prepare(place)
+    held = lock.hold(place)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(place / runtime.PROGRAMS))
+        listener.listen(1)
+
+        def die() -> None:
+            listener.accept()[0].close()
+            os.unlink(place / runtime.PROGRAMS)
+            lock.release(place, held)
+
+        death = threading.Thread(target=die)
+        death.start()
+        with pytest.raises(SyscallError) as caught:
+            blocking.connect(place, timeout=5.0)
+        death.join()
+    assert caught.value.errno is Errno.ECONNREFUSED

@@ -153,7 +153,8 @@ def test_the_next_kernel_is_booted_as_the_one_was_that_left_its_agents(home: Hom
     home.config.unlink()
     (tmp_path / "there").mkdir()
     words = ["boot", "--detach", "--device", "sim:time_scale=0", "--max-runs", "5"]
-    subprocess.run([sys.executable, "-m", "llmasos", *words], check=True, env=home.environment, cwd=tmp_path / "there")
+    command = [sys.executable, "-m", "llmasos", *words, "--debuggable"]  # its directory is looked at
+    subprocess.run(command, check=True, env=home.environment, cwd=tmp_path / "there")
     with home.connect() as kernel:
         pid = born(kernel)
     home.kill(signal.SIGKILL)

@@ -79,6 +79,9 @@ def details(info: GroupInfo) -> list[tuple[str, str]]:
     ]
 
 
+_TRUTH = {"yes": True, "no": False}
+
+
 def _limits(settings: GroupSettings) -> list[str]:
     """The settings that differ from the defaults, as words that `group` takes."""
     words = []
@@ -86,7 +89,8 @@ def _limits(settings: GroupSettings) -> list[str]:
         value = getattr(settings, name)
         if name == "cpu_weight" or value == getattr(_DEFAULT, name):
             continue
-        words.append(f"{name}={size(value).replace(' ', '') if name in _SIZES else f'{value}'}")
+        shown = size(value).replace(" ", "") if name in _SIZES else "yes" if value is True else f"{value}"
+        words.append(f"{name}={shown}")
     return words
 
 
@@ -116,7 +120,11 @@ def settings(words: Sequence[str], now: GroupSettings) -> GroupSettings:
 def _value(name: str, word: str) -> Any:
     """The value of a setting, from a word. Raises EINVAL that says what is wanted."""
     of = _TYPES[name]
-    if isinstance(of, inspect.EnumType):
+    if isinstance(of, inspect.BoolType):
+        wanted = f"one of {', '.join(_TRUTH)}"
+        if word in _TRUTH:
+            return _TRUTH[word]
+    elif isinstance(of, inspect.EnumType):
         wanted = f"one of {', '.join(of.cls)}"
         if word in [str(one.value) for one in of.cls]:
             return of.cls(word)

@@ -87,6 +87,11 @@ def _llm(of: Callable[[ProcessInfo], object]) -> Callable[[ProcessInfo], object]
     return lambda info: of(info) if info.kind is Kind.LLM else ""
 
 
+def budget(info: ProcessInfo) -> str:
+    """The part of its device's time that a REALTIME process has reserved."""
+    return f"{1000 * info.budget:g}/{1000 * info.period:g} ms" if info.period else ""
+
+
 LISTING: Listing[ProcessInfo] = Listing(
     (
         Field("PID", "pid", shown=lambda info: shown(info.pid), right=True, style="bold", keep=NAME),
@@ -103,6 +108,7 @@ LISTING: Listing[ProcessInfo] = Listing(
         Field("GROUP", "group", usual=False, keep=6, elastic=True, least=10),
         Field("DEVICE", "device", usual=False),
         Field("CLASS", "sched_class", shown=_llm(lambda info: info.sched_class), usual=False),
+        Field("BUDGET", "budget", shown=budget, usual=False),
         Field("CONTEXT", "context", shown=_llm(lambda info: info.context), right=True, usual=False),
         Field("CACHED", "cached", shown=_llm(lambda info: info.cached), right=True, usual=False),
         Field("FED", "usage.fed", shown=_llm(lambda info: info.usage.fed), right=True, usual=False),
@@ -134,6 +140,7 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
         pairs += [
             ("model", f"{called(info.model)} on {info.device}"),
             ("class, nice", f"{info.sched_class}, {info.nice}"),
+            *([("budget", f"{budget(info)} of the time of {info.device}")] if info.period else []),
             ("context", f"{info.length} of {info.context} tokens, {info.cached} of them cached"),
             ("pages", f"{info.pages}, {info.shared_pages} of them shared; {info.swapped} swapped out"),
             ("decoding", "yes" if info.decoding else f"no ({info.finish or 'not yet'})"),

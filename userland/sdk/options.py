@@ -66,6 +66,8 @@ class Options:
     system: str = ""  # the system prompt of a conversation
     nice: int = 0  # -20 (largest share of the device) to 19 (smallest)
     sched_class: SchedClass = SchedClass.FAIR
+    budget: float = 0.0  # of a REALTIME process: seconds of its device's time (0: a hundredth)
+    period: float = 0.0  # in each so many seconds (0: a tenth)
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -199,6 +201,8 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
             dtype,
             options.group,
             records,
+            options.budget,
+            options.period,
         )
     )
     return pid, info, setup_by_store(started)

@@ -182,16 +182,25 @@ class Process(Talk):
 
     @public
     def nice(
-        self, value: int, sched_class: SchedClass | SchedClassName | None = None, *, timeout: float | None = None
+        self,
+        value: int,
+        sched_class: SchedClass | SchedClassName | None = None,
+        *,
+        budget: float = 0.0,
+        period: float = 0.0,
+        timeout: float | None = None,
     ) -> None:
-        """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it).
-        Raises EINVAL, ESRCH.
+        """Set its share of the device, from -20 (largest) to 19 (smallest), and its scheduling class (None: keeps it). A
+        "realtime" process may use `budget` seconds of the device's time in each `period` seconds before all others (0: as
+        before, or 0.01 in 0.1); beyond that it is "fair" until the next period. Values below 0 and "realtime" need the
+        right PRIORITY. Raises EINVAL, ESRCH, EPERM, EBUSY (too much of the device's time is reserved).
 
         Example:
             agent.nice(5, "batch")  # or llmasos.SchedClass.BATCH
+            agent.nice(0, "realtime", budget=0.02, period=0.1)
         """
         chosen = None if sched_class is None else member(SchedClass, sched_class)
-        self.system(Setsched(self.pid, value, chosen), timeout=timeout)
+        self.system(Setsched(self.pid, value, chosen, "", budget, period), timeout=timeout)
 
     @public
     def detach(self, *, timeout: float | None = None) -> None:

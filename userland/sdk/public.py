@@ -142,9 +142,9 @@ class _Border:
         found = {}
         for name, one in self._parameters.items():
             if name not in ("self", "cls"):
-                annotation = one.annotation
+                alone = types.SimpleNamespace(__annotations__={name: one.annotation})
                 try:
-                    hint = eval(annotation, names) if isinstance(annotation, str) else annotation
+                    hint = typing.get_type_hints(alone, names, include_extras=True)[name]
                 except NameError:  # imported for type checkers only
                     hint = Any
                 found[name] = check_of(hint)

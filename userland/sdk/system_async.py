@@ -84,6 +84,8 @@ class System(AsyncConnection):
         system: str = "",
         nice: int = 0,
         sched_class: SchedClass | SchedClassName = SchedClass.FAIR,
+        budget: float = 0.0,
+        period: float = 0.0,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -109,7 +111,8 @@ class System(AsyncConnection):
         """Start a process on a model (empty: the system's default) and return a handle on it.
 
         `prompt`: plain text, chat messages, or token ids. `name`: in the process table. `system`: the instructions of a
-        conversation. `nice`: -20 (largest share of the device) to 19 (smallest); `sched_class`: above all of that.
+        conversation. `nice`: -20 (largest share of the device) to 19 (smallest); `sched_class`: above all of that;
+        a "realtime" one has `budget` seconds of the device's time in each `period` seconds (0: 0.01 in 0.1).
         `temperature` (0: greedy), `top_k`, `top_p`, `min_p`, `repetition_penalty`: None is what the model's makers advise
         (its generation_config.json), and off if they advise nothing; a model of Ollama's store starts as Ollama starts
         it; `defaults=False` ignores all of these. `seed` of the sampler (None: one of its own). `limits`: tokens of its
@@ -137,6 +140,8 @@ class System(AsyncConnection):
             system=system,
             nice=nice,
             sched_class=member(SchedClass, sched_class),
+            budget=budget,
+            period=period,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -343,6 +348,7 @@ class System(AsyncConnection):
         pids_max: int | None = None,
         cpu_weight: int | None = None,
         kv_action: KvAction | KvActionName | None = None,
+        share_prefixes: bool | None = None,
         timeout: float | None = None,
     ) -> GroupInfo:
         """Change settings of a control group, and make the group if there is none. A `path` without a leading slash is
@@ -351,8 +357,9 @@ class System(AsyncConnection):
         `kv_max`: bytes of KV in a device's memory, and `kv_action` what happens there (spill, wait, fail or kill);
         `kv_high`: bytes above which its sleeping processes lose pages first; `swap_max`: bytes in lower tiers;
         `weights_max`: bytes of the weights that its processes run; `tokens_max`: tokens a second; `tokens_total`: tokens
-        in its life; `pids_max`: processes and programs; `cpu_weight`: 1 to 10,000 beside its siblings (100). Raises
-        EINVAL, EPERM, ENOENT (the group above it).
+        in its life; `pids_max`: processes and programs; `cpu_weight`: 1 to 10,000 beside its siblings (100);
+        `share_prefixes`: processes that begin here share KV of equal beginnings with other owners whose groups say so
+        too. Raises EINVAL, EPERM, ENOENT (the group above it).
 
         Example:
             await system.group("guests", kv_max=64 << 20, tokens_max=50, cpu_weight=50)
@@ -367,6 +374,7 @@ class System(AsyncConnection):
             "pids_max": pids_max,
             "cpu_weight": cpu_weight,
             "kv_action": None if kv_action is None else member(KvAction, kv_action),
+            "share_prefixes": share_prefixes,
         }
         changes = {name: value for name, value in given.items() if value is not None}
         return await self.run(options.group(path, changes), timeout)

@@ -203,6 +203,12 @@ def _actions(where: Path) -> Candidates:
     return list(ACTIONS.items())
 
 
+def _audit(where: Path) -> Candidates:
+    from llmasos.userland.programs.audit import ACTIONS
+
+    return list(ACTIONS.items())
+
+
 _ASK: dict[Kind, Callable[[Path], Candidates]] = {
     Kind.PID: _with_kernel(_processes),
     Kind.AGENT: _with_kernel(_agents),
@@ -215,6 +221,7 @@ _ASK: dict[Kind, Callable[[Path], Candidates]] = {
     Kind.TOPIC: _topics,
     Kind.ADVICE: _advice,
     Kind.ACTION: _actions,
+    Kind.AUDIT: _audit,
 }
 
 

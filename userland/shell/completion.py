@@ -25,6 +25,7 @@ from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, ProcessInfo, Signal, State
 from llmasos.syscalls.records import Kind as ProcessKind
 from llmasos.syscalls.table import BootInfoCall, GroupStat, Models
+from llmasos.userland.programs import audit
 from llmasos.userland.programs.models import ACTIONS
 from llmasos.userland.programs.ps import Kernel, processes, state
 from llmasos.userland.shell.files import is_path
@@ -380,6 +381,7 @@ _ASK: dict[Kind, Callable[[Kernel], Candidates]] = {
     Kind.MODEL: _models,
     Kind.MODELS: _models,
     Kind.ACTION: lambda _: list(ACTIONS.items()),
+    Kind.AUDIT: lambda _: list(audit.ACTIONS.items()),
     Kind.POLICY: _policies,
     Kind.DEVICE: _devices,
     Kind.ADVICE: lambda _: [(advice.value, _ADVICE[advice]) for advice in Advice],

@@ -1,4 +1,4 @@
-"""The commands that control: stop cont kill nice migrate exec fork rename limits group join policy pagein evict
+"""The commands that control: stop cont kill nice realtime migrate exec fork rename limits group join policy pagein evict
 advise run exit halt."""
 
 from __future__ import annotations
@@ -7,10 +7,10 @@ import msgspec
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.limits import MAX_FORK, NICE_MAX, NICE_MIN
+from llmasos.syscalls.limits import MAX_FORK, MIN_BUDGET, MIN_PERIOD, NICE_MAX, NICE_MIN
 from llmasos.syscalls.policy_file import changed_since, located_policy, whole_policy
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Kind, Limits, Signal, State
+from llmasos.syscalls.records import Kind, Limits, SchedClass, Signal, State
 from llmasos.syscalls.table import (
     Advise,
     BootInfoCall,
@@ -24,6 +24,7 @@ from llmasos.syscalls.table import (
     Sched,
     Setlimits,
     Setsched,
+    Shred,
 )
 from llmasos.userland.programs import groups, ps, system
 from llmasos.userland.programs.figures import size
@@ -52,6 +53,10 @@ def _kill(shell: Session, line: Line) -> int:
         for one in Signal:
             shell.screen.line(f"{one.value:>2} {one.name}")
         return 0
+    if line.has("--shred"):
+        if line.has("-s") or line.has("SIGNAL"):
+            raise UsageError("kill takes --shred or a signal, not both")
+        return each(shell, line, lambda word: _shred(shell, word))
     signal = signal_named(line.text("-s") or line.text("SIGNAL", "TERM"))
     return each(shell, line, lambda word: _send(shell, word, signal))
 
@@ -63,6 +68,20 @@ def _send(shell: Session, word: str, signal: Signal) -> None:
         job.signal(signal)
     else:
         shell.kernel(Kill(pid=shell.pid(word), signal=signal))
+
+
+def _shred(shell: Session, word: str) -> None:
+    pid = shell.pid(word)
+    found = shell.kernel(Shred(pid=pid))
+    for title, lines in (("gone", found.gone), ("not reached", found.left)):
+        for text in lines:
+            shell.screen.line(f"{pid}: {title}: {text}", indent="    ")
+    if not found.sure:
+        shell.screen.line(
+            f"{pid}: not sure: old blocks of the disk may hold a wrapped key, and what unwraps it is, or was, on that "
+            "disk too; it is sure where the master key lies elsewhere ([seal] key)",
+            indent="    ",
+        )
 
 
 def signal_named(word: str) -> Signal:
@@ -86,6 +105,16 @@ def _nice(shell: Session, line: Line) -> None:
     if not NICE_MIN <= value <= NICE_MAX:
         raise UsageError(f"a nice value is from {NICE_MIN} (largest share) to {NICE_MAX} (smallest), found {value}")
     shell.kernel(Setsched(pid=shell.pid(line.text("PID")), nice=value))
+
+
+@does("realtime")
+def _realtime(shell: Session, line: Line) -> None:
+    if line.has("--off") and (line.has("--budget") or line.has("--period")):
+        raise UsageError("realtime: --off takes neither --budget nor --period")
+    pid = shell.pid(line.text("PID"), agent=True)
+    budget, period = line.decimal("--budget", 0.0, least=MIN_BUDGET), line.decimal("--period", 0.0, least=MIN_PERIOD)
+    wanted = SchedClass.FAIR if line.has("--off") else SchedClass.REALTIME
+    shell.kernel(Setsched(pid=pid, sched_class=wanted, budget=budget, period=period))
 
 
 @does("migrate")

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
-from llmasos.syscalls.table import BootInfoCall, Read, StatsCall
+from llmasos.syscalls.table import BootInfoCall, Inventory, Read, StatsCall
 from llmasos.userland.programs import groups, log, ps, strace, system
 from llmasos.userland.programs.listing import Asked, document
 from llmasos.userland.programs.screen import Screen
@@ -66,6 +66,20 @@ def _models(shell: Session, line: Line) -> int:
 
     ask = shell.ask_line if shell.interactive else None
     return models.run(shell.screen, models.request(line), shell.kernel.runtime, lambda: nullcontext(shell.kernel), ask)
+
+
+@does("inventory")
+def _inventory(shell: Session, line: Line) -> None:
+    from llmasos.userland.programs import inventory  # late: seldom wanted
+
+    inventory.LISTING.show(shell.screen, shell.kernel(Inventory()), Asked.of(line))
+
+
+@does("audit")
+def _audit(shell: Session, line: Line) -> int:
+    from llmasos.userland.programs import audit  # late: seldom wanted
+
+    return audit.run(shell.screen, line, shell.kernel.runtime, lambda: shell.kernel(BootInfoCall()).audit)
 
 
 @does("devices")

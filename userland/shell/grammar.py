@@ -54,6 +54,7 @@ class Kind(enum.Enum):
     WORDS = "ARGS"  # the remaining words
     MODELS = "NAMES"  # the remaining words, each a model
     ACTION = "ACTION"  # of `models`
+    AUDIT = "SHOW"  # an action of `audit`
     COLUMNS = "A,B"  # columns of the command's table
     COLUMN = "COLUMN"
     TOPIC = "TOPIC"  # of `man`

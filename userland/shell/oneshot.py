@@ -169,7 +169,9 @@ class _LateSystem:
 
 # Where the action of a command is, for those that do without the SDK.
 _HOMES = {
-    **dict.fromkeys(("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read"), "do_look"),
+    **dict.fromkeys(
+        ("ps", "groups", "devices", "stats", "uptime", "dmesg", "strace", "trace", "read", "inventory"), "do_look"
+    ),
     **dict.fromkeys(
         ("stop", "cont", "kill", "nice", "migrate", "fork", "rename", "limits", "group", "join", "policy"),
         "do_control",
@@ -203,6 +205,23 @@ def _models(where: Path, line: Line) -> int:
     from llmasos.userland.programs.screen import Screen
 
     return models.run(Screen(), models.request(line), where, lambda: connect(where, name="models", reconnect=0.0))
+
+
+def _audit(where: Path, line: Line) -> int:
+    from llmasos.userland.programs import audit
+    from llmasos.userland.programs.screen import Screen
+
+    return audit.run(Screen(), line, where, lambda: _audit_directory(where))
+
+
+def _audit_directory(where: Path) -> str:
+    """Where the kernel of a runtime directory keeps its audit log; empty: none runs, or it keeps none."""
+    from llmasos.syscalls.blocking import connect
+
+    if runtime.holder(where) is None:
+        return ""
+    with connect(where, name="audit", reconnect=0.0) as kernel:
+        return kernel.boot.audit
 
 
 def _run(where: Path, line: Line) -> int:
@@ -242,7 +261,7 @@ def _man(where: Path, line: Line) -> int:
     return DONE
 
 
-_ALONE = {"models": _models, "run": _run, "top": _top, "man": _man, "help": _man}
+_ALONE = {"models": _models, "audit": _audit, "run": _run, "top": _top, "man": _man, "help": _man}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -72,6 +72,18 @@ _ALL = (
         Option("--count", Kind.INTEGER, "stop after this many events"),
         Option("--json", None, "print each event as an object of JSON"),
     ), details="Ctrl-C ends."),
+    Command("audit", "who did what: the lines of the audit log, and whether they are as they were written",
+            (Param("SHOW", Kind.AUDIT),), (
+        Option("--last", Kind.INTEGER, "of show: so many lines, from the end"),
+        Option("--anchor", Kind.FILE, "of verify: heads of the log that were kept elsewhere"),
+        Option("--keys", Kind.FILE, "of verify: the verification keys (default: those beside the log)"),
+        Option("--directory", Kind.FILE, "where the log is (default: that of this kernel)"),
+        _JSON,
+    ), details="`audit show` prints lines, `audit verify` looks at seals, signed heads and anchor; its status is 1 if "
+               "something is wrong. What it finds, and what it cannot, is in docs/audit.md."),
+    Command("inventory", "what the kernel consists of and has loaded, by digest", options=_LISTING,
+            details="Package, native library and models, as kernel and drivers report it of themselves. That is no "
+                    "attestation: `llmasos verify` looks at an installation from another one."),
     # --- agents ---
     Command("spawn", "start an agent; with TEXT it answers at once",
             (Param("NAME", Kind.NAME), Param("TEXT", Kind.TEXT, required=False)),
@@ -131,13 +143,22 @@ _ALL = (
     Command("kill", "send a signal (default TERM)", (Param("SIGNAL", Kind.SIGNAL, required=False, flagged=True), _PIDS), (
         Option("-s", Kind.SIGNAL, "the signal, as `-SIGNAL` has it"),
         Option("-l", None, "list the signals", alone=True),
+        Option("--shred", None, "end agents and destroy what they have said: log, KV, and the keys of both on the disk"),
     ),
             details="To each PID, %N or name; the status is 1 if one of several could not be sent. "
                     "SIGNAL is INT, KILL, TERM, CONT, STOP, by name or number. KILL to a driver has it restarted; "
-                    "its device's name stands for it, as in `kill -KILL cpu0`."),
+                    "its device's name stands for it, as in `kill -KILL cpu0`. --shred says what is gone, and what "
+                    "could not be reached: forks, and whoever has read it, keep what they have."),
     Command("nice", "change a process's share of the device", (_PID, Param("VALUE", Kind.INTEGER)), (
         Option("-n", Kind.INTEGER, "the value, before the process, as nice(1) has it", alone=True),
     ), details=f"From {NICE_MIN} (largest share) to {NICE_MAX} (smallest)."),
+    Command("realtime", "give a process a part of its device's time before all others", (_AGENT,), (
+        Option("--budget", Kind.DECIMAL, "seconds of the device's time (default: 0.01)"),
+        Option("--period", Kind.DECIMAL, "in each so many seconds (default: 0.1)"),
+        Option("--off", None, "make it FAIR again"),
+    ), details="When the budget is used up the process is FAIR until the next period, and what it used beyond comes off "
+               "that one. A device takes budgets up to 0.8 of its time together. It needs the right PRIORITY. `ps -o "
+               "name,class,budget` shows it."),
     Command("migrate", "move a process to another device, as it runs", (_AGENT, Param("DEVICE", Kind.DEVICE)), (_JSON,),
             details="Its answer goes on. Its KV goes along if that device computes in the same way, else its context "
                     "is computed again; `dmesg` says why."),
@@ -170,9 +191,9 @@ _ALL = (
             (Param("PATH", Kind.GROUP), Param("NAME=VALUE", Kind.WORDS, required=False)),
             (Option("--remove", None, "remove it; it must be empty"), _JSON),
             details="Settings are kv_max, kv_high, swap_max, weights_max (sizes), tokens_max (a second), tokens_total, "
-                    "pids_max, cpu_weight (1 to 10000, default 100) and kv_action (spill, wait, fail, kill); 0 takes a "
-                    "limit away. PATH begins with a slash, or is in the shell's own group, which ends with it; "
-                    "that of a verb is in the user's, /users/NAME."),
+                    "pids_max, cpu_weight (1 to 10000, default 100), kv_action (spill, wait, fail, kill) and "
+                    "share_prefixes (yes, no); 0 takes a limit away. PATH begins with a slash, or is in the shell's own "
+                    "group, which ends with it; that of a verb is in the user's, /users/NAME."),
     Command("join", "move a process into a control group", (_PID, Param("PATH", Kind.GROUP))),
     Command("policy", "show or change the scheduling policy", (Param("NAME", Kind.POLICY, required=False),), (
         Option("--device", Kind.DEVICE, "the device (default: the first)"),
@@ -295,6 +316,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cont",
             "kill",
             "nice",
+            "realtime",
             "migrate",
             "exec",
             "fork",
@@ -311,7 +333,10 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "restore",
         ),
     ),
-    ("Looking", ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace")),
+    (
+        "Looking",
+        ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace", "audit", "inventory"),
+    ),
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
         "Language",
@@ -349,6 +374,7 @@ OWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "status": ("what kernel runs where", ("--json",)),
     "halt": ("shut the running kernel down", ("--keep",)),
     "demo": ("a guided tour", ("--here", "--fast")),
+    "verify": ("is another installation the same as this one?", ("--json",)),
     "doctor": ("what this machine can and cannot do", ("--json",)),
     "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
 }
@@ -359,6 +385,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ps -o PID,TOKENS,NAME --sort -TOKENS", "those with the longest contexts first"),
         ("ps --json", "every field of every process, for a program"),
         ("ps alice", "everything of one process"),
+    ),
+    "audit": (
+        ("audit show --last 20", "what was done last, and by whom"),
+        ("audit verify --anchor /mnt/elsewhere/heads", "is it as it was written?"),
     ),
     "models": (
         ("models pull org/name", "fetch a model from the hub"),
@@ -376,6 +406,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("kill -INT alice", "interrupt its answer"),
         ("kill ann ben 7", "several"),
         ("kill -KILL cpu0", "restart a driver"),
+        ("kill --shred alice", "end an agent, and destroy what it has said"),
     ),
     "fork": (("fork alice 3 --name poet", "three copies: poet-1, poet-2 and poet-3"),),
     "rename": (("rename 7 critic", "by pid, where several have one name"),),

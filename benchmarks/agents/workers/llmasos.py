@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import trio
+from msgspec.structs import replace
 
 from benchmarks.agents.protocol import AgentsEngine, Room
 from benchmarks.agents.workload import Book, Outcome, Work
@@ -51,8 +52,10 @@ class LlmasosAgents(AgentsEngine, Llmasos):
         async with client.connect(self._place, name="agents") as kernel:
             pids: list[int] = []
             for agent, context in enumerate(work.contexts):
-                sched_class = SchedClass.REALTIME if agent == work.urgent else SchedClass.FAIR
-                pids.append(await kernel(Spawn(self._model, context, sched_class=sched_class, dtype=self._dtype)))
+                spawn = Spawn(self._model, context, dtype=self._dtype)
+                if agent == work.urgent:  # before all others, however much it takes
+                    spawn = replace(spawn, sched_class=SchedClass.REALTIME, budget=0.8, period=1.0)
+                pids.append(await kernel(spawn))
                 await kernel(Decode(pids[agent], 0))  # answered when the context is computed
             before = await kernel(StatsCall())
             book = Book(work)

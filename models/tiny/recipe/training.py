@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from . import checkpoint as checkpoints
 from .batches import LONG_FROM, PRACTICE_SHAPE, SHAPES, batch
 from .pool import Pool
 from .tokenizer import CONTEXT, VOCABULARY
@@ -168,27 +169,14 @@ class Learner:
 
     def load(self, checkpoint: Path) -> float:
         """Go on from a checkpoint; returns the CPU seconds it took to get there."""
-        state = torch.load(checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step = state["step"]
-        return float(state["cpu_seconds"])
+        said = checkpoints.load(checkpoint, self.model, self.optimisers)
+        self.step = said["step"]
+        return float(said["cpu_seconds"])
 
     def save(self, checkpoint: Path, cpu_seconds: float) -> None:
         """Write a checkpoint: whole or not at all."""
-        states = [optimiser.state_dict() for optimiser in self.optimisers]
-        part = checkpoint.with_suffix(".part")
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "optimisers": states,
-                "step": self.step,
-                "cpu_seconds": cpu_seconds,
-            },
-            part,
-        )
-        part.replace(checkpoint)
+        said = {"step": self.step, "cpu_seconds": cpu_seconds}
+        checkpoints.save(checkpoint, self.model, self.optimisers, said)
 
     @torch.no_grad()
     def restart(self) -> None:

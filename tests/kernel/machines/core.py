@@ -150,6 +150,11 @@ class Core(RuleBasedStateMachine):
         live = [p for p in self.procs.values() if not p.ended] or list(self.procs.values())
         return live[index % len(live)]
 
+    def changing(self, proc: Proc) -> bool:
+        """Whether an exec or a move is under way, beside which it cannot become REALTIME, or cease to be."""
+        row = self.sim.kernel.table.find(proc.pid)
+        return isinstance(row, LLMProcess) and row.transition is not None
+
     def try_call(self, program: Prog, call: Any) -> Any:
         """The result, or the errno."""
         try:
@@ -237,7 +242,7 @@ class Core(RuleBasedStateMachine):
         self.sync(parent)
         for pid in pids:
             row = self.sim.kernel.table.llm(pid)
-            assert row.log == parent.log, "a child begins with its parent's log"
+            assert list(row.log) == parent.log, "a child begins with its parent's log"
             old = parent.sampler
             seed = self.try_call(program, Getinfo(pid)).seed
             assert (seed == old.seed) == same
@@ -408,7 +413,8 @@ class Core(RuleBasedStateMachine):
     def set(self, i: int, who: int, nice: int, sched: SchedClass | None, limits: Limits | None) -> None:
         proc, program = self.proc(who), self.prog(i)
         if limits is None:
-            assert self.try_call(program, Setsched(proc.pid, nice, sched)) is None or self.gone(proc)
+            done = self.try_call(program, Setsched(proc.pid, nice, sched))
+            assert done is None or self.gone(proc) or (done is Errno.EBUSY and self.changing(proc))
         else:
             old = self.try_call(program, Setlimits(proc.pid, limits))
             assert isinstance(old, Limits) or self.gone(proc)
@@ -521,7 +527,7 @@ class Core(RuleBasedStateMachine):
         if row.state is State.ZOMBIE:
             assert proc.ended or proc.once, f"process {proc.pid} has exited: {row.exit_reason}"
             proc.ended = True
-        assert row.log[: len(proc.log)] == proc.log, f"the log of process {proc.pid} has changed"
+        assert list(row.log[: len(proc.log)]) == proc.log, f"the log of process {proc.pid} has changed"
         records = [(record.position, record.data) for record in row.records.rows]
         assert records == proc.records, f"process {proc.pid} has records {records}, not {proc.records}"
         if proc.wanted is not None and row.traits.sampler == proc.wanted:

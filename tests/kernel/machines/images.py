@@ -108,7 +108,7 @@ class Images(Core):
         proc = Proc(pid, saved.model, log, saved.sampler, future.program, call.detached, once=saved.once)
         proc.ended = not proc.owner.connected
         proc.records = [(record.position, record.data) for record in saved.records]
-        assert process.log[: len(log)] == log
+        assert list(process.log[: len(log)]) == log
         if process.decoding is not None or len(process.log) > len(log):
             assert saved.decoding is not None
             proc.decode = Decode(pid, 1 << 20, list(saved.decoding.stop_ids))

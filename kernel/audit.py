@@ -1,0 +1,202 @@
+"""Who did what to which object, allowed or refused: the lines of the audit log, which the edge writes.
+
+As in Linux's audit subsystem a record is made at the border, where a call begins and where it is answered, and not in the
+handlers. The ABI table says which calls are audited (column `audit`: its class); every refusal (EPERM) is. A line has no
+contents: of the arguments only what names objects, and numbers, flags and limits.
+
+A line comes before everything that the kernel does outside: its action stands before the event's others. A call of a
+class that is required waits until the edge has said that its line is written (`Audited`), and fails with EIO if that
+could not be done; nothing has happened then. A call that waits gets one line when it begins and one when it ends.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from llmasos.kernel.clock import SECOND
+from llmasos.kernel.events import Audit, AuditLine, Syscall
+from llmasos.kernel.objects.auditor import Refusals, Stage
+from llmasos.kernel.objects.process import Process
+from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.state import System
+from llmasos.kernel.wait import Waiting, wait, wake
+from llmasos.syscalls import pids
+from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.records import GroupSettings, Limits
+from llmasos.syscalls.table import BY_RECORD
+
+MOST_REFUSALS = 10  # of one owner in a second that get a line each; others are counted
+_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what others have is not there for one: whether it is, nobody looks here either
+REFUSALS = "refusals"  # their class
+ASKED, BEGUN = "asked", "begun"  # instead of an errno: before it is made, and while it waits
+
+
+def begin(system: System, request: Request) -> Waiting | None:
+    """A call of an audited class is about to be made for the first time. Returns what it waits for: its line."""
+    auditor = system.auditor
+    if request.entry.audit not in auditor.required:
+        request.audited = Stage.BEGUN
+        auditor.lines.append(request)  # here its line will stand, whatever it causes
+        return None
+    request.audited = Stage.ASKED
+    auditor.asked += 1
+    auditor.unwritten[auditor.asked] = request, (channel := Channel())
+    auditor.lines.append(Audit(_line(system, request, ASKED), auditor.asked))
+    return wait(channel)
+
+
+def written(system: System, ref: int, trouble: str) -> Request | None:
+    """The edge has written the line of a call that waits for it, which goes on; or it could not: the call fails. Returns
+    the call, unless it was taken back meanwhile."""
+    request, channel = system.auditor.unwritten.pop(ref)
+    if request.answered:
+        return None
+    request.audited = Stage.NONE if trouble else Stage.TOLD
+    why = (
+        trouble if request.program.owner.operator else "the audit log cannot be written"
+    )  # where it is, is the operator's
+    error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {why}") if trouble else None
+    wake(system, channel, error)
+    return request
+
+
+def end(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+    """A call is answered."""
+    if not system.auditor.on:
+        return
+    stage, request.audited = request.audited, Stage.NONE
+    if stage in (Stage.ASKED, Stage.TOLD):
+        system.auditor.lines.append(Audit(_line(system, request, errno.name, value, reason)))
+    elif stage is Stage.BEGUN and errno is Errno.OK:
+        system.auditor.outcomes[request] = Audit(_line(system, request, errno.name, value))
+    elif errno is Errno.EPERM or (errno in _UNSEEN and not request.program.owner.operator):
+        refuse(system, _line(system, request, errno.name, None, reason))
+
+
+def refuse(system: System, line: AuditLine) -> None:
+    """A line for something that was refused, as long as its owner is not refused too often."""
+    auditor = system.auditor
+    if not auditor.on:
+        return
+    found = auditor.refusals.get(line.who)
+    if found is None:
+        found = auditor.refusals[line.who] = Refusals(system.now)
+        system.timers.at(system.now + SECOND, _count, line.who)
+    found.count += 1
+    if found.count <= MOST_REFUSALS:
+        auditor.lines.append(Audit(line))
+
+
+def _count(system: System, who: str) -> None:
+    """A second has passed since an owner was refused first."""
+    more = system.auditor.refusals.pop(who).count - MOST_REFUSALS
+    if more > 0:
+        note(system, REFUSALS, REFUSALS, who=who, details={"count": more})
+
+
+def note(
+    system: System,
+    what: str,
+    of: str,
+    *,
+    who: str = "",
+    on: dict[str, str | int] | None = None,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """A line for what no call has done."""
+    if system.auditor.on:
+        system.auditor.lines.append(Audit(AuditLine(what, of, who, on=on or {}, details=details or {})))
+
+
+def ended(system: System, process: Process, status: int) -> None:
+    """A process has ended, of itself or by what others did."""
+    if system.auditor.on:
+        note(
+            system,
+            "ended",
+            "processes",
+            who=process.owner.name,
+            on={"pid": _shown(process.pid)},
+            details={"status": status},
+        )
+
+
+def lines(system: System) -> list[Audit]:
+    """The lines of the event that ends now. Calls that have begun in it and wait get one each."""
+    auditor = system.auditor
+    found: list[Audit] = []
+    for one in auditor.lines:
+        if isinstance(one, Audit):
+            found.append(one)
+        elif one.audited is Stage.BEGUN:
+            one.audited = Stage.TOLD
+            found.append(Audit(_line(system, one, BEGUN)))
+        elif one in auditor.outcomes:
+            found.append(auditor.outcomes[one])
+    auditor.lines, auditor.outcomes = [], {}
+    return found
+
+
+def stranger(system: System, call: Syscall, errno: Errno, reason: str) -> None:
+    """Somebody who is no program of this kernel was refused."""
+    who = system.owners.key(call.uid) or system.owners.operator.name
+    refuse(system, AuditLine(BY_RECORD[type(call.call)].name, REFUSALS, who, 0, call.os_pid, {}, {}, errno.name, reason))
+
+
+def _line(system: System, request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
+    program, entry = request.program, request.entry
+    on, details = _named(system, request)
+    if isinstance(value, int | list):  # the pids of what it made, or how many it reached
+        details["gave"] = [_shown(one) for one in value] if isinstance(value, list) else _shown(value)
+    return AuditLine(
+        entry.name,
+        entry.audit or REFUSALS,
+        program.owner.name,
+        pids.number_of(program.pid),
+        program.os_pid,
+        on,
+        details,
+        result,
+        reason if result == Errno.EPERM.name else "",
+    )
+
+
+def _named(system: System, request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
+    """The objects that a call names, and those of its other arguments that are no content: numbers, switches, limits."""
+    call, named = request.call, {touches.field for touches in request.entry.touches}
+    on: dict[str, str | int] = {}
+    details: dict[str, Any] = {}
+    for field in msgspec.structs.fields(type(call)):
+        value = getattr(call, field.name)
+        if value == field.default:
+            continue
+        if field.name == "pid":
+            space, own = request.program.owner.space, value not in system.table.shared and value <= pids.MOST
+            on[field.name] = _shown(pids.pid_of(space, value) if own else value)
+        elif field.name in named or field.name == "model":
+            on[field.name] = value
+        elif isinstance(value, enum.Enum):
+            details[field.name] = value.name
+        elif isinstance(value, Limits | GroupSettings):
+            details |= {field.name: found} if (found := _limits(value)) else {}
+        elif isinstance(value, int | float):
+            details[field.name] = value
+    return on, details
+
+
+def _shown(pid: int) -> int | str:
+    """A pid as the operator writes it."""
+    return pid if pid < pids.MARK else pids.shown(pid)
+
+
+def _limits(value: Limits | GroupSettings) -> dict[str, Any]:
+    """Those that are set."""
+    usual = type(value)()
+    return {
+        name: one.name if isinstance(one, enum.Enum) else one
+        for name, one in msgspec.structs.asdict(value).items()
+        if one != getattr(usual, name)
+    }

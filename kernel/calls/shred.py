@@ -1,0 +1,145 @@
+"""shred: a process ends, and what it has said is destroyed.
+
+Three places have it: this core (log, records, answers that are kept for programs), the device (KV in frames and places,
+the driver's own log of the context), and files (the journal, process images, by their keys). The core forgets at once;
+the driver zeroes what nobody has any more, in order with its steps, so that frames may be given away meanwhile; the edge
+forgets the keys, and says what it could not reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from llmasos.drivers.protocol import BLOCK_TOKENS, Done, Drop, Failed, Wipe
+from llmasos.kernel import desk
+from llmasos.kernel.events import Forget, Forgotten
+from llmasos.kernel.life import exit_process
+from llmasos.kernel.marks import changed
+from llmasos.kernel.memory.prefix import root
+from llmasos.kernel.objects.device import UP, Ask, Device
+from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.state import System
+from llmasos.kernel.tokens import Log
+from llmasos.kernel.wait import Waiting, wait, wake
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import ShredInfo
+from llmasos.syscalls.table import Shred
+
+NAME = "shredded"
+_LEFT = (
+    "children that were forked from it, and whoever read it or was sent it",
+    "the memory of programs, and what Python and OpenSSL have not used again of the kernel's and the driver's",
+    "swap of this machine, if it is on, and what terminals and shells have kept",
+)
+
+
+@dataclass(slots=True, eq=False)
+class Shredding(desk.Begun):
+    """What is under way. Nothing of it is undone if nobody waits any more."""
+
+    held: object | None
+    gone: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    wiping: list[tuple[Device, Ask]] = field(default_factory=list)
+    forgetting: Channel = field(default_factory=Channel)
+    found: Forgotten | None = None
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        """There is no way back."""
+
+
+def shred(system: System, request: Request, call: Shred, process: LLMProcess) -> ShredInfo | Waiting:
+    """Row 32 of the table, `Shred`."""
+    if not isinstance(request.begun, Shredding):
+        if process.running:
+            return wait(process.boundary)
+        request.begun = _begin(system, request, process)
+    doing = request.begun
+    for device, asked in doing.wiping:
+        if asked.answer is None and asked.death is None:
+            return wait(asked.channel)
+        if isinstance(asked.answer, Failed):
+            doing.left.append(f"KV in frames of {device.name}: {asked.answer.reason}")
+    doing.wiping.clear()
+    if doing.found is None:
+        return wait(doing.forgetting)
+    if doing.found.error:
+        raise Errno.EIO(f"process {call.pid} has ended, and it is not all gone yet: {doing.found.error}")
+    gone, left = [*doing.gone, *doing.found.gone], [*doing.left, *doing.found.left, *_LEFT]
+    return ShredInfo(gone, left, doing.found.sure)
+
+
+def _begin(system: System, request: Request, process: LLMProcess) -> Shredding:
+    doing = Shredding(process)
+    device, image, log = process.device, process.image, process.log[:]
+    shared = _shared(process, image)
+    exit_process(system, process, 128 + 9, f"shredded by program {request.program.pid}")
+    doing.gone.append(f"its log of {len(log)} tokens and its {len(process.records.rows)} records")
+    _forget(system, process)
+    if device.state == UP:
+        system.send(device, Drop([process.pid]))
+        for one in device.images.values():
+            if one.held:
+                if one is image:
+                    _unname(one, process, log)
+                message = Wipe(system.ref(), one.id, one.pool.idle, one.swap.idle)
+                doing.wiping.append((device, system.ask(device, message, Done)))
+        doing.gone.append(
+            f"its KV in frames and places of {device.name}, which are zeroed, and what its driver knew of it"
+        )
+    if shared:
+        doing.left.append(f"KV of {shared} blocks that other processes have too")
+    if system.trace.on:
+        doing.left.append("the first tokens of its calls in the trace, until that is full")
+    ref = system.ref()
+    system.shredding[ref] = doing
+    system.act(Forget(ref, process.pid))
+    system.emit("proc.shred", process.pid, device.name, len(log))
+    system.log("info", f"process {process.pid} was shredded by program {request.program.pid}")
+    return doing
+
+
+def _shared(process: LLMProcess, image: Image | None) -> int:
+    """How many blocks of its KV other processes map too."""
+    if image is None or process.is_zombie():
+        return 0
+    return sum(image.pool.refs[frame] > 1 for frame in process.table.frames)
+
+
+def _forget(system: System, process: LLMProcess) -> None:
+    """What the core knows of it."""
+    del process.log[:]
+    process.records.cut(0)
+    process.high_water = 0
+    process.name, process.traits = NAME, replace(process.traits, name=NAME)
+    changed(system, process)
+    system.journal.shredded(process)
+    for program in system.table:
+        if isinstance(program, Program):
+            program.answers.forget(process.pid)
+
+
+def _unname(image: Image, process: LLMProcess, log: Log) -> None:
+    """Frames that are kept for whoever begins as it did are nobody's."""
+    parent = root(process.table.salt)
+    chain: list[int] = []
+    for at in range(0, len(log) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        if (hit := image.pool.prefix.find(parent, log[at : at + BLOCK_TOKENS].tobytes())) is None:
+            break
+        parent, frame = hit
+        chain.append(frame)
+    for frame in reversed(chain):
+        if image.pool.refs[frame] == 0:
+            image.pool.forget(frame)
+
+
+def forgotten(system: System, event: Forgotten) -> None:
+    """The edge has forgotten its keys, or cannot."""
+    doing = system.shredding.pop(event.ref, None)
+    if doing is not None:
+        doing.found = event
+        wake(system, doing.forgetting)

@@ -1,0 +1,175 @@
+"""Keys of process images, put into requests on their way to the drivers.
+
+The core knows nothing of keys, and a driver has none. A file that is written without a passphrase gets a key of its own
+among the user's (keys.py), which goes with the request; by the name in the file its reader is told which is needed. What
+is asked for without it fails, and is asked again with it: by the edge, not by the core.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections import OrderedDict
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
+from llmasos.kernel.edge.keys import IMAGE, Keys, Store
+from llmasos.kernel.edge.master import overwrite
+from llmasos.syscalls.errno import Errno, SyscallError
+
+_NAME = 8  # bytes of a key's name; in a file it has 16
+_PAD = bytes(8)
+_KEPT = 4096  # files that were looked at and may yet be read
+_TRAVEL = "write it with a passphrase where it can be read (`checkpoint PID FILE --passphrase`)"
+
+_SEALED = (
+    "its process images under a passphrase: whoever knows that can read them (`llmasos shred FILE` overwrites one)",
+)
+_PLAIN = (
+    "old blocks of the disk: nothing was encrypted (--plain)",
+    "its process images under a passphrase, those that an earlier kernel wrote, and copies of all: `llmasos shred FILE`",
+)
+
+
+def remove_image(path: Path) -> str:
+    """Overwrite and remove a process image; returns why not, or "": it is not there, or not any more."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
+        if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
+            return "another file has its name now"
+        overwrite(descriptor)
+        path.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        os.close(descriptor)
+    return ""
+
+
+MAGIC = b"LLMasPI\0"  # of a process image (drivers/checkpoint_file.py)
+Request = tuple[str, int]  # a device and a number
+
+
+class Images:
+    """The files under way. `keys`: none are to be had, and `why`."""
+
+    def __init__(self, keys: Keys | None, why: str = "") -> None:
+        self._keys, self._why = keys, why
+        self._line = secrets.token_bytes(8)  # tells processes of this kernel from those of others
+        self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
+        self._asked: dict[Request, Inspect] = {}
+        self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
+        self._written: dict[Request, bytes] = {}
+        self._names: OrderedDict[bytes, bytes] = OrderedDict()  # of keys, by the file's id
+
+    def outgoing(self, device: str, message: ToDriver) -> ToDriver | Failed:
+        """The message as it is to be sent; or the answer to it, if there is no key."""
+        if isinstance(message, Export) and message.path and not message.key:
+            return self._export(device, message)
+        if isinstance(message, Inspect):
+            self._asked[device, message.ref] = message
+        elif isinstance(message, Import) and (name := self._names.get(message.id)) is not None:
+            found = self._key(name)
+            return message if isinstance(found, str) else replace(message, seal=found)
+        return message
+
+    def incoming(self, device: str, message: FromDriver) -> FromDriver | Inspect:
+        """What the core is to get; or what the driver is to be asked again."""
+        if isinstance(message, Failed):
+            asked = self._asked.pop((device, message.ref), None)
+            if (name := self._written.pop((device, message.ref), None)) is not None:
+                self._files.forget([name], sync=False)
+            if asked is not None and message.sealed:
+                found = self._key(message.sealed)
+                if isinstance(found, str):
+                    return replace(message, reason=f"{asked.path}: {found}")
+                self._locked[device, message.ref] = message.sealed
+                return replace(asked, seal=found)
+            self._locked.pop((device, message.ref), None)
+        elif isinstance(message, Inspected):
+            self._asked.pop((device, message.ref), None)
+            if (name := self._locked.pop((device, message.ref), None)) is not None:
+                self._names[message.id] = name
+                while len(self._names) > _KEPT:
+                    self._names.popitem(last=False)
+        return message
+
+    def kept(self, device: str, message: Exported) -> Store | None:
+        """The keys that must be on the disk before the core hears that a file was written; None: it need not wait."""
+        return self._files if self._written.pop((device, message.ref), None) is not None else None
+
+    def died(self, device: str) -> None:
+        """What a driver was asked is not answered any more."""
+        for some in (self._asked, self._locked, self._written):
+            for request in [one for one in some if one[0] == device]:
+                del some[request]
+
+    def of_journal(self, line: bytes) -> None:
+        """The processes are those of the journal that has this name, whatever kernel goes on with them."""
+        self._line = line
+
+    def number(self, pid: int) -> int:
+        """A process's number among all that the user's kernels ever have."""
+        return int.from_bytes(hashlib.sha256(self._line + pid.to_bytes(8, "little")).digest()[:8], "little")
+
+    def forget(self, pid: int) -> tuple[list[str], list[str]]:
+        """Forget the keys of the files that were written of a process, and overwrite those that were not encrypted.
+        Returns what is gone, and what could not be reached. Raises SyscallError."""
+        gone, left = [], []
+        for path in sorted(self._plain.pop(pid, ())):
+            if why := remove_image(Path(path)):
+                left.append(f"{path}: {why}")
+            else:
+                gone.append(f"{path}, which was not encrypted: overwritten and removed")
+        if self._keys is None or self._keys.plain:
+            return gone, [*left, *_PLAIN]
+        slots = self._files.find(IMAGE, self.number(pid))
+        if slots:
+            self._files.forget([slot.name for slot in slots])
+            self._files.renew()
+            if self._keys.source.makes:
+                self._keys.rotate()
+        gone += [f"the key of its process image {slot.text}, and of all copies of it" for slot in slots]
+        return gone, [*left, *_SEALED]
+
+    def sure(self, place: Path) -> bool:
+        """Whether the master key lies outside the disk of `place`."""
+        return self._keys is not None and not self._keys.plain and self._keys.source.apart(place)
+
+    @property
+    def _files(self) -> Store:
+        if self._keys is None:
+            raise Errno.EPERM(self._why)
+        return self._keys.files
+
+    def _export(self, device: str, message: Export) -> Export | Failed:
+        if self._keys is not None and self._keys.plain:
+            self._plain.setdefault(message.ctx, set()).add(message.path)
+            return message
+        try:
+            name, key = self._files.add(IMAGE, self.number(message.ctx), text=message.path)
+        except SyscallError as error:
+            return Failed(message.ref, error.errno, f"{message.path} cannot be encrypted: {error.reason}; or {_TRAVEL}")
+        self._written[device, message.ref] = name
+        return replace(message, seal=name + _PAD + key)
+
+    def _key(self, name: bytes) -> bytes | str:
+        """The key of that name as a driver gets it, or why there is none."""
+        try:
+            key = self._files.get(name[:_NAME])
+        except SyscallError as error:
+            return f"it is encrypted under a key of the kernel's user: {error.reason}"
+        if key is None:
+            return (
+                f"it is encrypted under a key ({name[:_NAME].hex()}) that is not among yours: another user's or another "
+                f"machine's, or one that was forgotten (shred); {_TRAVEL}"
+            )
+        return name + key

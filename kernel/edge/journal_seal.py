@@ -1,0 +1,257 @@
+"""The journal as it is encrypted: segments, and in each frame a part for each process.
+
+A segment begins with each boot, each new file, and after a torn tail was cut off. Its key is made of the journal's key
+and a new random salt, and its frames are encrypted with AES-256-GCM, the number of the frame being the nonce; so a nonce
+never comes twice under a key, whatever is cut off and written again. What a process has said lies deeper: its tokens, its
+records and the answers about it are first encrypted (AES-256-CTR, one stream for a segment) under a key of the process's
+own. When that key is forgotten they are gone, and the rest of the frame can still be read. The frame's tag covers
+both.
+
+In the file a frame that is encrypted begins with a byte that no msgpack begins with. Frames keep their checksums, by
+which damage is told from a wrong key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec.structs import replace
+
+from llmasos.kernel.edge.keys import JOURNAL, PROCESS, Keys, Store
+from llmasos.kernel.journal.records import (
+    Answer,
+    AnyEntry,
+    BadFrame,
+    Copied,
+    Frame,
+    Gone,
+    Grown,
+    Noted,
+    Sealed,
+    decode,
+    encode,
+)
+from llmasos.syscalls.errno import Errno
+
+SALT_BYTES = 32
+_BEGIN, _FRAME = b"\xc1\x01", b"\xc1\x02"
+_SEGMENT = struct.Struct("<2s8s8s32s")  # the mark, the file of slots, the journal's key in it, the salt
+_NUMBER = struct.Struct("<2sQ")
+_KEPT = 4096  # streams of processes that are held open
+_CONTENT = msgspec.msgpack.Encoder().encode
+_content = msgspec.msgpack.Decoder(Grown | Noted | Answer).decode
+_CTR_BLOCK = 16
+
+
+class _Stream:
+    """The key stream of a process in a segment, from byte `at`."""
+
+    __slots__ = ("at", "cipher")
+
+    def __init__(self, key: bytes, at: int) -> None:
+        counter = (at // _CTR_BLOCK).to_bytes(_CTR_BLOCK, "big")
+        self.cipher: CipherContext = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+        self.cipher.update(bytes(at % _CTR_BLOCK))
+        self.at = at
+
+    def turn(self, data: bytes) -> bytes:
+        """Encrypt what comes next, or decrypt it, which is the same."""
+        self.at += len(data)
+        return self.cipher.update(data)
+
+
+class _Segment:
+    """What both sides need of a segment."""
+
+    def __init__(self, store: Store, name: bytes, salt: bytes) -> None:
+        """Raises SyscallError EPERM: the master key is not at hand; EIO: the journal's key is not there."""
+        key = store.get(name)
+        if key is None:
+            raise Errno.EIO(
+                f"the key of the journal is not in {store.path}: bring that file back, or move the journal away and "
+                "begin anew"
+            )
+        self.store, self.name, self.salt = store, name, salt
+        self.outer = AESGCM(hmac.digest(key, b"segment" + salt, "sha256"))
+        self.streams: OrderedDict[bytes, _Stream] = OrderedDict()  # by the name of the key, latest used last
+
+    def stream(self, name: bytes, key: bytes | None, at: int) -> _Stream | None:
+        """The stream of a process, at byte `at`; None: its key is gone."""
+        stream = self.streams.get(name)
+        if stream is None or stream.at != at:
+            if key is None and (key := self.store.get(name)) is None:
+                return None
+            stream = self.streams[name] = _Stream(hmac.digest(key, b"process" + self.salt, "sha256"), at)
+            while len(self.streams) > _KEPT:
+                self.streams.popitem(last=False)
+        self.streams.move_to_end(name)
+        return stream
+
+
+class Writer(_Segment):
+    """A segment that is being written."""
+
+    def __init__(self, store: Store, name: bytes, known: dict[int, bytes]) -> None:
+        """`known`: the names of processes' keys by pid, for all segments of a kernel together."""
+        super().__init__(store, name, secrets.token_bytes(SALT_BYTES))
+        self.begin = _SEGMENT.pack(_BEGIN, bytes.fromhex(store.path.name), name, self.salt)
+        self._known = known
+        self._number = 0
+        self.gone: set[int] = set()  # processes whose keys may be of no use any more
+        self._at: dict[int, int] = {}  # bytes of the streams of processes that have been used
+
+    @property
+    def pids(self) -> Iterable[int]:
+        """The processes of which something is in it."""
+        return self._at.keys()
+
+    def encode(self, frame: Frame) -> bytes:
+        """The body of a frame of the file."""
+        entries: list[AnyEntry] = []
+        for entry in frame.entries:
+            if isinstance(entry, (Grown, Noted)):
+                entries.append(self._sealed(entry.pid, entry))
+            elif isinstance(entry, Answer) and entry.about:
+                entries.append(self._sealed(entry.about, entry))
+            else:
+                entries.append(entry)
+                if isinstance(entry, Gone):
+                    self.gone.add(entry.pid)
+        self._number += 1
+        body = encode(replace(frame, entries=entries))
+        return _NUMBER.pack(_FRAME, self._number) + self.outer.encrypt(self._number.to_bytes(12, "big"), body, None)
+
+    def _sealed(self, pid: int, entry: Grown | Noted | Answer) -> Sealed:
+        key = None
+        if (name := self._known.get(pid)) is None:
+            name, key = self.store.add(PROCESS, pid)
+            self._known[pid] = name
+        at = self._at.get(pid, 0)
+        data = _CONTENT(entry)
+        stream = self.stream(name, key, at)
+        if stream is None:  # its key was forgotten, and a straggler is nobody's
+            return Sealed(pid, name, 0, b"")
+        self._at[pid] = at + len(data)
+        return Sealed(pid, name, at, stream.turn(data))
+
+
+class Reader:
+    """Makes frames of what is in a journal's file. `lost`: processes that are there without what they said, since their
+    keys are gone; they are to be taken out of what is read."""
+
+    def __init__(self, keys: Keys | None) -> None:
+        self._keys = keys
+        self._segments: dict[bytes, _Segment] = {}
+        self._now: _Segment | None = None
+        self.lost: set[int] = set()
+        self.names: dict[int, bytes] = {}  # of processes' keys
+        self.journal: tuple[Store, bytes] | None = None  # the store and the name of the journal's key
+
+    def decode(self, body: bytes) -> Frame | None:
+        """The frame; None: a segment begins. Raises BadFrame; SyscallError EPERM: a key is missing."""
+        if body[:2] == _BEGIN:
+            self._begin(body)
+            return None
+        if body[:1] != _FRAME[:1]:
+            return decode(body)
+        if body[:2] != _FRAME or self._now is None or len(body) < _NUMBER.size:
+            raise BadFrame("an encrypted frame of no segment")
+        number = _NUMBER.unpack_from(body)[1]
+        try:
+            plain = self._now.outer.decrypt(number.to_bytes(12, "big"), body[_NUMBER.size :], None)
+        except InvalidTag:
+            raise BadFrame("it is not what was encrypted") from None
+        frame = decode(plain)
+        return replace(frame, entries=[one for entry in frame.entries if (one := self._opened(entry)) is not None])
+
+    def _begin(self, body: bytes) -> None:
+        if len(body) != _SEGMENT.size:
+            raise BadFrame("the head of a segment has another length")
+        _, file, name, salt = _SEGMENT.unpack(body)
+        if (segment := self._segments.get(salt)) is None:
+            if self._keys is None:
+                raise Errno.EPERM("the journal is encrypted, and no keys are named here")
+            path = self._keys.directory / file.hex()
+            if not path.exists():
+                raise Errno.EPERM(
+                    f"the journal is encrypted, and the file of its keys is not there: bring {path} back, or move the "
+                    "journal away and begin anew"
+                )
+            store = self._keys.store(path.name)
+            segment = self._segments[salt] = _Segment(store, name, salt)
+            self.journal = store, name
+        self._now = segment
+
+    def _opened(self, entry: AnyEntry) -> AnyEntry | None:
+        if isinstance(entry, Copied) and entry.parent in self.lost:
+            self.lost.add(entry.pid)
+        if isinstance(entry, Gone):
+            self.lost.discard(entry.pid)
+        if not isinstance(entry, Sealed):
+            return entry
+        assert self._now is not None
+        stream = self._now.stream(entry.name, None, entry.at) if entry.data else None
+        if stream is None:
+            self.lost.add(entry.pid)
+            return None
+        self.names[entry.pid] = entry.name
+        try:
+            inner = _content(stream.turn(entry.data))
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise BadFrame(f"what process {entry.pid} said makes no sense: {error}") from None
+        about = inner.about if isinstance(inner, Answer) else inner.pid
+        if about != entry.pid:
+            raise BadFrame(f"what process {entry.pid} said is of process {about}")
+        return None if entry.pid in self.lost else inner
+
+
+class Seal:
+    """The encryption of a kernel's journal: the keys, and the segment that is written now."""
+
+    def __init__(self, keys: Keys, found: tuple[Store, bytes] | None, names: dict[int, bytes], path: str) -> None:
+        """`found`: the store and the key that the file has, with the `names` of processes' keys; None: it is new."""
+        if found is None:
+            store = keys.store(secrets.token_hex(8))
+            found = store, store.add(JOURNAL, text=path)[0]
+        self.keys = keys
+        self.store, self._name = found
+        self.names = names
+        self.live = self.segment()
+        self.live.gone.update(slot.pid for slot in self.store.find(PROCESS))
+
+    def segment(self) -> Writer:
+        """A new one."""
+        self.latest = Writer(self.store, self._name, self.names)
+        return self.latest
+
+    def tidy(self, gone: set[int]) -> None:
+        """A file has just been written anew, after these processes had gone: forget the keys of those that it does not
+        name any more."""
+        self.forget(gone.difference(self.latest.pids), sync=False)
+        self.live.gone -= gone
+        self.live.gone.update(gone.intersection(self.latest.pids))
+        self.store.tidy()
+
+    def renew(self) -> None:
+        """Have what wrapped forgotten keys forgotten too, up to the master key where that is ours to make."""
+        self.store.renew()
+        if self.keys.source.makes:
+            self.keys.rotate()
+
+    def forget(self, pids: Iterable[int], *, sync: bool = True) -> None:
+        """Forget the keys of these processes."""
+        gone = set(pids)
+        names = [slot.name for slot in self.store.find(PROCESS) if slot.pid in gone]
+        self.store.forget(names, sync=sync)
+        for pid in gone:
+            self.names.pop(pid, None)
+        for name in names:
+            self.live.streams.pop(name, None)

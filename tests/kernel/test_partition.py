@@ -1,0 +1,156 @@
+"""The partition: what one owner sees, and when he sees it, is the same whatever another does."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import pytest
+
+from llmasos.kernel.events import Partition
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.memory.frames import FramePool
+from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.tokens import log_of
+from llmasos.simulator import Future, Prog, Simulation, simulate, slots
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler, SchedClass, Signal
+from llmasos.syscalls.table import Decode, Evict, Feed, Fork, Kill, Pagein, Setsched, Spawn, Truncate
+
+SECRETS = 1000 if os.environ.get("LLMASOS_WHOLE") else 4
+TURN = 0.02
+
+
+def parted(frames: int = 24, owners: tuple[str, ...] = ("1001",), **more: Any) -> Simulation:
+    partition = Partition(list(owners), TURN)
+    sim = simulate(frames=frames, max_runs=3, partition=partition, options={"swap": slots(32)}, **more)
+    sim.program("operator").call(Pagein("sim"))
+    return sim
+
+
+class Life:
+    """A program that does what a random generator says, at times that it says."""
+
+    def __init__(self, sim: Simulation, program: Prog, chance: random.Random, calls: int, until: float) -> None:
+        self.sim, self.program, self.chance = sim, program, chance
+        self.pids: list[int] = []
+        self.made: list[Future[Any]] = []
+        start = sim.now
+        for moment in sorted(chance.random() * until for _ in range(calls)):
+            sim.at(start + moment, self.act)
+
+    def act(self) -> None:
+        chance = self.chance
+        for future in self.made:
+            if isinstance(future.call, Spawn | Fork) and future.errno is Errno.OK:
+                found = future.value if isinstance(future.value, list) else [future.value]
+                self.pids += [pid for pid in found if pid not in self.pids]
+        tokens = [chance.randrange(900) for _ in range(chance.choice([1, 17, 40, 90]))]
+        pid = chance.choice(self.pids) if self.pids else 0
+        calls = [Spawn("sim", tokens=tokens, sampler=Sampler(temperature=1.0, seed=chance.randrange(99)))]
+        calls[0] = Spawn("sim", tokens=tokens, sampler=Sampler(seed=1), nice=chance.randrange(20))
+        if pid:
+            calls += [
+                Decode(pid, chance.randrange(1, 60)),  # type: ignore[list-item]
+                Feed(pid, tokens),  # type: ignore[list-item]
+                Fork(pid, 2),  # type: ignore[list-item]
+                Kill(pid, chance.choice([Signal.STOP, Signal.CONT, Signal.KILL, Signal.INT])),  # type: ignore[list-item]
+                Setsched(pid, nice=chance.randrange(20), sched_class=chance.choice(list(SchedClass)[1:])),  # type: ignore[list-item]
+                Truncate(pid, 3),  # type: ignore[list-item]
+                Evict("sim"),  # type: ignore[list-item]
+            ]
+        self.made.append(self.program.start(chance.choice(calls)))
+
+    def seen(self) -> list[tuple[object, ...]]:
+        """What came back, and when."""
+        return [
+            (str(one.call), one.errno, one.at if one.done else None, one.reply and (one.reply.value, one.reply.reason))
+            for one in self.made
+        ]
+
+
+def transcript(secret: int, **more: Any) -> list[tuple[object, ...]]:
+    """What alice sees, whose life is always the same, beside a bob who has a secret; 0: he does nothing."""
+    sim = parted(checked=secret == 1, **more)
+    alice, bob = sim.program("alice", uid=1001, chance=5), sim.program("bob", uid=1002)
+    start = sim.now
+    sim.run_for(1.0 - start)
+    life = Life(sim, alice, random.Random(7), 40, 3.0)
+    if secret:
+        Life(sim, bob, random.Random(secret), 60, 3.0)
+    sim.run_for(5.0)
+    assert not any("a turn of the partition" in line.text for line in sim.log)
+    return life.seen()
+
+
+def test_what_an_owner_sees_and_when_does_not_depend_on_others() -> None:
+    alone = transcript(0)
+    assert sum(one[1] is Errno.OK for one in alone) > 20
+    for secret in range(1, SECRETS):
+        assert transcript(secret) == alone, f"bob's secret {secret} shows"
+
+
+def test_without_a_partition_others_are_felt() -> None:
+    """The test above sees what there is to be seen."""
+    times = set()
+    for secret in (0, 1):
+        sim = simulate(frames=24, max_runs=3, options={"swap": slots(32)}, checked=False)
+        alice, bob = sim.program("alice", uid=1001, chance=5), sim.program("bob", uid=1002)
+        sim.run_for(1.0 - sim.now)
+        life = Life(sim, alice, random.Random(7), 40, 3.0)
+        if secret:
+            Life(sim, bob, random.Random(secret), 60, 3.0)
+        sim.run_for(5.0)
+        times.add(str([one[2] for one in life.seen()]))
+    assert len(times) == 2
+
+
+def test_steps_begin_with_the_turns_of_their_owners() -> None:
+    sim = parted(owners=("1001", "1002"))
+    programs = [sim.program(uid=1001), sim.program(uid=1002), sim.program()]
+    for program in programs:
+        pid = program.call(Spawn("sim", tokens=[1, 2]))
+        program.start(Decode(pid, 40))
+    sim.run_for(0.3)
+    began: list[tuple[int, float]] = []
+    device = sim.kernel.devices["sim0"]
+    while len(began) < 9:
+        sim.step()
+        flight = device.in_flight
+        if flight is not None and (not began or began[-1][1] != flight.began):
+            (part,) = {process.owner.part for process in flight.processes}
+            began.append((part, flight.began))
+    assert [part for part, _ in began] == [(began[0][0] + i) % 3 for i in range(9)]
+    assert all(moment % round(TURN * 1e9) == began[0][1] % round(TURN * 1e9) for _, moment in began)
+
+
+def test_a_part_takes_no_frames_of_another() -> None:
+    group, pool, log = Group(), FramePool(8, parts=2), log_of(range(999))
+    first, second = PageTable(group, 1, part=0), PageTable(group, 2, part=1)
+    assert first.room(pool) == second.room(pool) == 64
+    first.extend(pool, 64)
+    first.computed(pool, log, 64)
+    assert (first.room(pool), second.room(pool)) == (0, 64)
+    second.extend(pool, 48)
+    second.computed(pool, log, 48)
+    second.cut(pool, 0)
+    assert (first.room(pool), second.room(pool)) == (0, 64)
+    first.cut(pool, 0)
+    again = PageTable(group, 2, part=1)
+    assert again.reuse(pool, log) == 48, "its cached prefix is there still"
+    pool.check([again.frames])
+
+
+def test_who_is_no_operator_brings_no_model_into_memory() -> None:
+    sim = parted()
+    alice = sim.program(uid=1001)
+    with pytest.raises(SyscallError, match="EPERM"):
+        alice.call(Pagein("sim:1b"))
+
+
+def test_a_step_that_takes_longer_than_a_turn_is_told() -> None:
+    sim = simulate(partition=Partition(["1001"], 0.001), options={"overhead": "0.005"})
+    program = sim.program()
+    program.call(Decode(program.call(Spawn("sim", tokens=[1])), 3))
+    assert sum("a turn of the partition" in line.text for line in sim.log) == 1
