@@ -37,9 +37,13 @@ class Spending:
 
     def park(self, request: Request) -> None:
         """Charge a call that begins to wait. Harmless if it waits already."""
-        if request.program.parked.get(request.seq) is not request:
-            request.program.parked[request.seq] = request
-            self._charge(request, 1)
+        before = request.program.parked.get(request.seq)
+        if before is request:
+            return
+        if before is not None:  # its number was given again
+            self._charge(before, -1)
+        request.program.parked[request.seq] = request
+        self._charge(request, 1)
 
     def unpark(self, request: Request) -> None:
         """Discharge a call that has been answered. Harmless if it has not waited."""

@@ -108,9 +108,9 @@ def truncate(system: System, request: Request, call: Truncate, process: LLMProce
     system.counters["fed"] -= unused
     del process.log[call.length :]
     process.recorded = min(process.recorded, call.length)
-    grew(system, process)
     if process.records.cut(call.length):
         system.journal.noted(process)
+    grew(system, process)
     image.cut(process, call.length)
     process.table.trim(image.swap, call.length)
     freed(system)

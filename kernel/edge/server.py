@@ -144,18 +144,7 @@ class Server:
         self._epoch = self._seen = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
-        descriptors = door.raise_descriptor_limit()
-        strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
-        self._programs = door.Door(descriptors, self._from_program, self._lost_program, self._note, strangers=strangers)
-        self._drivers = door.Door(
-            descriptors,
-            self._from_driver,
-            lambda peer: self._supervisor.lost(peer),
-            self._note,
-            received=budgets.DRIVER_RECEIVED,
-            sends=budgets.DRIVER_REQUESTS,
-            admits=lambda os_pid: self._supervisor.admits(os_pid),
-        )
+        self._make_doors()
         try:
             async with trio.open_nursery() as self._nursery:
                 nursery = self._nursery
@@ -199,6 +188,20 @@ class Server:
             if self._audit is not None:
                 self._audit.close()
         return self._keeps
+
+    def _make_doors(self) -> None:
+        descriptors = door.raise_descriptor_limit()
+        strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
+        self._programs = door.Door(descriptors, self._from_program, self._lost_program, self._note, strangers=strangers)
+        self._drivers = door.Door(
+            descriptors,
+            self._from_driver,
+            lambda peer: self._supervisor.lost(peer),
+            self._note,
+            received=budgets.DRIVER_RECEIVED,
+            sends=budgets.DRIVER_REQUESTS,
+            admits=lambda os_pid: self._supervisor.admits(os_pid),
+        )
 
     # --- events in, actions out -------------------------------------------------------------------------------------
 
