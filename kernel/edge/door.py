@@ -369,7 +369,8 @@ class Door:
 
     def _charge(self, account: Account, begin: float) -> None:
         now = time.perf_counter()
-        account.debt = max(0.0, account.debt - SHARE * (now - account.settled)) + (now - begin)
+        debt = max(0.0, account.debt - SHARE * (now - account.settled))
+        account.debt = min(debt, BURST) + now - begin  # what it had while it was alone is forgiven
         account.settled = account.seen = now
         if account is not self._last:
             self._before, self._last = self._last, account

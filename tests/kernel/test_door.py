@@ -211,10 +211,11 @@ def test_who_uses_the_kernels_time_up_pauses_while_others_call(tmp_path: Path) -
                 one.send(frame(b"here"))
                 assert await apart(one.message) == b"here"
                 account = next(iter(way.door._processes.values()))
-                account.debt = 0.3  # as after a request that took long
+                account.debt = 300.0  # as after minutes of calls
                 one.send(frame(b"alone"))
                 assert await apart(one.message) == b"alone"
                 assert not way.door._paused, "nobody else calls"
+                assert account.debt < 2 * door.BURST, "and then nobody else pays for it"
                 account.debt = 0.3
                 other = peers.Account("another")
                 way.door._before = other
