@@ -305,7 +305,7 @@ class Door:
 
     def _turn(self, peer: Peer) -> bool:
         """Take some of what a connection sends. Whether there may be more."""
-        begin = time.perf_counter()
+        begin = time.thread_time()  # time in which the kernel was not running is nobody's
         self._corked, more = peer, True
         try:
             more = self._take(peer, begin + _TURN)
@@ -317,7 +317,7 @@ class Door:
             if self._cork:
                 self._uncork(peer)
             self._corked = None
-        self._charge(peer.payer, begin)
+        self._charge(peer.payer, time.thread_time() - begin)
         if peer.number not in self._peers:
             return False
         if peer.counted or peer.incoming.held or peer.incoming.reserved:
@@ -345,7 +345,7 @@ class Door:
                 self._deliver(peer, arrived)
             else:
                 self._arrived(peer, arrived)
-            if time.perf_counter() > until or peer.number not in self._peers:
+            if time.thread_time() > until or peer.number not in self._peers:
                 return True
         return True
 
@@ -367,10 +367,10 @@ class Door:
         self._held.add(peer)
         self._wait_for(peer, _WRITE)
 
-    def _charge(self, account: Account, begin: float) -> None:
+    def _charge(self, account: Account, seconds: float) -> None:
         now = time.perf_counter()
         debt = max(0.0, account.debt - SHARE * (now - account.settled))
-        account.debt = min(debt, BURST) + now - begin  # what it had while it was alone is forgiven
+        account.debt = min(debt, BURST) + seconds  # what it had while it was alone is forgiven
         account.settled = account.seen = now
         if account is not self._last:
             self._before, self._last = self._last, account
