@@ -403,6 +403,8 @@ class Door:
         while self._stays and self._stays[0][0] <= now:
             until, number = heapq.heappop(self._stays)
             peer = self._peers.get(number)
+            if peer is not None and peer.until == until and peer.refused is None:
+                self._turn(peer)  # what it has said meanwhile counts, however late the kernel hears of it
             if peer is not None and peer.until == until:
                 self._end(peer)
 

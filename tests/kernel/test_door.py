@@ -18,8 +18,8 @@ from llmasos.kernel.edge import door, peers
 from llmasos.syscalls import budgets, wire, zeromq, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
-from tests.doorway import apart, doorway, reached, until
-from tests.zmtp_client import Raw, frame
+from tests.doorway import Doorway, apart, doorway, reached, until
+from tests.zmtp_client import GREETING, Raw, frame, ready
 
 
 def test_messages_of_zeromqs_own_sockets_come_and_go(tmp_path: Path) -> None:
@@ -57,6 +57,27 @@ def test_a_connection_that_says_nothing_does_not_keep_its_place(tmp_path: Path, 
             stalled.close()
             await until(lambda: not len(way.door))
             assert way.door.everybody.received == 0
+
+    trio.run(main)
+
+
+def test_who_has_spoken_while_the_kernel_stood_still_is_not_taken_for_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "SILENT_SECONDS", 0.1)
+
+    async def main() -> None:
+        way = Doorway(tmp_path)
+        way.door.listen(way.path)
+        one = await apart(lambda: Raw(way.path, greet=False))
+        way.door.round()  # it is let in
+        assert len(way.door) == 1
+        one.send(GREETING + ready() + frame(b"here"))
+        await trio.sleep(0.2)
+        way.door._sweep()
+        assert (len(way.door), way.came) == (1, [b"here"])
+        way.door.close()
+        one.close()
 
     trio.run(main)
 
