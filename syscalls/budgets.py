@@ -41,7 +41,9 @@ class Allowance:
 
     def told(self, used: int, refused: int, largest: int, most: int = 0) -> Budget:
         """How much of it is used, for `stats`; `most` in all where that is not from here."""
-        return Budget(self.name, used, most or self.all, refused, self.each, self.process, self.owner, largest)
+        return Budget(
+            self.name, used, most or self.all, refused, self.each, self.process, self.owner, largest, self.bytes
+        )
 
     def refuse(self, whose: str, used: int, most: int) -> SyscallError:
         return self.errno(self.over(whose, used, most))

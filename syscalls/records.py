@@ -442,6 +442,7 @@ class Budget(Record):
     process: int = 0  # for one OS process
     owner: int = 0  # for one owner
     largest: int = 0  # what the one program or OS process uses that uses most of it
+    bytes: bool = False  # amounts are bytes
 
 
 class Stats(Record):
