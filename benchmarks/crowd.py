@@ -146,7 +146,7 @@ def bare(place: Path) -> float:
 def kernel(place: Path) -> Iterator[tuple[subprocess.Popen[bytes], Pauses]]:
     pauses = Pauses(place / "pauses")
     words = [sys.executable, "-c", _KERNEL, f"{place}/pauses", "--runtime", f"{place}/run", "--die-with-parent"]
-    words += ["--device", "sim:time_scale=0,max_runs=256,step_tokens=4096,block_bytes=1024", "--quiet"]
+    words += ["--device", "sim:time_scale=0,max_runs=256,step_tokens=4096,block_bytes=4096", "--quiet"]
     process = subprocess.Popen([*words, "--journal", f"{place}/run"], stdin=subprocess.PIPE)
     try:
         yield process, pauses

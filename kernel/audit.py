@@ -12,6 +12,7 @@ could not be done; nothing has happened then. A call that waits gets one line wh
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Any
 
 import msgspec
@@ -164,12 +165,16 @@ def _line(system: System, request: Request, result: str, value: Any = None, reas
     )
 
 
+# Evaluating the annotations takes longer than most calls do.
+_fields = functools.cache(msgspec.structs.fields)
+
+
 def _named(system: System, request: Request) -> tuple[dict[str, str | int], dict[str, Any]]:
     """The objects that a call names, and those of its other arguments that are no content: numbers, switches, limits."""
     call, named = request.call, {touches.field for touches in request.entry.touches}
     on: dict[str, str | int] = {}
     details: dict[str, Any] = {}
-    for field in msgspec.structs.fields(type(call)):
+    for field in _fields(type(call)):
         value = getattr(call, field.name)
         if value == field.default:
             continue

@@ -50,6 +50,7 @@ class AuditKeeper:
         self._written = self._synced = 0  # lines
         self._waiting: deque[tuple[int, Callable[[str], None]]] = deque()  # for lines to be synced
         self._unsynced, self._unsigned = trio.Event(), trio.Event()
+        self._syncing = trio.Lock()
         self._failing = ""
         self._lost = 0  # lines that could not be written
         self._anchor_failing = False
@@ -135,14 +136,15 @@ class AuditKeeper:
                 await trio.sleep(INTERVAL_SECONDS)
 
     async def _sync_now(self) -> None:
-        file, lines = self._file, self._written
-        old, file.old = file.old, []
-        fds, state = [*old, os.dup(file.fd)], file.state()
-        try:
-            await trio.to_thread.run_sync(lambda: file.sync(fds, state, fsync=self._fsync != "never"))
-        finally:
-            for fd in fds:
-                os.close(fd)
+        async with self._syncing:  # a state never comes after a later one
+            file, lines = self._file, self._written
+            old, file.old = file.old, []
+            fds, state = [*old, os.dup(file.fd)], file.state()
+            try:
+                await trio.to_thread.run_sync(lambda: file.sync(fds, state, fsync=self._fsync != "never"))
+            finally:
+                for fd in fds:
+                    os.close(fd)
         self._synced = max(self._synced, lines)
         self._release("", self._synced)
 
@@ -171,6 +173,7 @@ class AuditKeeper:
         self._written += 1
         self._unsynced.set()
         if self._anchor:
+            await self._sync_now()  # an anchor that knows of lines which a loss of power takes would cry "cut"
             await self._send(json.dumps(head, separators=(",", ":")).encode() + b"\n")
 
     async def _send(self, head: bytes) -> None:

@@ -37,6 +37,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
+NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 ENOUGH = 65_536  # descriptors
 LEAST = 256
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
@@ -94,15 +95,16 @@ class Door:
         *,
         received: Allowance = RECEIVED,
         sends: Allowance = ANSWERS,
+        refuses: Callable[[SyscallError], None] = lambda why: None,
         strangers: frozenset[int | None] = frozenset(),
         admits: Callable[[int], bool] | None = None,
     ) -> None:
         """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
-        comes, and of what goes. `strangers`: uids that are nobody's. `admits(pid)` says which OS processes may connect,
-        and these are not paced; without it, all may."""
+        comes, and of what goes. `refuses` is told why a connection is refused. `strangers`: uids that are nobody's.
+        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may."""
         self._deliver, self._gone, self._note = deliver, gone, note
         self._received, self._sends = received, sends
-        self._strangers, self._admits = strangers, admits
+        self._refuses, self._strangers, self._admits = refuses, strangers, admits
         self._descriptors = descriptors
         self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
         self.refused = 0
@@ -225,8 +227,9 @@ class Door:
 
     def _refusal(self, peer: Peer, process: Account) -> SyscallError | None:
         if peer.uid in self._strangers:
-            why = f"the user of this program has no id here (it is shown as {peer.uid}), so it is nobody's program"
-            return Errno.EPERM(why)
+            if peer.uid is None:
+                return Errno.EAGAIN("the operating system does not say whose program this is; try again")
+            return Errno.EPERM(NOBODY)
         count = self._inside + len(self._processes) + 1
         if count <= self.most - NEWCOMERS or (count <= self.most and process.connections < _FIRST):
             return None
@@ -355,6 +358,7 @@ class Door:
                 peer.identity = arrived.identity
                 if (why := peer.refused) is not None:
                     self.send(peer, wire.encode_reply(0, why.errno, why.reason))  # to no call in particular
+                    self._refuses(why)
             case zmtp.Pong():
                 self._offer(peer, arrived.frame)
             case _ if peer.refused is None:

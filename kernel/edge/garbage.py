@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LONG_SECONDS = 0.004  # of a collection after which all that is alive is frozen
+LONG_SECONDS = 0.002  # of a collection after which all that is alive is frozen
 OLDEST = 2  # the generation with which all others are collected
 THRESHOLDS = 700, 5, 2  # lower than Python's, so that no collection has many to walk
 

@@ -293,7 +293,7 @@ class Keeper:
         old, upto = self._copies[0], self._copies[0].size
         new, replaced = -1, False
         try:
-            new = await trio.to_thread.run_sync(self._write_compacted, upto)
+            new = await trio.to_thread.run_sync(self._write_compacted, upto)  # needs memory for all that is in it
             while old.size - upto > _TAIL_BYTES and not self.failing:
                 upto = await trio.to_thread.run_sync(file.copy, old.fd, upto, old.size, new)
             file.copy(old.fd, upto, old.size, new)
@@ -312,6 +312,8 @@ class Keeper:
                 return True
         except _Stopped:
             return False
+        except MemoryError:
+            self._report(JournalGrows("no memory"))
         except OSError as error:
             if replaced:
                 self._fail(error)
@@ -344,10 +346,9 @@ class Keeper:
 
     async def _repair(self) -> bool:
         """Replace the file by one of the live state, since it lacks the frames that could not be written."""
-        state = self._snapshot()
-        self._missed, self._stumbled = [], False
         new = -1
         try:
+            state, self._missed, self._stumbled = self._snapshot(), [], False
             new = await trio.to_thread.run_sync(self._write_live, state)
             while self._missed:
                 missed, self._missed = self._missed, []
@@ -362,7 +363,7 @@ class Keeper:
                 for copy in self._copies:
                     await trio.to_thread.run_sync(self._leave, copy.fd, set(), bool(self._forgets))
                 self._copies = [_Copy(new, os.fstat(new).st_size)]
-        except (OSError, _Stopped):
+        except (OSError, MemoryError, _Stopped):
             self._missed = None
             if new >= 0:
                 file.drop_new(self.path, new)

@@ -26,7 +26,7 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.edge import door
+from llmasos.kernel.edge import door, room
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
@@ -66,7 +66,7 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import BY_RECORD
+from llmasos.syscalls.table import BY_RECORD, Attach, Exec, Feed, Fork, Restore, Spawn
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
@@ -74,6 +74,9 @@ LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel 
 FORGET_SECONDS = 30.0  # until whoever destroys a process is told that it takes longer
 FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt,
 FLUSH_LOOK = 0.02  # and between two looks whether they have
+
+
+_GROW = frozenset({Attach, Exec, Feed, Fork, Restore, Spawn})  # calls that make the kernel grow
 
 
 class Core(Protocol):
@@ -119,6 +122,7 @@ class Server:
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
         self._peers = Peers()
+        self._room = room.Room()
         self._events: deque[Event] = deque()
         self._handling = False
         self._epoch = 0.0
@@ -156,8 +160,8 @@ class Server:
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
                     nursery.start_soon(one.keep_time)
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._sample_figures)
+                for task in (self._keep_time, self._sample_figures):
+                    nursery.start_soon(task)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
@@ -192,7 +196,14 @@ class Server:
     def _make_doors(self) -> None:
         descriptors = door.raise_descriptor_limit()
         strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
-        self._programs = door.Door(descriptors, self._from_program, self._lost_program, self._note, strangers=strangers)
+        self._programs = door.Door(
+            descriptors,
+            self._from_program,
+            self._lost_program,
+            self._note,
+            refuses=lambda why: self._handle(Rejected(0, why.errno, why.reason)),
+            strangers=strangers,
+        )
         self._drivers = door.Door(
             descriptors,
             self._from_driver,
@@ -260,10 +271,15 @@ class Server:
         try:
             if isinstance(message, zmtp.Refused):
                 raise wire.RefusedFrame(wire.seq_of(message.prefix), message.errno, message.reason)
+            size = len(message)
+            if size >= room.LONG and (why := self._room.refusal(size)):
+                raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
             request = wire.decode_request(message)
+            if type(request.call) in _GROW and (why := self._room.refusal(size)):
+                raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
         except wire.RefusedFrame as refusal:
             self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
-            self._handle(Rejected(peer.number, refusal.errno))
+            self._handle(Rejected(peer.number, refusal.errno, refusal.reason))
             return
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
@@ -288,7 +304,12 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
-        frame = wire.encode_reply(action.seq, action.errno, value, self._position if action.told and action.tells else 0)
+        position = self._position if action.told and action.tells else 0
+        try:
+            frame = wire.encode_reply(action.seq, action.errno, value, position)
+        except MemoryError:
+            why = "the kernel has no memory for the answer; ask for less"
+            frame = wire.encode_reply(action.seq, Errno.EIO, why, position)
         if self._audit is None:
             self._reply_kept(peer, frame, action)
         else:

@@ -14,6 +14,7 @@ Entry points: alloc, share, release, private, and the index `prefix` of named fr
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -134,20 +135,22 @@ class FramePool:
 
     def forget(self, frame: int) -> None:
         """A cached frame is free, and its KV is nobody's any more."""
-        del self._cached[frame]
+        part = self._part[frame]
+        del self._cached[part][frame]
         self.prefix.unname(frame)
         self._free.append(frame)
+        self._held[part] -= 1
 
     def reset(self) -> None:
         """The device has lost everything: all frames are free and nameless. The tables must be empty already."""
         for frame in range(self.count):
             self.charge(frame, None)
-        self.refs = [0] * self.count
+        self.refs = array("i", bytes(4 * self.count))
         self.prefix.clear()
-        self._free = list(range(self.count - 1, -1, -1))
+        self._free = array("i", range(self.count - 1, -1, -1))
         self._cached: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(self.parts)]
         self._held = [0] * self.parts  # frames that are mapped or cached, by part
-        self._part = [0] * self.count
+        self._part = array("i", bytes(4 * self.count))
         self.owners: list[int | None] = [None] * self.count  # whose KV is in them, or was
         self.wipes.clear()
 
@@ -162,7 +165,7 @@ class FramePool:
         for table in tables:
             for frame in table:
                 counted[frame] += 1
-        if counted != self.refs:
+        if counted != list(self.refs):
             wrong = [(f, self.refs[f], counted[f]) for f in range(self.count) if self.refs[f] != counted[f]]
             raise AssertionError(f"refcounts differ from mappings (frame, refs, mappings): {wrong[:8]}")
         unpaid = [f for f in range(self.count) if (self.refs[f] > 0) != (self.payers[f] is not None)]

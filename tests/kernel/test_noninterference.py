@@ -67,6 +67,7 @@ from llmasos.syscalls.table import (
 )
 
 SEEDS = range(1000 if os.environ.get("LLMASOS_WHOLE") else 30)
+PARTS = len(SEEDS) // 10  # tests
 STEPS = 25
 ANN, BEN = 1001, 1002
 NAMES = ("sim", "tiny", "sim:context=256,vocab=1000")
@@ -194,10 +195,18 @@ def transcript(seed: int, secret: int, place: Path) -> list[Any]:
         begun = [(call, future) for call, future in begun if not future.done]
         call = ann.call()
         future = ann.program.start(call)
-        sim.run_until(lambda future=future: future.done, what=repr(call)[:200])  # type: ignore[misc]
+        sim.run_until(lambda future=future, call=call: future.done or _stands(sim, call), what=repr(call)[:200])  # type: ignore[misc]
+        if not future.done:
+            future.cancel()
         sim.run_until(lambda: not _computes(sim), what="quiet")
         ann.take(call, future)
     return ann.transcript
+
+
+def _stands(sim: Simulation, call: Call[Any]) -> bool:
+    """Whether a call waits for one of Ann's processes that is stopped, and so for ever."""
+    row = sim.kernel.table.find(pid_of(ANN, getattr(call, "pid", 0)))
+    return row is not None and row.state == "stopped"
 
 
 def _computes(sim: Simulation) -> bool:
@@ -206,13 +215,12 @@ def _computes(sim: Simulation) -> bool:
     return any(row.kind == "llm" and row.owner is owner and row.state in ("ready", "running") for row in sim.kernel.table)
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_what_a_user_sees_does_not_depend_on_what_another_does(part: int, tmp_path: Path) -> None:
     kinds: set[Any] = set()
-    for seed in SEEDS[part::3]:
+    for seed in SEEDS[part::PARTS]:
         one, other = (transcript(seed, secret, tmp_path / "files") for secret in (0, 2))
         for number, (mine, others) in enumerate(zip(one, other, strict=True)):
             assert mine == others, f"seed {seed}, call {number}"
         kinds |= {(type(call), errno is Errno.OK) for call, errno, _ in one}
-    if len(SEEDS) > 30:
-        assert len(kinds) > 50  # calls that succeed, and that fail
+    assert sum(succeeds for _, succeeds in kinds) > 15, "hardly any call succeeds"

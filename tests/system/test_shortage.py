@@ -126,3 +126,33 @@ def test_a_driver_whose_files_may_not_grow_refuses_the_image_and_goes_on(tmp_pat
             assert program(Read(twin, 200)).tokens == tokens
         program(Checkpoint(pid, os.fspath(tmp_path / "image")), timeout=PATIENCE)
         assert [device.restarts for device in program(BootInfoCall()).devices] == [0]
+
+
+def test_a_kernel_that_may_have_no_more_memory_refuses_what_would_take_some_and_does_all_else() -> None:
+    device = "sim:time_scale=0,context=2000000,layers=2,block_bytes=64"
+    with booted("--device", device) as kernel, kernel.connect() as program:
+        pid = program(Spawn("sim", [1, 2, 3]), timeout=PATIENCE)
+        used = psutil.Process(kernel.pid).memory_info().vms
+        with limited(kernel.pid, resource.RLIMIT_AS, used + (16 << 20)):
+            with pytest.raises(SyscallError, match="bytes of address space") as caught:
+                program(Spawn("sim", [7] * 1_000_000), timeout=PATIENCE)
+            assert caught.value.errno is Errno.EAGAIN
+            with pytest.raises(SyscallError, match="bytes of address space"):
+                program(Feed(pid, [4]))
+            assert len(program(Decode(pid, 3)).tokens) == 3, "what it has goes on"
+            program(StatsCall())
+        assert program(Feed(pid, [4])) == 7
+        program(Spawn("sim", [7] * 1_000_000), timeout=PATIENCE)
+
+
+def test_a_driver_that_may_have_no_more_memory_refuses_the_model_and_lives() -> None:
+    with booted("--device", "cpu") as kernel, kernel.connect() as program:
+        eventually(lambda: program(BootInfoCall()).devices[0].state == "up", "the driver is up")
+        driver = driver_of(kernel)
+        used = psutil.Process(driver).memory_info().vms
+        with limited(driver, resource.RLIMIT_AS, used + (1 << 20)):
+            with pytest.raises(SyscallError, match="no memory for") as caught:
+                program(Spawn("tiny", [1, 2, 3]), timeout=PATIENCE)
+            assert caught.value.errno is Errno.ENOMEM
+        assert len(program(Decode(program(Spawn("tiny", [1, 2, 3]), timeout=PATIENCE), 3), timeout=PATIENCE).tokens) == 3
+        assert [device.restarts for device in program(BootInfoCall()).devices] == [0]

@@ -1,4 +1,5 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help man clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read inventory audit help man
+clear."""
 
 from __future__ import annotations
 
