@@ -30,6 +30,9 @@ from llmasos.kernel.sched.policies import POLICIES
 from llmasos.simulator import gantt, simulate
 from llmasos.simulator.chart import BARS, MARKS
 from llmasos.simulator.rows import STATES
+from llmasos.syscalls import budgets
+from llmasos.syscalls.budgets import Allowance
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings
 from llmasos.syscalls.size import Size
 from llmasos.syscalls.table import Decode, Spawn
@@ -71,6 +74,29 @@ def _options(*records: type[Any]) -> str:
             default = "" if field.default in (dataclasses.MISSING, None, "") else f"`{_plain(field.default)}`"
             wanted = form.wanted.partition(" such as")[0]
             rows.append(f"| `{field.name}` | {wanted} | {default} | {_cell(_said(record, field.name))} |")
+    return "\n".join(rows)
+
+
+def _amount(budget: Allowance, amount: int) -> str:
+    if not amount:
+        return ""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if budget.bytes and amount % size == 0:
+            return f"{amount // size} {unit}"
+    return f"{amount:,}"
+
+
+def _budgets() -> str:
+    """What a program can make the kernel spend: syscalls/budgets.py."""
+    rows = ["| budget | one program | OS process | owner | in all | errno | counts | at its end |"]
+    rows.append("|" + "---|" * 8)
+    for budget in budgets.TABLE:
+        amounts = (budget.each, budget.process, budget.owner, budget.all)
+        shown = " | ".join(_amount(budget, amount) for amount in amounts)
+        errno = "" if budget.errno is Errno.OK else budget.errno.name
+        one = f" ({budget.of})" if budget.each and budget.of != "program" else ""
+        cells = shown.replace(" |", f"{one} |", 1) if one else shown
+        rows.append(f"| {budget.name} | {cells} | {errno} | {_cell(budget.counts)} | {_cell(budget.then)} |")
     return "\n".join(rows)
 
 
@@ -174,6 +200,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.trust": lambda: _keys(settings.Trust),
     "config.privacy": lambda: _keys(settings.Privacy, KernelConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
+    "budgets": _budgets,
     "config.partition": lambda: _keys(settings.PartitionFile, Partition),
     "shell.only": _shell_only,
     "chart.bars": _bars,

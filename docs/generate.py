@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from docs import blocks, comments
-from llmasos.syscalls import limits, manual, records, table, trace_events, transport
+from llmasos.syscalls import limits, manual, records, table, trace_events
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record
 from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry, Needs
@@ -45,7 +45,8 @@ From Python: `await kernel(Fork(pid, count=2))` with `llmasos.syscalls.client`, 
 end.
 
 A request has at most {limits.MAX_REQUEST_BYTES:,} bytes, a reply at most {limits.MAX_REPLY_BYTES:,}. A longer request
-is not read but answered EMSGSIZE, with `seq` 0; at more than {transport.MAX_FRAME:,} bytes ZeroMQ cuts the connection.
+is not read but answered EMSGSIZE; at more than {2 * limits.MAX_REQUEST_BYTES:,} bytes the connection is cut. What else
+programs may make the kernel keep is in [budgets.md](budgets.md).
 
 Of one program at most {limits.MAX_PARKED_CALLS:,} calls wait in the kernel at once. A call marked *blocks* is answered
 when what it waits for has happened; all others at once.

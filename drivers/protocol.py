@@ -464,7 +464,7 @@ _MOST_BANDWIDTH = 1e18  # bytes/s
 _OFFERS = ("max_runs", "step_tokens", "stream_tokens", "guess_rows")
 
 
-def decode_from_driver(body: bytes) -> FromDriver:
+def decode_from_driver(body: bytes | bytearray) -> FromDriver:
     """Raises msgspec.DecodeError; for the hello of another version, whatever form it has, one that names the version."""
     try:
         return _from_driver.decode(body)
@@ -474,7 +474,7 @@ def decode_from_driver(body: bytes) -> FromDriver:
         raise
 
 
-def _version(body: bytes) -> object:
+def _version(body: bytes | bytearray) -> object:
     """The version in the beginning of a hello; None where the message is no hello."""
     match msgspec.msgpack.decode(body):
         case ["Hello", int(version), *_]:

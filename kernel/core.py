@@ -24,7 +24,7 @@ from llmasos.kernel.recovery import recovery
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
-from llmasos.syscalls import limits, pids
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.table import BY_RECORD, Attach
@@ -189,15 +189,13 @@ class Kernel(System):
                     audit.stranger(self, event, error.errno, error.reason)
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
-        request = Request(program, event.seq, event.call, entry, program.group, event.drawn)
+        request = Request(program, event.seq, event.call, entry, program.group, event.drawn, size=event.size)
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             told = describe(event.call), describe(event.call, content=False)
             self.emit(f"call.{entry.name}", program.pid, "", event.seq, *told)
         if event.seq in program.parked:
             if not recovery.join(program.parked[event.seq], request):
                 desk.fail(self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
-        elif len(program.parked) >= limits.MAX_PARKED_CALLS:
-            desk.fail(self, request, Errno.EAGAIN, f"{len(program.parked)} calls of this program wait already")
         elif not program.name and not isinstance(event.call, Attach):
             desk.fail(self, request, Errno.EAGAIN, "attach is not answered yet: its line is on its way to the audit log")
         elif self.halting:

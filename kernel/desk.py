@@ -70,8 +70,7 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
         system.emit(f"ret.{request.entry.name}", program.pid, "", request.seq, *told)
     if request.entry.audit or errno:
         audit.end(system, request, errno, value, reason)
-    if program.parked.get(request.seq) is request:
-        del program.parked[request.seq]
+    system.spending.unpark(request)
     system.journal.answered(request, errno, value, reason)
     if request.absent:  # it will be told when it asks again
         program.to_replay.add(request.seq)

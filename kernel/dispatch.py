@@ -33,6 +33,8 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
         result = _run(system, request)
         if isinstance(result, Waiting):
             if not request.late:
+                if not request.waited:
+                    system.spending.check(request)
                 sleep(system, request, result)
                 return
             raise Errno.ETIME(result.why)

@@ -31,6 +31,7 @@ class Syscall(Event):
     os_pid: int = 0  # of the calling program, as the operating system vouches for it; 0: unknown
     uid: int | None = None  # of its OS process, likewise; None: the kernel's own
     drawn: int = 0  # 63 random bits, where the call asks for some (table.Entry.draws)
+    size: int = 0  # bytes of its frame
 
 
 class Cancel(Event):

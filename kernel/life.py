@@ -154,8 +154,8 @@ def _keep_status(system: System, process: LLMProcess) -> None:
     """What is left of a detached process costs its group nothing: a session would be full, and would not end."""
     old, process.group = process.group, system.groups.system
     process.table.group = process.group
-    process.group.enter(process.pid)
-    old.leave(process.pid)
+    process.group.enter(process.pid, process.kept)
+    old.leave(process.pid, process.kept)
     system.journal.left(old)
     forget_old(system)
 

@@ -27,6 +27,7 @@ def stale(system: System, process: Process) -> None:
 def grew(system: System, process: LLMProcess) -> None:
     """The log of a process has other tokens at its end: its readers, its state and the journal want to know."""
     system.journal.grew(process)
+    process.charge_log()
     system.stale[process.pid] = process
     wake(system, process.output)
 

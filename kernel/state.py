@@ -22,6 +22,7 @@ from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.sched.policies import Sources
+from llmasos.kernel.spending import Spending
 from llmasos.kernel.timers import Timer, Timers
 from llmasos.kernel.trace import Trace
 from llmasos.syscalls import pids
@@ -49,6 +50,7 @@ class System:
         self.traced = Channel()  # woken by trace events
         self.figures: dict[int, tuple[int, float]] = {}
         self.budgets: list[Budget] = []  # of the edge
+        self.spending = Spending()
         self.journal = Recorder()
         self.journal_trouble = ""  # why it cannot be written
         self.journal_wait = ""  # why what is written may not be on the disk yet

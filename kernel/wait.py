@@ -34,7 +34,7 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
     """Put a request into the line of a channel."""
     request.channel, request.waited = waiting.channel, True
     request.channel[request] = None
-    request.program.parked[request.seq] = request
+    system.spending.park(request)
     if waiting.timeout is not None and request.deadline is None:
         request.deadline = system.timers.at(system.now + nanoseconds(waiting.timeout), _expire, request)
     _show(system, request, waiting.channel)

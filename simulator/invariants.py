@@ -37,6 +37,7 @@ def check(system: System) -> None:
     check_family(system)
     check_groups(system)
     check_requests(system)
+    check_spending(system)
 
 
 def _llms(system: System) -> list[LLMProcess]:
@@ -273,3 +274,17 @@ def check_requests(system: System) -> None:
             _require(
                 request.program.parked.get(request.seq) is request, f"a call waits on {process.pid} but is not parked"
             )
+
+
+def check_spending(system: System) -> None:
+    """What the budgets say is spent is what the calls that wait, and the logs, come to."""
+    programs = {process for process in system.table if isinstance(process, Program)} | {system.own}
+    parked = [request for program in programs for request in program.parked.values()]
+    counted = len(parked), sum(request.size for request in parked)
+    told = system.spending.all.calls, system.spending.all.bytes
+    _require(counted == told, f"calls that wait, and their bytes: {counted}, charged: {told}")
+    kept = sum(process.kept for process in system.table)
+    _require(kept == system.groups.root.logs, f"logs and rows: {kept} bytes, charged: {system.groups.root.logs}")
+    for process in _llms(system):
+        off = process.size - process.kept
+        _require(0 <= off < 1024, f"the log of process {process.pid} has {off} bytes more than its group pays for")

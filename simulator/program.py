@@ -95,7 +95,8 @@ class Prog:
 
     def event(self, future: Future[Any]) -> Syscall:
         drawn = mix(self._chance, future.seq) >> 1 if BY_RECORD[type(future.call)].draws else 0
-        return Syscall(self.peer, future.seq, future.call, 1000 + self.peer, self.uid, drawn)
+        size = len(wire.encode_request(future.seq, future.call))
+        return Syscall(self.peer, future.seq, future.call, 1000 + self.peer, self.uid, drawn, size)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""

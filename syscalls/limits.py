@@ -3,6 +3,7 @@
 PROTOCOL_VERSION = 1
 MAX_REQUEST_BYTES = 8 << 20  # one request frame; a million tokens is about 5 MB
 MAX_REPLY_BYTES = 64 << 20  # one reply frame
+MAX_PARTS = 64  # of a message; those of more than one are refused, beyond this the connection is cut
 MAX_TOKEN = (1 << 31) - 1  # token ids are non-negative and fit an int32
 MAX_TOKENS_PER_CALL = 1 << 20
 MAX_STOP_IDS = 64

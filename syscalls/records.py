@@ -439,6 +439,11 @@ class Budget(Record):
     used: int  # now
     most: int
     refused: int = 0  # times since boot that there was not enough of it
+    each: int = 0  # the most for one program (connection, session); 0: no bound of its own
+    process: int = 0  # for one OS process
+    owner: int = 0  # for one owner
+    largest: int = 0  # what the one program or OS process uses that uses most of it
+    bytes: bool = False  # amounts are bytes
 
 
 class Stats(Record):

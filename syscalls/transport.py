@@ -1,4 +1,4 @@
-"""A ZeroMQ socket for trio: the pump under the kernel's edge and the drivers' loop.
+"""A ZeroMQ socket for trio: the pump under the drivers' loop. (The kernel speaks ZMTP by itself, kernel/edge/door.py.)
 
 pyzmq knows no trio, and a ZeroMQ socket is not a file to wait on. It has a descriptor (ZMQ_FD) that becomes readable when
 *something* may have happened inside, once for each change, and any operation on the socket may swallow that change.

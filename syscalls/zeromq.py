@@ -167,22 +167,3 @@ def ended(process: int) -> bool:
     looking = select.poll()
     looking.register(process, select.POLLIN)
     return bool(looking.poll(0))
-
-
-def inode(fd: int) -> int:
-    """A number that tells the connection of descriptor `fd` from a later one of the same descriptor; 0: it is down."""
-    try:
-        return os.fstat(fd).st_ino
-    except OSError:
-        return 0
-
-
-def cut(fd: int, connection: int) -> None:
-    """End the connection of descriptor `fd` from this side, if it is still the one with this inode; its monitor reports
-    it down soon after. (ZeroMQ closes descriptors in a thread of its own, whenever a peer goes.)"""
-    try:
-        with _duplicate(fd) as found:
-            if inode(found.fileno()) == connection:
-                found.shutdown(sockets.SHUT_RDWR)
-    except OSError:  # down already
-        pass

@@ -17,12 +17,16 @@ from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import DecodeResult, Finish, ReadResult, RecordsResult
 from llmasos.syscalls.table import Decode, Feed, Read, Records, Truncate
 
+_AHEAD = 4096  # tokens of a decode for which there must be room when it begins
+_WOKEN = 1024  # tokens of one answer to a read that has waited: many may wait for the same, and are answered at once
+
 
 def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> int:
     """Row 40 of the table, `Feed`."""
-    process.mapped.check_tokens(call.tokens)
     process.check_room(len(process.log) + len(call.tokens))
+    process.mapped.check_tokens(call.tokens)
     process.records.check_room(call.records, process.pid)
+    process.check_log(len(call.tokens), call.records)
     if call.records:
         process.records.add(len(process.log), call.records)
         system.journal.noted(process)
@@ -69,6 +73,7 @@ def _check_decode(process: LLMProcess, call: Decode) -> None:
     if call.max_tokens and (spent := process.group.exhausted()) is not None:
         why = f"tokens_total of group {spent.path} is used up: {spent.settings.tokens_total:,} tokens"
         raise Errno.EDQUOT(why)
+    process.check_log(min(call.max_tokens, _AHEAD))
     if (call.logprobs or not call.max_tokens) and process.device.lacks(LOGPROBS):
         raise Errno.ENOTSUP(f"device {process.device.name} does not report log-probabilities")
 
@@ -82,7 +87,8 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
             check_model(process)
         late = f"process {process.pid} has appended nothing after position {call.position} within {call.timeout} s"
         return wait(process.output, call.timeout, late)
-    tokens = process.log[position : position + call.limit].tolist()
+    limit = min(call.limit, _WOKEN) if request.waited else call.limit
+    tokens = process.log[position : position + limit].tolist()
     return ReadResult(position, tokens, decoding, process.finish, process.state, length)
 
 
@@ -102,9 +108,9 @@ def truncate(system: System, request: Request, call: Truncate, process: LLMProce
     system.counters["fed"] -= unused
     del process.log[call.length :]
     process.recorded = min(process.recorded, call.length)
-    grew(system, process)
     if process.records.cut(call.length):
         system.journal.noted(process)
+    grew(system, process)
     image.cut(process, call.length)
     process.table.trim(image.swap, call.length)
     freed(system)

@@ -79,8 +79,8 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
         process.move_to(group, system.now)
     else:
         process.group = group
-    group.enter(process.pid)
-    old.leave(process.pid)
+    group.enter(process.pid, process.kept)
+    old.leave(process.pid, process.kept)
     changed(system, process)
     system.journal.left(old)
     system.emit("group.move", process.pid, detail=f"{old.path} -> {group.path}")

@@ -28,7 +28,7 @@ from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import Decoding, LLMProcess, Process, Program
+from llmasos.kernel.objects.process import ROW_BYTES, Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
@@ -177,6 +177,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
         if not wanted.hopeless:  # else where the file could be read
             device = wanted
     group.check_pids(1)
+    group.check_logs(ROW_BYTES + 4 * len(saved.log) + sum(len(record.data) for record in saved.records))
     given = traits_of(saved)
     own = modest(given, request.program)
     if own != given:

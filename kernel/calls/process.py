@@ -23,7 +23,7 @@ from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Process, Program
+from llmasos.kernel.objects.process import INIT_PID, ROW_BYTES, DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
@@ -91,6 +91,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
     """Row 20 of the table, `Spawn`."""
     if not isinstance(request.begun, Birth):
         group.check_pids(1)
+        group.check_logs(ROW_BYTES + 4 * len(call.tokens) + sum(map(len, call.records)))
         check_size(len(call.records), sum(map(len, call.records)), "the process would have")
         reserve = _reserve(system, request.program, call, device)
         sampler = call.sampler or Sampler(seed=request.drawn)
@@ -100,6 +101,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         traits = Traits(call.name, model, sampler, limits, *kind, spent=0, detached=call.detached)
         process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
         process.records.add(0, call.records)
+        process.charge_log()
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
         if reserve is not None:
@@ -140,6 +142,7 @@ def fork(system: System, request: Request, call: Fork, parent: LLMProcess) -> li
     """Row 21 of the table, `Fork`."""
     group, image = request.program.group, parent.mapped
     group.check_pids(call.count)
+    group.check_logs(call.count * parent.size)
     group.check_weights(image.id, image.weight_bytes, image.name)
     system.table.check_room(call.count)  # all or none: nobody could end children without knowing their pids
     name, several = call.name or parent.name, call.name and call.count > 1
@@ -205,6 +208,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
         process.transition, request.begun = request, Transition(process)
         return wait(image.loaded)
     _check_exec(process, image, call)
+    process.check_log(len(call.tokens or ()), call.records)
     log = process.log if call.tokens is None else log_of(call.tokens)
     leave_image(system, process)
     process.image, process.traits = image, replace(process.traits, model=call.model)

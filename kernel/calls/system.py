@@ -17,6 +17,7 @@ from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits, pids
+from llmasos.syscalls.budgets import GROUPS, LOGS, PROCESSES
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, Budget, LogLine, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
@@ -82,9 +83,22 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
         journal=_journal(system, request.program),
         journal_frames=system.journal.frames,
         audit=_audit(system, request.program),
-        budgets=[Budget("processes", len(system.table), system.config.max_processes), *system.budgets],
+        budgets=[*system.budgets, *system.spending.told(), *_tables(system)],
         **{name: count[name] for name in _COUNTED},
     )
+
+
+def _tables(system: System) -> list[Budget]:
+    """What the tables of the kernel have in them."""
+    root, sessions = system.groups.root, [group for group in system.groups if group.session]
+    logs = max((group.logs for group in sessions), default=0)
+    pids = max((group.pids for group in sessions), default=0)
+    inside = max((group.inside for group in sessions), default=0)
+    return [
+        LOGS.told(root.logs, sum(group.refused for group in system.groups), logs),
+        PROCESSES.told(len(system.table), system.table.refused, pids, system.config.max_processes),
+        GROUPS.told(root.inside, system.groups.refused, inside),
+    ]
 
 
 def _audit(system: System, program: Program) -> str:

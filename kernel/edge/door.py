@@ -1,51 +1,63 @@
-"""How many connections the kernel takes, and how those beyond are refused.
+"""The door of the kernel: a listening socket, the connections that came by it, and a turn for each.
 
-ZeroMQ accepts whoever comes, tens of thousands in a second, and aborts the whole process when no descriptor is left for
-one more; what it has accepted the kernel hears later. So the kernel makes the listening socket itself, and where
-descriptors are few it guards the door: the descriptor that ZeroMQ accepts from is then, by dup2, another listening socket
-to which nobody can connect (epoll goes on watching the old one, which stays open here). Those who wait are let in by
-the queue's length: its name is taken away, ZeroMQ accepts until it is empty, and the name comes back. So no more come in
-than there is room for, however late the kernel is. Who finds no name tries again (syscalls/calls.py).
+The kernel accepts, reads and writes by itself, and speaks ZMTP (syscalls/zmtp.py) to programs that use ZeroMQ. libzmq
+would accept tens of thousands in a second and abort the whole process when no descriptor is left for one more; it keeps
+messages that are not whole where nobody sees them; it counts messages where bytes matter. Here each byte is charged
+before it is kept (kernel/edge/peers.py), and whoever goes beyond what he may have is told so, or cut off.
 
-When all places are taken the kernel accepts by itself, and answers as ZeroMQ would: by ZMTP 3.0, a greeting, READY, and a
-message that says why. The last places are for OS processes that have no connection yet, so that one which takes all it
-can get does not lock out a `kill` or a `halt`. A connection that says nothing is cut off after a while.
+Turns. Who has sent something gets a turn: a few messages, or a piece of a long one. OS processes have turns one after the
+other, however many connections each has. No turn can be cut short, and some calls take long (a million tokens take
+50 ms to decode); so while others call, too, an OS process that has used up its half of the kernel's time is not read
+from for a while. Its messages wait in its own socket then, and it itself at last: that is all that pacing costs.
+
+Places. When all are taken, newcomers are let in to hear why they cannot stay. The last places are for OS processes that
+have no connection yet, so that one which takes all it can get does not lock out a `kill` or a `halt`. Who says nothing is
+cut off after a while.
 """
 
 from __future__ import annotations
 
-import math
+import heapq
 import os
 import resource
-import select
+import selectors
 import socket
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from llmasos.syscalls import wire
-from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.zeromq import LISTEN_QUEUE, cut, inode, peer_pid
+from llmasos.kernel.edge.peers import Account, Peer
+from llmasos.syscalls import limits, wire, zeromq, zmtp
+from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, NOTES, RECEIVED, Allowance
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Budget
+from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
+NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 ENOUGH = 65_536  # descriptors
 LEAST = 256
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
-PLENTY = 8192  # that are free: ZeroMQ cannot take so many before the kernel hears of it
-QUEUE = 64  # connections that wait at a guarded door
 NEWCOMERS = 16  # places for OS processes that have no connection yet
 TELL_SECONDS = 0.5  # for which a refused connection stays, to hear why
-HEAR_SECONDS = 0.1  # after which it must have said READY
-SILENT_SECONDS = 30.0  # for which one stays that says nothing
+SILENT_SECONDS = 30.0  # for which one stays that says nothing, or stops in the middle of a request
+HOLD_ANSWERS = 1 << 20  # bytes of answers that wait for a program above which its next calls do
+# Calls without an answer above which its next ones wait: more than can be parked, so the others wait for the disk
+# (`fsync` is `always`), and not for what the program does next.
+MOST_OWED = 2 * limits.MAX_PARKED_CALLS
+SHARE = 0.5  # of the kernel's time that one OS process may have while others call, too,
+BURST = 0.01  # seconds that it may be beyond that,
+ACTIVE = 0.1  # and seconds for which an OS process counts as one that calls
+_MESSAGES = 16  # of one turn, at most,
+_TURN = 0.0003  # and seconds
+_LONG = 1 << 14  # bytes from which an answer goes by itself
+_ACCEPTS = 32  # connections to accept at once
 _TOLD = 16  # refused connections that stay at once, beside those that are in
 _FIRST = 2  # a program looks whether a kernel listens, then connects
-_GAP = 0.001  # seconds
-_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-_READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER"
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 def raise_descriptor_limit() -> int:
@@ -63,237 +75,485 @@ def raise_descriptor_limit() -> int:
 
 
 def hidden(path: Path) -> Path:
-    """The name of the socket at `path` while nobody is to find it."""
+    """The name of the socket at `path` before anybody is to find it."""
     return path.with_name(f"{path.name}.hidden")
 
 
-@dataclass(slots=True)
-class _Stay:
-    """How long a connection may stay that is refused, or has said nothing."""
-
-    until: float
-    inode: int
-    refused: str = ""  # why
-
-
 class Door:
-    """The connections to one listening socket."""
+    """One listening socket and its connections.
 
-    def __init__(self, descriptors: int) -> None:
-        """`descriptors`: the limit of the operating system for this process."""
-        self._listener = self._nobody = socket.socket()
-        self._path = Path()
-        self._taken = -1  # the descriptor that ZeroMQ accepts from
+    `deliver(peer, message)` gets what comes, a frame or the reason why there is none; `gone(peer)` is told when a
+    connection that had said something has ended; `note(peer, text)` what the kernel's log should say.
+    """
+
+    def __init__(
+        self,
+        descriptors: int,
+        deliver: Callable[[Peer, zmtp.Frame | zmtp.Refused], None],
+        gone: Callable[[Peer], None],
+        note: Callable[[Peer, str], None],
+        *,
+        received: Allowance = RECEIVED,
+        sends: Allowance = ANSWERS,
+        refuses: Callable[[SyscallError], None] = lambda why: None,
+        strangers: frozenset[int | None] = frozenset(),
+        admits: Callable[[int], bool] | None = None,
+    ) -> None:
+        """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
+        comes, and of what goes. `refuses` is told why a connection is refused. `strangers`: uids that are nobody's.
+        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may."""
+        self._deliver, self._gone, self._note = deliver, gone, note
+        self._received, self._sends = received, sends
+        self._refuses, self._strangers, self._admits = refuses, strangers, admits
         self._descriptors = descriptors
-        own = min(OWN, descriptors // 4)
-        self._full = descriptors - QUEUE - _TOLD - own // 2
-        self.most = self._full - own // 2  # connections
-        self._up: dict[int, int] = {}  # descriptor -> OS pid
-        self._of: Counter[int] = Counter()  # connections of each OS pid
-        self._stays: dict[int, _Stay] = {}
-        self._came = trio.Event()
-        self._watched = trio.Event()  # ZeroMQ accepts from the listener
-        self._guarded = trio.Event()
+        self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
         self.refused = 0
+        self.refusals: Counter[str] = Counter()  # of other budgets
+        self._told_left_out = 0  # lines of the log that were left out, and a later one says so
+        self.everybody = Account("all programs")
+        self._processes: dict[int, Account] = {}
+        self._owners: dict[int | None, Account] = {}
+        self._peers: dict[int, Peer] = {}
+        self._inside = 0  # of them, those that are not refused
+        self._numbers = 0
+        self._selector = selectors.DefaultSelector()
+        self._listener: socket.socket | None = None
+        self._path = Path()
+        self._spare = -1  # a descriptor to give up when there is no other
+        self._turns: dict[Account, dict[Peer, None]] = {}
+        self._paused: dict[Account, dict[Peer, None]] = {}
+        self._held: set[Peer] = set()  # those whose calls wait until they have read their answers
+        self._corked: Peer | None = None  # has its turn, and gets short answers
+        self._cork: list[bytes] = []  # at the end of it
+        self._stays: list[tuple[float, int]] = []  # heap: when the connection of that number has to be gone
+        self._last = self._before = Account("nobody")  # the last two that had a turn
+        self._timed = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._closed = False
 
-    def listen(self, path: Path) -> int:
-        """Listen, not yet under the name `path`; returns the descriptor that ZeroMQ is to accept from. Where it listened
-        before, under a name that is no more, it listens no longer. Raises OSError."""
-        self.close()
-        self._listener, self._nobody = _socket(), _socket()
-        self._path, self._watched, self._guarded = path, trio.Event(), trio.Event()
-        for listener in (self._nobody, self._listener):
+    # --- listening --------------------------------------------------------------------------------------------------
+
+    def listen(self, path: Path) -> None:
+        """Listen at `path`, which is found only when whoever connects is heard. Where it listened before, under a name
+        that is no more, it listens no longer. Raises OSError."""
+        self._deafen()
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.setblocking(False)
             hidden(path).unlink(missing_ok=True)
             listener.bind(os.fspath(hidden(path)))
-            listener.listen(QUEUE)
-        self._taken = os.dup(self._listener.fileno())
-        return self._taken
+            listener.listen(LISTEN_QUEUE)
+            os.rename(hidden(path), path)
+        except BaseException:
+            listener.close()
+            raise
+        self._listener, self._path = listener, path
+        self._selector.register(listener, _READ, None)
+        if self._spare < 0:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    async def open(self) -> None:
-        """Have the door found under its name. Raises OSError."""
-        with socket.socket(socket.AF_UNIX) as first:
-            first.connect(os.fspath(hidden(self._path)))
-            await self._watched.wait()
-        self._guard_if_few()
-        if not self._guarded.is_set():
-            self._listener.listen(LISTEN_QUEUE)
-        os.rename(hidden(self._path), self._path)
+    def _deafen(self) -> None:
+        if self._listener is not None:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
 
     def __len__(self) -> int:
-        return len(self._up)
+        return self._inside
 
-    def came(self, fd: int) -> None:
-        """A connection is up."""
-        pid = peer_pid(fd)
-        self._up[fd] = pid
-        self._of[pid] += 1
-        why = self._refusal(pid)
-        self.refused += bool(why)
-        self._stays[fd] = _Stay(time.monotonic() + (TELL_SECONDS if why else SILENT_SECONDS), inode(fd), why)
-        self._came.set()
-        if pid == os.getpid():
-            self._watched.set()
-        if self._watched.is_set():
-            self._guard_if_few()
+    def _accept(self) -> None:
+        listener = self._listener
+        for _ in range(_ACCEPTS if listener is not None else 0):
+            assert listener is not None
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptor is left: whoever comes is cut off, and tries again
+                self._turn_away(listener)
+                return
+            self._admit(connection)
 
-    def went(self, fd: int) -> None:
-        """A connection is down."""
-        pid = self._up.pop(fd, None)
-        if pid is not None:
-            self._of[pid] -= 1
-            if not self._of[pid]:
-                del self._of[pid]
-        self._stays.pop(fd, None)
+    def _turn_away(self, listener: socket.socket) -> None:
+        self.refused += 1
+        with suppress(OSError):
+            os.close(self._spare)
+            self._spare = -1
+            listener.accept()[0].close()
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    @property
-    def _held(self) -> int:
-        """Descriptors of connections, and of the OS processes at their other ends (peers.py)."""
-        return len(self._up) + len(self._of)
-
-    def _is_full(self) -> bool:
-        """Whether one more queue would be too many. What ZeroMQ has accepted counts at once, heard of or not."""
+    def _admit(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._numbers += 1
         try:
-            return len(os.listdir("/proc/self/fd")) >= self._full
-        except OSError:  # there is no descriptor left to look
-            return True
+            peer = Peer(self._numbers, connection, self._received, self._sends)
+        except OSError:  # it has gone
+            connection.close()
+            return
+        if self._admits is not None and not self._admits(peer.os_pid):
+            self.refused += 1
+            connection.close()
+            return
+        process = self._account(peer)
+        owner = self._owners.get(peer.uid) or Account(f"user {peer.uid}")
+        peer.refused = self._refusal(peer, process)
+        self.refused += peer.refused is not None
+        if peer.refused is not None and len(self._peers) - self._inside >= _TOLD:
+            connection.close()  # there is no room to tell everybody; who is cut off tries again
+            self._forget(process)
+            return
+        self._processes[peer.os_pid], self._owners[peer.uid] = process, owner
+        peer.pays(process, owner, self.everybody)
+        self._peers[peer.number] = peer
+        self._inside += peer.refused is None
+        self._stay(peer, TELL_SECONDS if peer.refused else SILENT_SECONDS)
+        self._wait_for(peer, _READ)
+        self._offer(peer, zmtp.OPENING)
 
-    def _guard_if_few(self) -> None:
-        few = self._descriptors - self._held < PLENTY
-        if few and not self._guarded.is_set() and sys.platform == "linux":
-            self._guarded.set()
-            self._listener.listen(QUEUE)
-            self._accept_from(self._nobody)
+    def _account(self, peer: Peer) -> Account:
+        """That of the OS process at the other end. A pid may be another's one day, a pidfd never is."""
+        account = self._processes.get(peer.os_pid)
+        if account is None or (account.pidfd >= 0 and zeromq.ended(account.pidfd)):
+            found = zeromq.Credentials(peer.os_pid, peer.uid)
+            account = Account(f"OS process {peer.os_pid}", zeromq.pidfd(peer.fd, found))
+        return account
 
-    def _accept_from(self, listener: socket.socket) -> None:
-        os.dup2(listener.fileno(), self._taken, inheritable=False)
+    def _forget(self, account: Account) -> None:
+        """An account without connections ends."""
+        if not account.connections and account.pidfd >= 0:
+            os.close(account.pidfd)
+            account.pidfd = -1
 
-    def _refusal(self, pid: int) -> str:
-        count = self._held
-        if count <= self.most - NEWCOMERS or (count <= self.most and self._of[pid] <= _FIRST):
-            return ""
-        return self._why()
-
-    def _why(self) -> str:
-        return (
-            f"{len(self._up)} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "
+    def _refusal(self, peer: Peer, process: Account) -> SyscallError | None:
+        if peer.uid in self._strangers:
+            if peer.uid is None:
+                return Errno.EAGAIN("the operating system does not say whose program this is; try again")
+            return Errno.EPERM(NOBODY)
+        count = self._inside + len(self._processes) + 1
+        if count <= self.most - NEWCOMERS or (count <= self.most and process.connections < _FIRST):
+            return None
+        return CONNECTIONS.errno(
+            f"{self._inside} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "
             f"{self._descriptors} for this kernel); end some, or boot it with a higher limit"
         )
 
-    def dismiss(self, fd: int, why: str) -> None:
-        """Cut off a connection that is refused, when it has had time to hear why."""
-        self._stays[fd] = _Stay(time.monotonic() + TELL_SECONDS, inode(fd), why)
-        self._came.set()
+    def _stay(self, peer: Peer, seconds: float) -> None:
+        peer.until = time.monotonic() + seconds
+        heapq.heappush(self._stays, (peer.until, peer.number))
+        self._timed.set()
 
-    def refusal(self, fd: int) -> str:
-        """Why the connection of a first message is refused; empty: it is not, and stays."""
-        stay = self._stays.get(fd)
-        if stay is None:
-            return ""
-        if not stay.refused:
-            del self._stays[fd]
-        return stay.refused
+    # --- turns ------------------------------------------------------------------------------------------------------
 
-    async def sweep(self) -> None:
-        """Cut off what has stayed too long; `went` follows. Until cancelled."""
+    async def run(self) -> None:
+        """Serve until cancelled. Exceptions of `deliver` pass through."""
+        self._token = trio.lowlevel.current_trio_token()
+        while not self._closed:
+            if self.round():
+                await trio.lowlevel.checkpoint()
+            else:
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._selector.fileno())
+
+    async def keep_time(self) -> None:
+        """Cut off what has stayed too long, and let those go on that had to pause. Until cancelled."""
         while True:
-            await self._came.wait()
-            self._came = trio.Event()
-            while self._stays:
-                await trio.sleep(TELL_SECONDS)
-                now = time.monotonic()
-                for fd, stay in list(self._stays.items()):
-                    if stay.until <= now:
-                        cut(fd, stay.inode)
+            await self._timed.wait()
+            self._timed = trio.Event()
+            while (due := self._next_due()) is not None:
+                with trio.move_on_after(max(0.0, due - time.monotonic())):
+                    await self._timed.wait()
+                    self._timed = trio.Event()
+                self._resume()
+                self._sweep()
 
-    async def guard(self) -> None:
-        """Let in and refuse while descriptors are few. Until cancelled."""
-        refused: list[_Refused] = []
+    def _look_soon(self) -> None:
+        """There are turns of which no descriptor tells."""
+        if self._token is not None:
+            self._token.run_sync_soon(self._look, idempotent=True)
+
+    def _look(self) -> None:
+        if self.round():
+            self._look_soon()
+
+    def round(self) -> bool:
+        """One turn for each OS process that has sent something. Whether there is more to do."""
+        if self._closed:
+            return False
+        for key, events in self._selector.select(0):
+            peer = key.data
+            if peer is None:
+                self._accept()
+            elif peer.number in self._peers:
+                if events & _WRITE:
+                    self._flush(peer)
+                if events & _READ:
+                    self._turns.setdefault(peer.payer, {})[peer] = None
+        for account in list(self._turns):
+            waiting = self._turns[account]
+            if not waiting:
+                del self._turns[account]
+                continue
+            peer = next(iter(waiting))
+            del waiting[peer]
+            if self._must_pause(account):
+                self._paused.setdefault(account, {})[peer] = None
+                self._wait_for(peer, peer.mask & ~_READ)
+                self._timed.set()
+            elif self._turn(peer):
+                waiting[peer] = None  # the last one now
+            if not waiting:
+                self._turns.pop(account, None)
+        return bool(self._turns)
+
+    def _turn(self, peer: Peer) -> bool:
+        """Take some of what a connection sends. Whether there may be more."""
+        begin = time.thread_time()  # time in which the kernel was not running is nobody's
+        self._corked, more = peer, True
         try:
-            while True:
-                await self._guarded.wait()
-                while refused or self._descriptors - self._held < 2 * PLENTY:
-                    with trio.move_on_after(HEAR_SECONDS if refused else math.inf) as patience:
-                        with suppress(trio.ClosedResourceError):  # it listens under a new name
-                            await trio.lowlevel.wait_readable(self._listener)
-                        await self._guarded.wait()
-                    refused = [one for one in refused if one.goes_on()]
-                    if patience.cancelled_caught:
-                        continue
-                    if not self._is_full():
-                        await self._let_in()
-                    elif (one := self._accept()) is not None:
-                        # There is no room to tell everybody; who is cut off tries again.
-                        refused.append(one) if len(refused) < _TOLD else one.close()
-                self._guarded = trio.Event()
-                self._listener.listen(LISTEN_QUEUE)
-                self._accept_from(self._listener)
+            more = self._take(peer, begin + _TURN)
+        except (EOFError, OSError):
+            self._end(peer)
+        except zmtp.Broken as broken:
+            self.cut(peer, str(broken))
         finally:
-            for one in refused:
-                one.close()
+            if self._cork:
+                self._uncork(peer)
+            self._corked = None
+        self._charge(peer.payer, time.thread_time() - begin)
+        if peer.number not in self._peers:
+            return False
+        if peer.counted or peer.incoming.held or peer.incoming.reserved:
+            peer.count()
+            if peer.incoming.reserved and not peer.until:
+                self._stay(peer, SILENT_SECONDS)
+        return more
 
-    async def _let_in(self) -> None:
-        """Have ZeroMQ accept those who wait, and nobody else."""
-        with suppress(FileNotFoundError):  # somebody has removed it, and it will be made again
-            os.rename(self._path, hidden(self._path))
-        listener, queue = self._listener, select.poll()  # select() takes no descriptor above 1,023
-        queue.register(listener, select.POLLIN)
-        try:
-            self._accept_from(listener)
-            while self._listener is listener and queue.poll(0):  # noqa: ASYNC110 - ZeroMQ has no event for it
-                await trio.sleep(_GAP)
-        finally:
-            if self._listener is listener:  # it has not begun to listen under a new name meanwhile
-                self._accept_from(self._nobody)
-                with suppress(FileNotFoundError):
-                    os.rename(hidden(self._path), self._path)
+    def _take(self, peer: Peer, until: float) -> bool:
+        incoming, room, more = peer.incoming, peer.room, True
+        for _ in range(_MESSAGES):
+            if (peer.answers > HOLD_ANSWERS or peer.owed > MOST_OWED) and self._admits is None:
+                self._hold(peer)
+                return False
+            arrived = incoming.next(room)
+            if arrived is None:
+                if not more:
+                    return False
+                more = peer.read()
+                arrived = incoming.next(room)
+                if arrived is None:
+                    return more
+            if type(arrived) is bytes and peer.refused is None:  # the usual
+                peer.until = 0.0
+                self._deliver(peer, arrived)
+            else:
+                self._arrived(peer, arrived)
+            if time.thread_time() > until or peer.number not in self._peers:
+                return True
+        return True
 
-    def _accept(self) -> _Refused | None:
-        try:
-            found, _ = self._listener.accept()
-        except OSError:  # it has gone already
-            return None
-        self.refused += 1
-        return _Refused(found, self._why())
+    def _arrived(self, peer: Peer, arrived: zmtp.Arrived) -> None:
+        match arrived:
+            case zmtp.Ready():
+                peer.identity = arrived.identity
+                if (why := peer.refused) is not None:
+                    self.send(peer, wire.encode_reply(0, why.errno, why.reason))  # to no call in particular
+                    self._refuses(why)
+            case zmtp.Pong():
+                self._offer(peer, arrived.frame)
+            case _ if peer.refused is None:
+                peer.until = 0.0
+                if isinstance(arrived, zmtp.Refused) and arrived.errno is self._received.errno:
+                    self.refusals[self._received.name] += 1
+                self._deliver(peer, arrived)
+
+    def _hold(self, peer: Peer) -> None:
+        self._held.add(peer)
+        self._wait_for(peer, _WRITE)
+
+    def _charge(self, account: Account, seconds: float) -> None:
+        now = time.perf_counter()
+        debt = max(0.0, account.debt - SHARE * (now - account.settled))
+        account.debt = min(debt, BURST) + seconds  # what it had while it was alone is forgiven
+        account.settled = account.seen = now
+        if account is not self._last:
+            self._before, self._last = self._last, account
+
+    def _must_pause(self, account: Account) -> bool:
+        if self._admits is not None or account.debt <= BURST:
+            return False
+        now = time.perf_counter()
+        other = self._before if account is self._last else self._last
+        return now - other.seen < ACTIVE and account.debt - SHARE * (now - account.settled) > BURST
+
+    def _resume(self) -> None:
+        now = time.perf_counter()
+        for account in [one for one in self._paused if _rested(one) <= now]:
+            for peer in self._paused.pop(account):
+                if peer.number in self._peers:
+                    self._wait_for(peer, peer.mask | _READ)
+                    self._turns.setdefault(account, {})[peer] = None
+                    self._look_soon()
+
+    def _next_due(self) -> float | None:
+        if self._paused:
+            rest = min(map(_rested, self._paused)) - time.perf_counter()
+            pause = time.monotonic() + rest
+            return min(pause, self._stays[0][0]) if self._stays else pause
+        return self._stays[0][0] if self._stays else None
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        while self._stays and self._stays[0][0] <= now:
+            until, number = heapq.heappop(self._stays)
+            peer = self._peers.get(number)
+            if peer is not None and peer.until == until and peer.refused is None:
+                self._turn(peer)  # what it has said meanwhile counts, however late the kernel hears of it
+            if peer is not None and peer.until == until:
+                self._end(peer)
+
+    def drain(self) -> None:
+        """Deliver all that has arrived, at once. For the end of a connection, when no task may be left to wait for it."""
+        for peer in list(self._peers.values()):
+            while peer.number in self._peers and self._turn(peer):
+                pass
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def send(self, peer: Peer, frame: bytes) -> bool:
+        """Send a message without waiting. False: the peer has gone, or was cut off since it does not read."""
+        if peer.number not in self._peers:
+            return False
+        size = len(frame)
+        if size >= _LONG:
+            return self._offer(peer, zmtp.head(size)) and self._offer(peer, frame)
+        data = (b"\0%c" % size if size < 256 else zmtp.head(size)) + frame
+        if peer is self._corked:  # its turn has an end soon
+            self._cork.append(data)
+            return True
+        return self._offer(peer, data)
+
+    def _offer(self, peer: Peer, data: bytes) -> bool:
+        """Whether the peer is still there."""
+        if self._cork and peer is self._corked:
+            self._uncork(peer)
+        rest, account, why = peer.offer(data)
+        while why:  # what somebody does not read is too much
+            payers = (one for one in self._peers.values() if account in one.accounts)
+            worst = peer if account is None else max(payers, key=lambda one: one.answers)
+            self.refusals[self._sends.name] += 1
+            self.cut(worst, why)
+            if worst is peer:
+                return False
+            rest, account, why = peer.offer(bytes(rest))
+        if peer.out:
+            self._wait_for(peer, peer.mask | _WRITE)
+        elif peer in self._held:
+            self._flush(peer)
+        return True
+
+    def _uncork(self, peer: Peer) -> None:
+        cork, self._cork = self._cork, []
+        self._offer(peer, cork[0] if len(cork) == 1 else b"".join(cork))
+
+    def _flush(self, peer: Peer) -> None:
+        if peer.out:
+            peer.write()
+        if peer.out:
+            self._wait_for(peer, peer.mask | _WRITE)
+        elif peer.mask & _WRITE:
+            self._wait_for(peer, peer.mask & ~_WRITE)
+        if peer in self._held and peer.answers <= HOLD_ANSWERS // 2 and peer.owed <= MOST_OWED:
+            self._held.discard(peer)
+            self._wait_for(peer, peer.mask | _READ)
+            self._turns.setdefault(peer.payer, {})[peer] = None
+            self._look_soon()  # there may be whole messages, of which the socket does not tell
+
+    def budgets(self) -> list[Budget]:
+        """What programs use of the edge's resources."""
+        processes = self._processes.values()
+        connections = max((one.connections for one in processes), default=0)
+        received = max((one.received for one in processes), default=0)
+        answers = max((one.answers for one in processes), default=0)
+        notes = max((one.notes for one in processes), default=0)
+        everybody, refused = self.everybody, self.refusals
+        return [
+            CONNECTIONS.told(self._inside, self.refused, connections, self.most),
+            RECEIVED.told(everybody.received, refused[RECEIVED.name], received),
+            ANSWERS.told(everybody.answers, refused[ANSWERS.name], answers),
+            NOTES.told(everybody.notes_now(time.monotonic()), refused[NOTES.name], notes),
+        ]
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of answers that wait."""
+        return self.everybody.answers
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def cut(self, peer: Peer, why: str) -> None:
+        """End a connection, and say why in the log."""
+        if peer.number in self._peers:
+            self._tell(peer, f"OS process {peer.os_pid} is cut off: {why}")
+            self._end(peer)
+
+    def _tell(self, peer: Peer, text: str) -> None:
+        """A line for the kernel's log, unless there have been too many."""
+        now = time.monotonic()
+        levels = zip(peer.accounts, (NOTES.process, NOTES.owner, NOTES.all), strict=True)
+        if any(account.notes_now(now) >= most for account, most in levels):
+            self.refusals[NOTES.name] += 1
+            return
+        for account in peer.accounts:
+            account.notes += 1
+        left_out = self.refusals[NOTES.name] - self._told_left_out
+        self._told_left_out += left_out
+        self._note(peer, f"{text}; {left_out} such lines before this one were left out" if left_out else text)
+
+    def _end(self, peer: Peer) -> None:
+        if self._peers.pop(peer.number, None) is None:
+            return
+        self._inside -= peer.refused is None
+        self._wait_for(peer, 0)
+        self._held.discard(peer)
+        for waiting in (self._turns, self._paused):
+            if peer.payer in waiting:
+                waiting[peer.payer].pop(peer, None)
+        process, owner, _ = peer.accounts
+        peer.close()
+        self._forget(process)
+        if not process.connections and self._processes.get(peer.os_pid) is process:
+            del self._processes[peer.os_pid]
+        if not owner.connections:
+            del self._owners[peer.uid]
+        self._gone(peer)
+
+    def _wait_for(self, peer: Peer, mask: int) -> None:
+        if mask == peer.mask:
+            return
+        if not mask:  # a connection that has ended would tell so for ever
+            self._selector.unregister(peer.connection)
+        elif peer.mask:
+            self._selector.modify(peer.connection, mask, peer)
+        else:
+            self._selector.register(peer.connection, mask, peer)
+        peer.mask = mask
 
     def close(self) -> None:
-        """Call this before ZeroMQ's socket is closed: it stops watching the descriptor that it was given."""
-        if self._taken >= 0:
-            self._accept_from(self._listener)
-            self._taken = -1
-            with suppress(RuntimeError):  # outside trio nobody waits
-                trio.lowlevel.notify_closing(self._listener)
-        self._listener.close()
-        self._nobody.close()
+        """End all. What the operating system has been given is still read by those at the other ends."""
+        if self._closed:
+            return
+        self._closed = True
+        self._deafen()
+        for peer in list(self._peers.values()):
+            self._end(peer)
+        with suppress(RuntimeError):  # outside trio nobody waits
+            trio.lowlevel.notify_closing(self._selector.fileno())
+        self._selector.close()
+        if self._spare >= 0:
+            os.close(self._spare)
 
 
-def _socket() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX)
-    made.setblocking(False)  # two may accept from it
-    return made
-
-
-class _Refused:
-    """A connection that is told why it is refused, and closed. A peer takes no message before it has said READY."""
-
-    def __init__(self, connection: socket.socket, why: str) -> None:
-        self._connection, self._why = connection, why
-        self._said, self._came = False, trio.current_time()
-        connection.setblocking(False)
-        self._send(_GREETING + bytes((4, len(_READY))) + _READY)
-
-    def goes_on(self) -> bool:
-        stayed = trio.current_time() - self._came
-        if stayed >= HEAR_SECONDS and not self._said:
-            self._said = True
-            body = wire.encode_reply(0, Errno.EAGAIN, self._why)  # to no call in particular
-            self._send(b"\x02" + len(body).to_bytes(8, "big") + body)
-        if stayed >= TELL_SECONDS:
-            self.close()
-        return stayed < TELL_SECONDS
-
-    def _send(self, frames: bytes) -> None:
-        with suppress(OSError):  # it has gone
-            self._connection.send(frames)
-
-    def close(self) -> None:
-        self._connection.close()
+def _rested(account: Account) -> float:
+    """When a paused account may go on."""
+    return account.settled + (account.debt - BURST / 2) / SHARE

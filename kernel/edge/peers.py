@@ -1,121 +1,206 @@
-"""Which program is at the other end: connections, as numbers that are never reused.
+"""Connections: who is at the other end, what has come from there, what is to go there, and who pays for it.
 
-A routing id says nothing about a program, but the operating system does: a message tells the descriptor that it came by
-(ZMQ's SRCFD), and the descriptor tells the process at its other end. The socket's monitor reports that a connection went
-down; so a program's death is noticed at once, however it died.
-
-Descriptors are reused. Binding is safe all the same. A connection's end is reported before its descriptor can be reused,
-and the edge reads these reports before it binds an unknown sender. Late messages of a dead connection come from an id
-that is no longer bound, by a descriptor that is down; or, if that descriptor is in use again, with an id older than its
-new owner's: ZeroMQ gives ids in ascending order, and ids that a program chose itself are refused.
+The operating system says who it is (SO_PEERCRED at the moment of connecting), not the message. A connection's number is
+never used again. What a connection makes the kernel keep is charged to it, to its OS process, to its owner and to all
+(syscalls/budgets.py), before it is kept.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
-from llmasos.syscalls.transport import Message
-from llmasos.syscalls.zeromq import Credentials, Link, credentials, ended, inode, pidfd
+from llmasos.syscalls import zeromq, zmtp
+from llmasos.syscalls.budgets import Allowance
+from llmasos.syscalls.errno import SyscallError
 
 _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
-_GIVEN = 5  # bytes of an id that ZeroMQ gave: a zero, then a counter
+NOTES_SECONDS = 10.0
+_AT_ONCE = 64  # buffers to hand to the operating system
 
 
-@dataclass(slots=True, frozen=True)
+class Account:
+    """What somebody uses of the edge's resources: an OS process, an owner, all. `name` is for people."""
+
+    __slots__ = ("answers", "connections", "debt", "name", "noted", "notes", "pidfd", "received", "seen", "settled")
+
+    def __init__(self, name: str, pidfd: int = -1) -> None:
+        """`pidfd`: of an OS process; it is closed with the account."""
+        self.name, self.pidfd = name, pidfd
+        self.connections = self.received = self.answers = 0
+        self.notes, self.noted = 0, 0.0  # lines of the log that it has caused since that moment
+        # seconds of the kernel's time that it has had and others have not; when that was true; when it last had any
+        self.debt = self.settled = self.seen = 0.0
+
+    def notes_now(self, now: float) -> int:
+        """Lines of the log that it has caused lately."""
+        if now - self.noted > NOTES_SECONDS:
+            self.notes, self.noted = 0, now
+        return self.notes
+
+
 class Peer:
-    """A connection. `inode` tells it from later ones of its `fd`. The operating system says which process is at its other
-    end and whose that is (0 and None: it does not tell); `process` is a pidfd of it, or -1."""
+    """A connection. `number` names it for the core; `os_pid` is 0 and `uid` None where the operating system does not
+    tell; `identity` is the name that it gives itself."""
 
-    number: int
-    routing_id: bytes
-    fd: int
-    inode: int
-    os_pid: int
-    uid: int | None
-    process: int
+    __slots__ = (
+        "accounts", "answers", "connection", "counted", "deaf", "fd", "identity", "incoming", "mask", "number", "os_pid",
+        "out", "owed", "received", "refused", "sends", "uid", "until",
+    )  # fmt: skip
 
+    def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
+        """`received`, `sends`: the bounds of what comes and has not been handled, and of what waits to go."""
+        self.number, self.connection, self.fd = number, connection, connection.fileno()
+        self.os_pid, self.uid = zeromq.credentials(self.fd)
+        self.identity = b""
+        self.received, self.sends = received, sends
+        self.incoming = zmtp.Incoming(received.each)
+        self.accounts: tuple[Account, ...] = ()  # of its OS process, its owner, all
+        self.counted = 0  # of received bytes, what the accounts have
+        self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
+        self.answers = 0  # bytes of `out`
+        self.owed = 0  # calls that have not been answered
+        self.deaf = False  # it has closed its end, or does not take what is sent
+        self.mask = 0  # what is waited for: that bytes come, that there is room for those that go
+        self.until = 0.0  # when it must have said something, or be gone; 0: it may stay
+        self.refused: SyscallError | None = None  # why it cannot stay
 
-class Peers:
-    def __init__(self) -> None:
-        self._by_id: dict[bytes, Peer] = {}
-        self._by_number: dict[int, Peer] = {}
-        self._by_fd: dict[int, Peer] = {}
-        self._up: set[int] = set()
-        self._numbers = 0
-        self._processes: Counter[int] = Counter()  # connections by the pidfd of their OS process
-        self._latest: dict[int, int] = {}  # OS pid -> the pidfd of the process that has it
+    def pays(self, process: Account, owner: Account, everybody: Account) -> None:
+        """Say who pays for it from here on."""
+        self.accounts = process, owner, everybody
+        for account in self.accounts:
+            account.connections += 1
 
-    def known(self, message: Message) -> Peer | None:
-        """The sender of a message, or None if it is not bound."""
-        return self._by_id.get(message.peer)
+    @property
+    def payer(self) -> Account:
+        """Of its OS process."""
+        return self.accounts[0]
 
-    def bind(self, message: Message) -> tuple[Peer | None, Peer | None]:
-        """Bind the sender of its first message. Returns the peer (None: it has gone already), and the connection that it
-        turns out to have replaced. Call `follow` for all reports first.
-        """
-        fd = message.fd
-        if fd not in self._up:
-            return None, None
-        replaced = self._by_fd.get(fd)
-        if replaced is not None:
-            if not _newer(message.peer, replaced.routing_id):
-                return None, None
-            self.forget(replaced)
-        self._numbers += 1
-        found = credentials(fd)
-        peer = Peer(self._numbers, message.peer, fd, inode(fd), found.pid, found.uid, self._process(fd, found))
-        self._by_id[peer.routing_id] = self._by_number[peer.number] = self._by_fd[fd] = peer
-        return peer, replaced
+    @property
+    def process(self) -> int:
+        """A pidfd of its OS process, or -1."""
+        return self.accounts[0].pidfd
 
-    def follow(self, link: Link) -> Peer | None:
-        """Take in a report that a connection came up or went down. Returns the peer that is gone."""
-        if link.up:
-            self._up.add(link.fd)
-            return None
-        self._up.discard(link.fd)
-        peer = self._by_fd.get(link.fd)
-        if peer is not None:
-            self.forget(peer)
-        return peer
+    # --- what comes ---
 
-    def numbered(self, number: int) -> Peer | None:
-        return self._by_number.get(number)
+    def room(self, size: int) -> str:
+        """Set bytes aside for a request, or say why they cannot be."""
+        received = self.received
+        for account, most in zip(self.accounts, (received.process, received.owner, received.all), strict=True):
+            if most and account.received + size > most:
+                return received.over(account.name, account.received, most)
+        self._receive(size)
+        return ""
 
-    def __iter__(self) -> Iterator[Peer]:
-        return iter(self._by_number.values())
+    def _receive(self, size: int) -> None:
+        self.counted += size
+        for account in self.accounts:
+            account.received += size
 
-    def __len__(self) -> int:
-        return len(self._by_number)
+    def count(self) -> None:
+        """Charge what it has sent and the kernel has not handled: no more, no less."""
+        self.incoming.compact()
+        held = self.incoming.held + self.incoming.reserved
+        if held != self.counted:
+            self._receive(held - self.counted)
+
+    def read(self) -> bool:
+        """Take what has come, up to a bound. False: there is no more. Raises OSError; EOFError at its end."""
+        place = self.incoming.place()
+        try:
+            if place is not None:
+                got, most = self.connection.recv_into(place), len(place)
+                self.incoming.filled(got)
+            else:
+                most = zmtp.CHUNK if self.payer.received < (self.received.process or 1 << 62) else zmtp.FEW
+                data = self.connection.recv(most)
+                got = len(data)
+                self.incoming.put(data)
+        except (BlockingIOError, InterruptedError):
+            return False
+        if not got:
+            raise EOFError
+        return got == most
+
+    # --- what goes ---
+
+    def offer(self, data: bytes) -> tuple[bytes | memoryview, Account | None, str]:
+        """Have some bytes sent, as many as the operating system takes now, and keep the rest. Where these are more than
+        may wait nothing more is kept: returns what is over, whose bound it is (None: its own), and why."""
+        rest: bytes | memoryview = data
+        if not self.out and not self.deaf:
+            try:
+                sent = self.connection.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:  # nobody is there to read; what it has sent still counts
+                self.deaf = True
+            else:
+                if sent == len(data):
+                    return b"", None, ""
+                rest = memoryview(data)[sent:]
+        if self.deaf:
+            return b"", None, ""
+        account, why = self._over(len(rest))
+        if not why:
+            self.keep(rest)
+            rest = b""
+        return rest, account, why
+
+    def keep(self, data: bytes | memoryview) -> None:
+        """Bytes that wait to be sent."""
+        self.out.append(data)
+        self._answer(len(data))
+
+    def _over(self, size: int) -> tuple[Account | None, str]:
+        answers = self.sends
+        if answers.each and self.answers and self.answers + size > answers.each:  # one may be of any length
+            return None, answers.over(f"a connection of OS process {self.os_pid}", self.answers, answers.each)
+        for account, most in zip(self.accounts, (answers.process, answers.owner, answers.all), strict=True):
+            if most and account.answers + size > most:
+                return account, answers.over(account.name, account.answers, most)
+        return None, ""
+
+    def _answer(self, size: int) -> None:
+        self.answers += size
+        for account in self.accounts:
+            account.answers += size
+
+    def write(self) -> None:
+        """Give the operating system what it takes of what waits."""
+        out = self.out
+        try:
+            while out:
+                sent = self.connection.send(out[0]) if len(out) == 1 else self.connection.sendmsg(out[:_AT_ONCE])
+                self._answer(-sent)
+                whole = 0
+                while sent and sent >= len(out[whole]):
+                    sent -= len(out[whole])
+                    whole += 1
+                del out[:whole]
+                if sent:
+                    out[0] = memoryview(out[0])[sent:]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.deaf = True
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget what it has not read."""
+        self.out.clear()
+        self._answer(-self.answers)
 
     def close(self) -> None:
-        """Forget all of them."""
-        for peer in list(self):
-            self.forget(peer)
-
-    def forget(self, peer: Peer) -> None:
-        del self._by_id[peer.routing_id], self._by_number[peer.number], self._by_fd[peer.fd]
-        if peer.process < 0:
-            return
-        self._processes[peer.process] -= 1
-        if not self._processes[peer.process]:
-            del self._processes[peer.process]
-            os.close(peer.process)
-            if self._latest.get(peer.os_pid) == peer.process:
-                del self._latest[peer.os_pid]
-
-    def _process(self, fd: int, found: Credentials) -> int:
-        """A pidfd; connections of one OS process share it."""
-        process = self._latest.get(found.pid, -1)
-        if process < 0 or ended(process):  # then the pid is another's
-            process = pidfd(fd, found)
-        if process >= 0:
-            self._latest[found.pid] = process
-            self._processes[process] += 1
-        return process
+        self.drop()
+        self._receive(-self.counted)
+        for account in self.accounts:
+            account.connections -= 1
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)  # a child may hold the descriptor
+        self.connection.close()
 
 
 def unmapped_uid() -> int:
@@ -126,12 +211,23 @@ def unmapped_uid() -> int:
         return 65534
 
 
-def chosen_id(routing_id: bytes) -> bool:
-    """Did the program choose its routing id itself?"""
-    return len(routing_id) != _GIVEN or routing_id[0] != 0
+class Peers:
+    """All connections that have attached or may, by number."""
 
+    def __init__(self) -> None:
+        self._by_number: dict[int, Peer] = {}
 
-def _newer(one: bytes, other: bytes) -> bool:
-    """Was id `one` given after `other`? The counter wraps around."""
-    distance = int.from_bytes(one[1:], "big") - int.from_bytes(other[1:], "big")
-    return 0 < distance % (1 << 32) < 1 << 31
+    def add(self, peer: Peer) -> None:
+        self._by_number[peer.number] = peer
+
+    def remove(self, peer: Peer) -> None:
+        self._by_number.pop(peer.number, None)
+
+    def numbered(self, number: int) -> Peer | None:
+        return self._by_number.get(number)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._by_number.values())
+
+    def __len__(self) -> int:
+        return len(self._by_number)

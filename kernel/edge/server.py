@@ -4,9 +4,8 @@ All that happens becomes an event for `core.handle`, and the edge carries out th
 thread (as on a uniprocessor kernel: the core needs no locks). Nothing here decides anything. Many tasks produce events,
 but handling is plain code without a checkpoint, so events are handled whole and one after the other.
 
-Programs' frames are taken in bounded batches and in turn among connections (as ZeroMQ's ROUTER does), so a flood from one
-delays the others by little. An error in the core is not caught: it ends the kernel with its traceback, and the drivers
-with it; a kernel in an unknown state must not go on.
+Programs' frames are taken in turns (door.py), so a flood from one delays the others by little. An error in the core is
+not caught: it ends the kernel with its traceback, and the drivers with it; a kernel in an unknown state must not go on.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import Protocol
 import msgspec
 import psutil
 import trio
-import zmq
 from trio import TaskStatus
 
 from llmasos.drivers import protocol
@@ -35,7 +33,7 @@ from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
 from llmasos.kernel.edge.keys import Store
 from llmasos.kernel.edge.measuring import measure
-from llmasos.kernel.edge.peers import Peer, Peers, chosen_id, unmapped_uid
+from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import (
@@ -66,18 +64,16 @@ from llmasos.kernel.events import (
     WakeAt,
 )
 from llmasos.kernel.journal.state import State
-from llmasos.syscalls import runtime, transport, wire, zeromq
+from llmasos.syscalls import budgets, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Budget
 from llmasos.syscalls.table import BY_RECORD, Attach, Exec, Feed, Fork, Restore, Spawn
-from llmasos.syscalls.transport import Message
 
-NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
 FORGET_SECONDS = 30.0  # until whoever destroys a process is told that it takes longer
-FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt
+FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt,
+FLUSH_LOOK = 0.02  # and between two looks whether they have
 
 
 _GROW = frozenset({Attach, Exec, Feed, Fork, Restore, Spawn})  # calls that make the kernel grow
@@ -127,7 +123,6 @@ class Server:
         self._images = images or Images(None, "no keys are kept here")
         self._peers = Peers()
         self._room = room.Room()
-        self._strangers = {None, unmapped_uid()} - {os.getuid()}  # uids of nobody
         self._events: deque[Event] = deque()
         self._handling = False
         self._epoch = 0.0
@@ -153,26 +148,20 @@ class Server:
         self._epoch = self._seen = trio.current_time()
         saved, self._saved = self._saved, None
         first = self._core.boot(0, saved, self._notes)
-        self._door = door.Door(door.raise_descriptor_limit())
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._programs = transport.router(context)
-        self._drivers = transport.router(context, max_frame=protocol.ANSWER_BYTES)
-        self._monitor = self._programs.monitor()
+        self._make_doors()
         try:
             async with trio.open_nursery() as self._nursery:
                 nursery = self._nursery
                 self._supervisor = Supervisor(self._devices, self._directory, self._from_supervisor, nursery)
                 await nursery.start(self._watch_signals)
-                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+                self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
-                listener = self._door.listen(self._directory / runtime.PROGRAMS)
-                self._programs.bind(runtime.endpoint(self._directory), listener)
-                nursery.start_soon(self._monitor.run, self._follow_links)
-                await self._door.open()
-                for task in (self._door.sweep, self._door.guard, self._keep_time, self._sample_figures):
+                self._programs.listen(self._directory / runtime.PROGRAMS)
+                for one in (self._programs, self._drivers):
+                    nursery.start_soon(one.run)
+                    nursery.start_soon(one.keep_time)
+                for task in (self._keep_time, self._sample_figures):
                     nursery.start_soon(task)
-                nursery.start_soon(self._programs.run, self._from_program)
-                nursery.start_soon(self._drivers.run, self._from_driver)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
@@ -190,21 +179,40 @@ class Server:
                         await trio.to_thread.run_sync(self._keeper.sync_all)
                     self._keeper.stop()
                 with trio.move_on_after(FLUSH_SECONDS):
-                    while self._programs.backlog:  # noqa: ASYNC110 - ZeroMQ tells nobody when a pipe has room
-                        await trio.sleep(transport.RETRY_SECONDS)
+                    while self._programs.waiting:  # noqa: ASYNC110 - the door tells nobody
+                        await trio.sleep(FLUSH_LOOK)
                 await self._supervisor.end_all(self._ask_to_quit, self._hurry)
                 nursery.cancel_scope.cancel()
         finally:
-            self._door.close()
-            self._programs.close(linger=FLUSH_SECONDS)
+            self._halt.set()  # what ends from here on is no event
+            self._programs.close()
             self._drivers.close()
-            self._peers.close()
             if self._keeper is not None:
                 self._keeper.close()
             if self._audit is not None:
                 self._audit.close()
-            context.term()  # returns when the last answers have left, or their time is up
         return self._keeps
+
+    def _make_doors(self) -> None:
+        descriptors = door.raise_descriptor_limit()
+        strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
+        self._programs = door.Door(
+            descriptors,
+            self._from_program,
+            self._lost_program,
+            self._note,
+            refuses=lambda why: self._handle(Rejected(0, why.errno, why.reason)),
+            strangers=strangers,
+        )
+        self._drivers = door.Door(
+            descriptors,
+            self._from_driver,
+            lambda peer: self._supervisor.lost(peer),
+            self._note,
+            received=budgets.DRIVER_RECEIVED,
+            sends=budgets.DRIVER_REQUESTS,
+            admits=lambda os_pid: self._supervisor.admits(os_pid),
+        )
 
     # --- events in, actions out -------------------------------------------------------------------------------------
 
@@ -256,83 +264,42 @@ class Server:
 
     # --- programs ---------------------------------------------------------------------------------------------------
 
-    def _from_program(self, message: Message) -> None:
-        peer = self._peers.known(message) or self._bind(message)
-        if peer is None:
-            return
+    def _from_program(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+        if self._peers.numbered(peer.number) is None:
+            self._peers.add(peer)
+            self._attached.set()
         try:
-            if message.parts != 1:
-                reason = f"a message is one frame, {message.parts} came"
-                raise wire.RefusedFrame(0, Errno.EINVAL, reason)
-            size = len(message.body)
+            if isinstance(message, zmtp.Refused):
+                raise wire.RefusedFrame(wire.seq_of(message.prefix), message.errno, message.reason)
+            size = len(message)
             if size >= room.LONG and (why := self._room.refusal(size)):
-                raise wire.RefusedFrame(wire.seq_of(message.body), Errno.EAGAIN, why)
-            request = wire.decode_request(message.body)
+                raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
+            request = wire.decode_request(message)
             if type(request.call) in _GROW and (why := self._room.refusal(size)):
                 raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
         except wire.RefusedFrame as refusal:
             self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
-            self._handle(Rejected(peer.number, refusal.errno))
+            self._handle(Rejected(peer.number, refusal.errno, refusal.reason))
             return
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
         else:
+            peer.owed += 1
             drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
-            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn))
+            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn, len(message)))
 
-    def _bind(self, message: Message) -> Peer | None:
-        if chosen_id(message.peer):
-            reason = "routing ids are the kernel's to give; leave ZMQ_ROUTING_ID unset"
-            self._programs.send(wire.encode_reply(0, Errno.EPROTO, reason), message.peer)
-            self._handle(Rejected(0, Errno.EPROTO))
-            return None
-        self._follow_links()
-        if why := self._door.refusal(message.fd):
-            self._refuse(message, why, Errno.EPERM if why == NOBODY else Errno.EAGAIN)
-            return None
-        self._attached.set()
-        peer, replaced = self._peers.bind(message)
-        if replaced is not None:
-            self._handle(Disconnected(replaced.number))
-        if peer is None or peer.uid not in self._strangers:
-            return peer
-        self._peers.forget(peer)
-        if peer.uid is not None:  # else it has gone already
-            self._refuse(message, NOBODY, Errno.EPERM)
-            self._door.dismiss(message.fd, NOBODY)
-        return None
-
-    def _refuse(self, message: Message, why: str, errno: Errno = Errno.EAGAIN) -> None:
-        """Answer the first message of a program that cannot stay."""
-        try:
-            seq = wire.decode_request(message.body).seq
-        except wire.RefusedFrame as refusal:
-            seq = refusal.seq
-        self._programs.send(wire.encode_reply(seq, errno, why), message.peer)
-        self._handle(Rejected(0, errno, why))
-
-    def _follow_links(self) -> None:
-        for link in self._monitor.drain():
-            if link.up:
-                self._door.came(link.fd)
-            else:
-                self._door.went(link.fd)
-            if (peer := self._peers.follow(link)) is not None:
-                self._programs.forget(peer.routing_id)
+    def _lost_program(self, peer: Peer) -> None:
+        if self._peers.numbered(peer.number) is not None:
+            self._peers.remove(peer)
+            if not self._halt.is_set():
                 self._handle(Disconnected(peer.number))
 
+    def _note(self, peer: Peer, text: str) -> None:
+        self._handle(Noted("warning", text))
+
     def _reply(self, peer: Peer | None, frame: bytes) -> None:
-        if peer is None:
+        if peer is None or not self._programs.send(peer, frame):
             self.lost_replies += 1
-            return
-        overflows = self._programs.overflows(peer.routing_id, len(frame))
-        if not self._programs.send(frame, peer.routing_id):
-            self.lost_replies += 1
-            if overflows:
-                text = f"OS process {peer.os_pid} does not read its answers, and is cut off; its calls are lost"
-                self._handle(Noted("warning", text))
-            # It has gone, or does not read its answers: either way this is its end, and the monitor will report it.
-            zeromq.cut(peer.fd, peer.inode)
 
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
@@ -350,9 +317,14 @@ class Server:
 
     def _reply_kept(self, peer: Peer | None, frame: bytes, action: Reply) -> None:
         if self._keeper is None:
-            self._reply(peer, frame)
+            self._give(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._reply(peer, frame), changes=action.changes, tells=action.tells)
+            self._keeper.when_kept(lambda: self._give(peer, frame), changes=action.changes, tells=action.tells)
+
+    def _give(self, peer: Peer | None, frame: bytes) -> None:
+        if peer is not None:
+            peer.owed -= 1
+        self._reply(peer, frame)
 
     def _signal(self, action: SignalProgram) -> None:
         peer = self._peers.numbered(action.peer)
@@ -386,13 +358,16 @@ class Server:
 
     # --- drivers ----------------------------------------------------------------------------------------------------
 
-    def _from_driver(self, message: Message) -> None:
-        named = self._supervisor.named(message.peer, message.fd)
+    def _from_driver(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+        named = self._supervisor.named(peer)
         if named is None:
             return  # a late message of a driver whose end was reported already, or a stranger's
         name, incarnation = named
+        if isinstance(message, zmtp.Refused):
+            self._supervisor.kill(name, incarnation, f"it sent what is no message: {message.reason}")
+            return
         try:
-            event = FromDevice(name, incarnation, protocol.decode_from_driver(message.body))
+            event = FromDevice(name, incarnation, protocol.decode_from_driver(message))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             self._supervisor.kill(name, incarnation, f"it sent what is no message: {error}")
             return
@@ -406,7 +381,7 @@ class Server:
         """An answer for the core; for the driver it is another question where the file that it looked at is sealed."""
         found = self._images.incoming(event.device, event.message)
         if isinstance(found, protocol.Inspect):
-            self._drivers.send(protocol.encode(found), self._supervisor.identity(event.device, event.incarnation))
+            self._tell_driver(event.device, event.incarnation, found)
             return
         event = FromDevice(event.device, event.incarnation, found)
         if isinstance(found, protocol.Exported) and (keys := self._images.kept(event.device, found)) is not None:
@@ -430,7 +405,7 @@ class Server:
         if isinstance(message, protocol.Failed):
             self._handle(FromDevice(action.device, action.incarnation, message))
             return
-        self._drivers.send(protocol.encode(message), self._supervisor.identity(action.device, action.incarnation))
+        self._tell_driver(action.device, action.incarnation, message)
 
     def _from_supervisor(self, event: Event) -> None:
         if isinstance(event, DriverExited):
@@ -453,7 +428,11 @@ class Server:
             self._ready()
 
     def _ask_to_quit(self, device: str, incarnation: int) -> bool:
-        return self._drivers.send(protocol.encode(protocol.Quit()), self._supervisor.identity(device, incarnation))
+        return self._tell_driver(device, incarnation, protocol.Quit())
+
+    def _tell_driver(self, device: str, incarnation: int, message: protocol.ToDriver) -> bool:
+        peer = self._supervisor.peer(device, incarnation)
+        return peer is not None and self._drivers.send(peer, protocol.encode(message))
 
     # --- files that somebody may remove ---------------------------------------------------------------------------------
 
@@ -470,11 +449,9 @@ class Server:
         try:
             self._place.make_again()
             if not self._place.has(runtime.DRIVERS):
-                self._drivers.bind(runtime.endpoint(self._directory, runtime.DRIVERS))
+                self._drivers.listen(self._directory / runtime.DRIVERS)
             if not self._place.has(runtime.PROGRAMS):
-                listener = self._door.listen(self._directory / runtime.PROGRAMS)
-                self._programs.bind(runtime.endpoint(self._directory), listener)
-                self._nursery.start_soon(self._open_door)
+                self._programs.listen(self._directory / runtime.PROGRAMS)
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)
             self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))
@@ -482,12 +459,6 @@ class Server:
                 self._handle(HaltRequest("another kernel runs in its place", self._keeper is not None))
         else:
             self._handle(Noted("warning", f"files in {self._directory} have been removed; they are made again"))
-
-    async def _open_door(self) -> None:
-        try:
-            await self._door.open()
-        except OSError as error:  # removed once more; then it is looked at again
-            self._handle(Noted("error", f"{self._directory / runtime.PROGRAMS} cannot be made: {error}"))
 
     # --- time and the operating system ------------------------------------------------------------------------------
 
@@ -544,9 +515,7 @@ class Server:
                     await trio.lowlevel.checkpoint()
             for pid in processes.keys() - wanted:
                 del processes[pid]
-            connections = Budget("connections", len(self._door), self._door.most, self._door.refused)
-            waiting = Budget("bytes of answers that wait", self._programs.backlog_bytes, transport.MAX_BACKLOGS)
-            self._handle(OsFigures(figures, [connections, waiting]))
+            self._handle(OsFigures(figures, self._programs.budgets()))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot

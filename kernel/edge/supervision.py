@@ -22,8 +22,9 @@ from pathlib import Path
 import trio
 
 from llmasos.drivers.protocol import EX_UNUSABLE
+from llmasos.kernel.edge.peers import Peer
 from llmasos.kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
-from llmasos.syscalls import runtime, zeromq
+from llmasos.syscalls import runtime
 
 QUIT_SECONDS = 3.0  # the time that a driver has to end in good order,
 TERM_SECONDS = 2.0  # and then to follow SIGTERM
@@ -50,7 +51,7 @@ class _Child:
     def __init__(self) -> None:
         self.process: trio.Process | None = None
         self.secret = secrets.token_hex(16)
-        self.fd = 0  # of its connection
+        self.peer: Peer | None = None  # its connection
         self.killed = ""  # why the kernel killed it
         self.last_line = ""
         self.gone = trio.Event()
@@ -90,24 +91,34 @@ class Supervisor:
             child.killed = child.killed or reason
             child.kill()
 
-    def identity(self, device: str, incarnation: int) -> bytes:
-        """The routing id of a driver; of one that has ended, none's."""
+    def peer(self, device: str, incarnation: int) -> Peer | None:
+        """The connection of a driver, once it has said something."""
         child = self._children.get((device, incarnation))
-        return f"{device}.{incarnation}.{child.secret if child is not None else ''}".encode()
+        return child.peer if child is not None else None
 
-    def named(self, identity: bytes, fd: int) -> tuple[str, int] | None:
-        """The device and incarnation with this routing id, whose message came by descriptor `fd`. None: it has ended, or
-        another process says so."""
-        device, number, secret, *_ = [*identity.decode(errors="replace").rsplit(".", 2), "", ""]
+    def admits(self, os_pid: int) -> bool:
+        """Whether an OS process may be a driver's: it is a child of this kernel, or one is just being started."""
+        processes = [child.process for child in self._children.values()]
+        return any(process is None or os_pid in (0, process.pid) for process in processes)
+
+    def named(self, peer: Peer) -> tuple[str, int] | None:
+        """The device and incarnation of the driver that this connection is. None: it has ended, or another process says
+        so."""
+        device, number, secret, *_ = [*peer.identity.decode(errors="replace").rsplit(".", 2), "", ""]
         child = self._children.get((device, int(number) if number.isdecimal() else 0))
         if child is None or not hmac.compare_digest(secret.encode(), child.secret.encode()):
             return None
-        if fd != child.fd:
-            os_pid = zeromq.peer_pid(fd)
-            if child.process is None or os_pid not in (0, child.process.pid):
+        if peer is not child.peer:
+            if child.process is None or peer.os_pid not in (0, child.process.pid):
                 return None
-            child.fd = fd
+            child.peer = peer
         return device, int(number)
+
+    def lost(self, peer: Peer) -> None:
+        """A connection has ended."""
+        for child in self._children.values():
+            if child.peer is peer:
+                child.peer = None
 
     def is_child(self, device: str, incarnation: int, os_pid: int) -> bool:
         """Whether that is the OS process of a driver, as the operating system says it."""

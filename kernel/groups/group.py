@@ -18,8 +18,9 @@ from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
 from llmasos.kernel.objects.owner import ROOT, Owner
 from llmasos.kernel.timers import Timer
+from llmasos.syscalls.budgets import GROUPS, LOGS
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.limits import MAX_GROUP_DEPTH, MAX_GROUPS, MAX_SESSION_GROUPS
+from llmasos.syscalls.limits import MAX_GROUP_DEPTH
 from llmasos.syscalls.pids import number_of
 from llmasos.syscalls.records import GroupSettings
 
@@ -58,7 +59,8 @@ class Group:
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
         # the ledger
-        self.kv = self.swap = self.weights = self.pids = self.tokens = 0
+        self.kv = self.swap = self.weights = self.pids = self.tokens = self.logs = 0
+        self.refused = 0  # times that it was out of room for logs
         self.images: Counter[int] = Counter()  # processes that map an image
         self.events: Counter[str] = Counter()
         self.pressure = Pressure()
@@ -94,17 +96,23 @@ class Group:
         for group in self.chain:
             group.swap += size
 
-    def enter(self, pid: int) -> None:
-        """Enter a process as a member."""
+    def charge_logs(self, size: int) -> None:
+        for group in self.chain:
+            group.logs += size
+
+    def enter(self, pid: int, logs: int) -> None:
+        """Enter a process as a member, with the bytes of its log and row."""
         self.members.add(pid)
         for group in self.chain:
             group.pids += 1
+            group.logs += logs
 
-    def leave(self, pid: int) -> None:
+    def leave(self, pid: int, logs: int) -> None:
         """A member has gone. A session ends with its last process, and so do all groups in it."""
         self.members.discard(pid)
         for group in self.chain:
             group.pids -= 1
+            group.logs -= logs
             if group.session and not group.pids:
                 group.end()
 
@@ -191,6 +199,15 @@ class Group:
                     f"the weights of {name} are {size:,} bytes: too many for weights_max of group {group.path}, with "
                     f"{group.weights:,} of {limit:,}"
                 )
+
+    def check_logs(self, size: int) -> None:
+        """EDQUOT if `size` more bytes of logs are too many for the session, its owner or the kernel."""
+        for group in self.chain:
+            most = LOGS.each if group.session else LOGS.owner if group.home else 0 if group.parent else LOGS.all
+            if most and group.logs + size > most:
+                group.refused += 1
+                whose = f"group {group.path}" if group.parent else "all processes"
+                raise LOGS.refuse(whose, group.logs, most)
 
     def check_pids(self, count: int, already: Group | None = None) -> None:
         """EAGAIN if `count` more processes are too many. A group with `already` in its subtree counts them already."""
@@ -294,6 +311,7 @@ class GroupTree:
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
         self.users.home, self.users.apart = True, parted
         self.homes = {self.users.name}  # of uids, in /users
+        self.refused = 0  # times that there were too many
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""
@@ -355,8 +373,9 @@ class GroupTree:
             why = f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
             raise Errno.EINVAL(why)
         for group in parent.chain:
-            most = MAX_SESSION_GROUPS if group.session else MAX_GROUPS if group is self.root else 0
+            most = GROUPS.each if group.session else GROUPS.all if group is self.root else 0
             if most and group.inside >= most:
+                self.refused += 1
                 raise Errno.EAGAIN(f"there are {most} groups in {group.path} already; remove some first")
         return self._add(parent, name, settings)
 

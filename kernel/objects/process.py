@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 INIT_PID = 1
 NOWHERE = 1 << 62  # a position behind every log
+ROW_BYTES = 1024  # that a row of the process table is charged
+_TOKEN_BYTES = 4
+_STEP = 1024  # bytes by which a log grows between two charges
 
 _ACTIVITY = {
     State.READY: Activity.CPU,
@@ -94,6 +97,7 @@ class Process:
     exit_status: int = 0
     exit_reason: str = ""
     account: Account = field(default_factory=Account)
+    kept: int = ROW_BYTES  # bytes of its log and row that its group has been charged
     owner: Owner = None  # type: ignore[assignment]  # its group's, unless another is told
 
     def __post_init__(self) -> None:
@@ -236,6 +240,7 @@ class LLMProcess(Process):
     def __post_init__(self) -> None:
         Process.__post_init__(self)
         self.table = self.table or table_of(self.group, self.owner)
+        self.kept = self.size
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; also tells its group and its image what it does now."""
@@ -441,6 +446,22 @@ class LLMProcess(Process):
     def budget_used(self) -> bool:
         """Whether its token budget is used up; a child has used what its parent had when it was forked."""
         return 0 < self.traits.limits.tokens <= self.spent
+
+    @property
+    def size(self) -> int:
+        """Bytes of its log, records and row."""
+        return ROW_BYTES + _TOKEN_BYTES * len(self.log) + self.records.bytes
+
+    def charge_log(self) -> None:
+        """Charge its group what its log has grown by, or shrunk."""
+        size = self.size
+        if size - self.kept >= _STEP or size < self.kept:
+            self.group.charge_logs(size - self.kept)
+            self.kept = size
+
+    def check_log(self, tokens: int, records: Sequence[bytes] = ()) -> None:
+        """EDQUOT if a log that is longer by so much is more than its group may have."""
+        self.group.check_logs(_TOKEN_BYTES * tokens + sum(map(len, records)))
 
     @property
     def used_up(self) -> Finish:

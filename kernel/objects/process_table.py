@@ -66,6 +66,7 @@ class ProcessTable:
         self.shared = Rows()  # init and the drivers, which all see
         self.next: dict[int, int] = {0: INIT_PID}  # by user, the number that is given out next; 0: the operator's
         self._capacity = capacity
+        self.refused = 0  # times that it was full
         # By the pid of the parent, only of those who have any: most rows are LLM processes, which have none.
         self._children: dict[int, set[int]] = {}
         self._zombies: dict[int, dict[int, Process]] = {}
@@ -89,6 +90,7 @@ class ProcessTable:
             kept = 0 if attaches.operator else kept // 4
         if len(self._rows) + count > self._capacity - kept:
             whose = f", {kept} places are kept for {'programs' if attaches is None else 'operators'}" if kept else ""
+            self.refused += 1
             raise Errno.EAGAIN(
                 f"{count} more do not fit the process table ({len(self._rows)} of {self._capacity} are in it{whose}); "
                 "kill or wait for some first"
@@ -134,7 +136,7 @@ class ProcessTable:
         for rows in (self._rows, *self._viewers(process)):
             rows.add(process)
         self.changed[process.pid] = process
-        process.group.enter(process.pid)
+        process.group.enter(process.pid, process.kept)
         if process.parent in self._rows and process.parent != process.pid:
             self._adopt(process)
 
@@ -143,7 +145,7 @@ class ProcessTable:
             rows.drop(process)
         self.changed.pop(process.pid, None)
         self.gone.append(process)
-        process.group.leave(process.pid)
+        process.group.leave(process.pid, process.kept)
         self._orphan(process)
 
     def reparent(self, process: Process, parent: int) -> None:

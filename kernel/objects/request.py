@@ -40,3 +40,4 @@ class Request:
     waited: bool = False
     audited: int = 0  # how far its audit has come (kernel/objects/auditor.py, Stage)
     absent: bool = False  # made to an earlier kernel, and not yet asked for again
+    size: int = 0  # bytes of its frame

@@ -6,7 +6,6 @@ import ast
 import math
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,8 +19,7 @@ from trio.testing import MockClock
 from llmasos.drivers.protocol import Hello
 from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.edge import lock
-from llmasos.kernel.edge import peers as peers_module
-from llmasos.kernel.edge.peers import Peers, chosen_id, unmapped_uid
+from llmasos.kernel.edge.peers import unmapped_uid
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import (
@@ -48,8 +46,6 @@ from llmasos.syscalls import client, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo, Signal
 from llmasos.syscalls.table import Attach, Null, Spawn
-from llmasos.syscalls.transport import Message
-from llmasos.syscalls.zeromq import Link
 from tests.booted import PATIENCE
 
 Handler = Callable[[Event, int], list[Action]]
@@ -366,68 +362,6 @@ def test_a_halt_during_a_start_leaves_no_driver() -> None:
     assert len(core.seen(DriverExited)) == 1
 
 
-# --- peers ----------------------------------------------------------------------------------------------------------
-
-
-def given(counter: int) -> bytes:
-    return b"\0" + counter.to_bytes(4, "big")
-
-
-def message(counter: int, fd: int) -> Message:
-    return Message(given(counter), b"", fd, 1)
-
-
-def test_ids_that_zeromq_gave_are_told_from_chosen_ones() -> None:
-    assert not chosen_id(given(7))
-    assert chosen_id(b"me")
-    assert chosen_id(b"12345")
-    assert chosen_id(b"")
-
-
-def test_a_peer_is_known_until_its_connection_goes_down() -> None:
-    peers = Peers()
-    peers.follow(Link(900, True))
-    peer, replaced = peers.bind(message(1, 900))
-    assert peer is not None
-    assert replaced is None
-    assert peers.known(message(1, 900)) is peer
-    assert peers.numbered(peer.number) is peer
-    assert peers.follow(Link(900, False)) is peer
-    assert peers.known(message(1, 900)) is None
-    assert peers.numbered(peer.number) is None
-    assert len(peers) == 0
-
-
-def test_the_last_words_of_the_dead_bind_nobody() -> None:
-    peers = Peers()
-    peers.follow(Link(900, True))
-    peers.follow(Link(900, False))
-    assert peers.bind(message(1, 900)) == (None, None)
-
-
-def test_a_reused_descriptor_belongs_to_the_newer_connection() -> None:
-    peers = Peers()
-    peers.follow(Link(900, True))
-    old, _ = peers.bind(message(0xFFFFFFFF, 900))
-    new, replaced = peers.bind(message(0, 900))  # the counter has wrapped around
-    assert new is not None
-    assert replaced is old
-    assert peers.bind(message(0xFFFFFFFF, 900)) == (None, None)
-    assert peers.numbered(new.number) is new
-
-
-def test_numbers_are_never_reused() -> None:
-    peers = Peers()
-    numbers = set()
-    for counter in range(10):
-        peers.follow(Link(900, True))
-        peer, _ = peers.bind(message(counter, 900))
-        assert peer is not None
-        numbers.add(peer.number)
-        peers.follow(Link(900, False))
-    assert len(numbers) == 10
-
-
 def answered(event: Event, now: int) -> list[Action]:
     return [Reply(event.peer, event.seq, Errno.OK)] if isinstance(event, Syscall) else []
 
@@ -440,7 +374,7 @@ def test_a_program_is_whose_the_operating_system_says_and_the_unmapped_are_refus
     monkeypatch: pytest.MonkeyPatch, uid: int, taken: bool
 ) -> None:
     found = zeromq.credentials
-    monkeypatch.setattr(peers_module, "credentials", lambda fd: found(fd)._replace(uid=uid))
+    monkeypatch.setattr(zeromq, "credentials", lambda fd: found(fd)._replace(uid=uid))
     core = Core(answered)
 
     async def scenario(place: Path, server: Server) -> None:
@@ -471,24 +405,3 @@ def test_random_bits_come_with_the_calls_that_ask_for_them_and_with_no_others() 
     drawn = {event.call.__class__.__name__: event.drawn for event in core.seen(Syscall) if isinstance(event, Syscall)}
     assert drawn["Null"] == 0
     assert 0 < drawn["Attach"] != drawn["Spawn"] > 0
-
-
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfds are Linux's")
-def test_connections_of_one_process_share_its_pidfd_which_goes_with_the_last() -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    peers = Peers()
-    pairs = [socket.socketpair(socket.AF_UNIX) for _ in range(3)]
-    bound = []
-    for number, (mine, _) in enumerate(pairs):
-        peers.follow(Link(mine.fileno(), True))
-        peer, _ = peers.bind(message(number, mine.fileno()))
-        assert peer is not None
-        bound.append(peer)
-    assert {(peer.os_pid, peer.uid) for peer in bound} == {(os.getpid(), os.getuid())}
-    assert len({peer.process for peer in bound}) == 1
-    assert bound[0].process >= 0
-    for mine, theirs in pairs:
-        peers.follow(Link(mine.fileno(), False))
-        mine.close()
-        theirs.close()
-    assert len(os.listdir("/proc/self/fd")) == before

@@ -120,10 +120,15 @@ def test_a_message_of_several_frames_is_refused(kernel: Booted) -> None:
         assert (reply.errno, wire.reason(reply)) == (Errno.EINVAL, "a message is one frame, 2 came")
 
 
-def test_a_routing_id_of_a_programs_own_choice_is_refused(kernel: Booted) -> None:
-    with bare(kernel, b"someone") as socket:
-        socket.send(wire.encode_request(1, Attach()))
-        assert answer(socket).errno is Errno.EPROTO
+def test_a_routing_id_of_a_programs_own_choice_means_nothing(kernel: Booted) -> None:
+    with bare(kernel, b"someone") as socket, bare(kernel, b"someone") as namesake:
+        pids = set()
+        for number, one in enumerate((socket, namesake)):
+            one.send(wire.encode_request(number, Attach()))
+            reply = answer(one)
+            assert reply.seq == number
+            pids.add(wire.result(reply, Attach()).pid)
+        assert len(pids) == 2
 
 
 def test_a_frame_beyond_all_measure_costs_its_sender_the_connection_and_nobody_else(kernel: Booted) -> None:

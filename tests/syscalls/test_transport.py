@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket as sockets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -308,38 +307,6 @@ def test_the_monitor_tells_of_connections_and_their_end_by_descriptor() -> None:
     run(scenario)
 
 
-def test_a_connection_can_be_cut_from_this_side() -> None:
-    async def scenario(endpoint: str) -> None:
-        router = transport.router()
-        router.bind(endpoint)
-        came: list[Message] = []
-        client = transport.dealer()
-        monitor = client.monitor()
-        client.connect(endpoint)
-        client.send(b"hello")
-        async with running(router, came.append), running(client, came.append):
-            await until(lambda: bool(came))
-            zeromq.cut(came[0].fd, zeromq.inode(came[0].fd))
-            await until(lambda: any(not link.up for link in monitor.drain()))
-
-    run(scenario)
-
-
-def test_a_later_connection_by_the_same_descriptor_is_not_cut() -> None:
-    earlier, far = sockets.socketpair()
-    later, other = sockets.socketpair()
-    with earlier, far, later, other:
-        fd, inode = earlier.fileno(), zeromq.inode(earlier.fileno())
-        os.dup2(later.fileno(), fd)
-        zeromq.cut(fd, inode)
-        other.send(b"still connected")
-        assert later.recv(100) == b"still connected"
-        zeromq.cut(fd, zeromq.inode(fd))
-        assert other.recv(100) == b""
-    assert zeromq.inode(fd) == 0
-    zeromq.cut(fd, inode)  # harmless
-
-
 def test_messages_of_several_frames_arrive_as_one_with_their_number_of_parts() -> None:
     async def scenario(endpoint: str) -> None:
         router = transport.router()
@@ -432,7 +399,6 @@ def test_a_descriptor_that_has_become_a_pipe_meanwhile_is_left_alone() -> None:
     with os.fdopen(reading, "rb") as reader:
         for fd in (reading, writing):
             assert zeromq.peer_pid(fd) == 0
-            zeromq.cut(fd, zeromq.inode(fd))
         os.close(writing)
         assert select.select([reader], [], [], 10) == ([reader], [], []), "somebody holds the other end"
         assert reader.read() == b""

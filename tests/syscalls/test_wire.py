@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import tracemalloc
 import typing
 from typing import Annotated, Any
 
@@ -257,3 +258,28 @@ def test_describe_shows_every_call_in_one_short_line(entry: Any, data: st.DataOb
     assert shown.startswith(f"{entry.name}(")
     assert "\n" not in shown
     assert len(shown) < 2000
+
+
+@pytest.mark.parametrize("seq", [0, 5, 127, 128, 255, 256, 1 << 16, 1 << 40, wire.MAX_SEQ])
+def test_the_number_of_a_request_is_read_from_its_first_bytes(seq: int) -> None:
+    frame = wire.encode_request(seq, Feed(3, [100_000] * 20))
+    assert wire.seq_of(frame[:24]) == seq
+    assert wire.seq_of(b"\x93" + frame[1:24]) == wire.seq_of(frame[:5]) == wire.seq_of(b"") == 0
+
+
+def test_a_fault_in_long_arguments_is_told_without_making_objects_of_them_all() -> None:
+    """Seven million empty lists are 7 MB on the wire, and half a gigabyte of memory."""
+    lists = b"\xdd" + (2_000_000).to_bytes(4, "big") + b"\x90" * 2_000_000
+    number = next(number for number, entry in TABLE.items() if entry.record is Feed)
+    for frame in (
+        b"\x94\x01\x05" + bytes([number]) + b"\x93\x03\x91\xff" + lists,
+        b"\x94\x01" + lists + bytes([number]) + b"\x90",
+    ):
+        tracemalloc.start()
+        try:
+            with pytest.raises(wire.RefusedFrame) as caught:
+                wire.decode_request(frame)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+        assert caught.value.errno is Errno.EINVAL

@@ -8,7 +8,7 @@ from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import shown_policy
 from llmasos.syscalls.printable import printable
-from llmasos.syscalls.records import Advice, BootInfo, DeviceInfo, ModelInfo, PolicyOut, SchedInfo, Stats
+from llmasos.syscalls.records import Advice, BootInfo, Budget, DeviceInfo, ModelInfo, PolicyOut, SchedInfo, Stats
 from llmasos.userland.programs.figures import duration, number, rate, size
 from llmasos.userland.programs.listing import Field, Listing
 from llmasos.userland.programs.table import NAME
@@ -192,7 +192,18 @@ def stats(info: Stats) -> list[tuple[str, str]]:
         ("steps", f"{number(info.steps)}, {info.preemptions} preemptions, {info.driver_restarts} driver restarts"),
         ("system calls", f"{number(info.calls)}, {info.errors} failed, {info.rejected_frames} frames rejected"),
         ("most called", ", ".join(f"{name} {count}" for name, count in calls)),
+        *((budget.name, _spent(budget)) for budget in info.budgets),
     ]  # fmt: skip
+
+
+def _spent(budget: Budget) -> str:
+    """How much of a budget is used (docs/budgets.md): `3 of 912, of one at most 2; 5 refused`."""
+    shown = size if budget.bytes else number
+    said = f"{shown(budget.used)} of {shown(budget.most)}"
+    if budget.largest:
+        bound = f" of {shown(budget.each)}" if budget.each else ""
+        said += f"; the largest {shown(budget.largest)}{bound}"
+    return f"{said}; {number(budget.refused)} refused" if budget.refused else said
 
 
 def uptime(boot: BootInfo, counters: Stats) -> str:
