@@ -15,15 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks._core import Core
 from benchmarks.null_call import connect, timed
 from benchmarks.report import Figure
 from llmasos.kernel.edge import journal_file as file
+from llmasos.kernel.edge.journal_seal import Seal
+from llmasos.kernel.edge.keys import Keys
+from llmasos.kernel.edge.master import FileSource
 from llmasos.kernel.events import Append
-from llmasos.kernel.journal.records import encode
+from llmasos.kernel.journal.records import Frame, encode
 from llmasos.syscalls import blocking
 from llmasos.syscalls.table import Decode, Feed, Null, Spawn
 
@@ -45,34 +48,40 @@ def _deciding(journal: bool) -> Core:
     return core
 
 
-def _round(core: Core, target: int, times: list[float]) -> None:
+def _round(core: Core, write: Callable[[Frame], None], times: list[float]) -> None:
     for _ in range(STEPS):
         event = core.results()
         start = time.perf_counter()
         actions = core.kernel.handle(event, core.now)
         for action in actions[:1]:
             if isinstance(action, Append):
-                file.write_all(target, file.framed(encode(action.frame)))
+                write(action.frame)
         times.append(time.perf_counter() - start)
         core.take(actions)
         if core.step is None or len(core.step.runs) != RUNS:
             raise RuntimeError(f"a step was not {RUNS} runs: {core.step}")
 
 
-def _steps(directory: Path) -> tuple[float, float]:
-    """Milliseconds of a step's end without a journal, and with one."""
-    times: tuple[list[float], list[float]] = [], []
-    cores = _deciding(False), _deciding(True)
-    target = os.open(directory / "frames", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _steps(directory: Path) -> list[float]:
+    """Milliseconds of a step's end without a journal, with one that is encrypted, and with one that is not."""
+    keys = Keys(FileSource(directory / "seal.key"), directory / "keys")
+    encrypted = Seal(keys, None, {}, "").live.encode
+    targets = [os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("encrypted", "plain")]
+    cores = (
+        (_deciding(False), lambda _: None),
+        (_deciding(True), lambda frame: file.write_all(targets[0], file.framed(encrypted(frame)))),
+        (_deciding(True), lambda frame: file.write_all(targets[1], file.framed(encode(frame)))),
+    )
+    times: list[list[float]] = [[] for _ in cores]
     gc.collect()
     try:
         for _ in range(ROUNDS):
-            for core, kept in zip(cores, times, strict=True):
-                _round(core, target, kept)
+            for (core, write), kept in zip(cores, times, strict=True):
+                _round(core, write, kept)
     finally:
-        os.close(target)
-    off, on = (1e3 * statistics.median(kept) for kept in times)
-    return off, on
+        for target in targets:
+            os.close(target)
+    return [1e3 * statistics.median(kept) for kept in times]
 
 
 @contextlib.contextmanager
@@ -119,11 +128,12 @@ def _calls(directory: Path) -> dict[tuple[str, str], float]:
 
 def run() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="llmasos-") as place:
-        off, on = _steps(Path(place))
+        off, on, plain = _steps(Path(place))
         calls = _calls(Path(place))
     told = "without a journal"
-    step = Figure(f"end of a step of {RUNS}, frame made and written", on, "ms", off, told, TARGET)
-    return [step] + [
+    name = f"end of a step of {RUNS}, frame made and written"
+    steps = [Figure(name, on, "ms", off, told, TARGET), Figure(f"{name}, --plain", plain, "ms", off, told)]
+    return steps + [
         Figure(f"{name} call, journal {policy}", calls[policy, name], "us", calls["off", name], told)
         for name in ("null", "feed")
         for policy in POLICIES[1:]

@@ -23,7 +23,7 @@ from llmasos.drivers.cpu import options as cpu_options
 from llmasos.drivers.sim import spec
 from llmasos.drivers.sim.script import Answer, Script
 from llmasos.kernel.edge import settings
-from llmasos.kernel.events import DeviceConfig, KernelConfig
+from llmasos.kernel.events import DeviceConfig, KernelConfig, Partition
 from llmasos.kernel.memory.evictions import EVICTIONS
 from llmasos.kernel.memory.victims import VICTIMS
 from llmasos.kernel.sched.policies import POLICIES
@@ -170,10 +170,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config": lambda: _keys(settings.File),
     "config.kernel": lambda: _keys(settings.Tuning, KernelConfig),
     "config.device": lambda: _keys(settings.Device, DeviceConfig),
+    "config.audit": lambda: _keys(settings.Audit),
+    "config.trust": lambda: _keys(settings.Trust),
+    "config.privacy": lambda: _keys(settings.Privacy, KernelConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
+    "config.partition": lambda: _keys(settings.PartitionFile, Partition),
     "shell.only": _shell_only,
     "chart.bars": _bars,
     "chart.marks": _marks,
+    "config.seal": lambda: _keys(settings.Seal, KernelConfig),
     "config.groups": lambda: _keys(settings.GroupFile, GroupSettings),
 }
 

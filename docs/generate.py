@@ -20,10 +20,10 @@ from typing import Any
 import msgspec
 
 from docs import blocks, comments
-from llmasos.syscalls import limits, manual, records, trace_events, transport
+from llmasos.syscalls import limits, manual, records, table, trace_events, transport
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Record
-from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry
+from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry, Needs
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS
 
 PAGE = Path(__file__).with_name("syscalls.md")
@@ -54,7 +54,7 @@ when what it waits for has happened; all others at once.
 
 def page() -> str:
     """The whole manual page."""
-    parts = [HEAD, _contents(), "## Errors of every call\n", _errors(COMMON)]
+    parts = [HEAD, _contents(), "## Rights on objects\n", _rights(), "## Errors of every call\n", _errors(COMMON)]
     families: dict[str, list[Entry]] = {}
     for number in sorted(TABLE):
         families.setdefault(TABLE[number].family, []).append(TABLE[number])
@@ -84,15 +84,31 @@ def _contents() -> str:
     return "\n".join(rows)
 
 
+def _rights() -> str:
+    said = inspect.cleandoc(Needs.__doc__ or "").replace(" (kernel/rights.py)", "").replace("\n", " ")
+    rows = [
+        f"| `{need.name}` | {comments.of(Path(table.__file__)).get(('Needs', need.name or ''), '')} |" for need in Needs
+    ]
+    return "\n".join(
+        [
+            f"{said} Where a call needs more than to see an object, its entry says so.\n",
+            "| right | |",
+            "|---|---|",
+            *rows,
+        ]
+    )
+
+
 def _call(entry: Entry) -> str:
     blocks = ", blocks" if entry.blocks else ""
     arguments = ", ".join(manual.signature(field) for field in msgspec.structs.fields(entry.record))
+    needs = f" Needs {found}." if (found := manual.objects(entry)) else ""
     lines = [
         f"### {entry.name}",
         "",
         f"`{entry.record.__name__}({arguments}) -> {manual.type_name(entry.result)}`",
         "",
-        f"Number {entry.number}. Right: {manual.rights(entry)}{blocks}.",
+        f"Number {entry.number}. Right: {manual.rights(entry)}{blocks}.{needs}",
         "",
         inspect.getdoc(entry.record) or "",
         "",

@@ -212,6 +212,7 @@ class Export(_Message):
     key: bytes = b""
     sound: int = 0
     seal: bytes = b""
+    owner: str = ""  # whose process it is; empty: the kernel's user's. The kernel's edge reads that
 
 
 class Inspect(_Message):
@@ -224,6 +225,7 @@ class Inspect(_Message):
     path: str
     key: bytes = b""
     seal: bytes = b""
+    owner: str = ""  # who asks, as in `Export`
 
 
 class Import(_Message):

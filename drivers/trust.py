@@ -50,9 +50,9 @@ def _unsigned(place: Path, signature: Path, key: str) -> str:
         held.flush()
         try:
             # As the library's command does: all files but the signature, and no others than were signed.
-            hashed = hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
-            check = verifying.Config().set_hashing_config(hashed).use_elliptic_key_verifier(public_key=Path(held.name))
-            check.verify(place, signature)
+            hashed = hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True)
+            verifier = verifying.Config().set_hashing_config(hashed).use_elliptic_key_verifier(public_key=Path(held.name))
+            verifier.verify(place, signature)
         except Exception as error:  # the library has no class of its own, and a signature is anybody's bytes
             return f"{signature} does not hold: {str(error).strip() or type(error).__name__}"
     return ""

@@ -91,6 +91,8 @@ class Kernel(System):
                 self.log(event.level, event.text)
             case events.Rejected():
                 self.counters["rejected"] += 1
+                if event.errno is Errno.EPERM:
+                    audit.refuse(self, events.AuditLine("connect", audit.REFUSALS, result="EPERM", reason=event.reason))
             case events.HaltRequest():
                 desk.halt(self, event.reason, keep=event.keep)
             case events.Forgotten():

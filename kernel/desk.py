@@ -57,7 +57,8 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     request.answered, request.begun = True, None
     owner = request.program.owner
     if len(system.owners) > 1:
-        value, reason = outward(owner, request.call, value), text(owner, reason)
+        value = outward(owner, request.call, value) if errno is Errno.OK else None
+        reason = text(owner, reason)
     if request.channel is not None:
         leave(system, request)
     if request.deadline is not None:

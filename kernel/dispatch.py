@@ -46,8 +46,9 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
 def _run(system: System, request: Request) -> object:
     entry, program = request.entry, request.program
     if int(entry.right) & ~program.rights:  # plain numbers: arithmetic of enums costs microseconds
-        why = f"{entry.name} needs the right {entry.right.name}, which {program.name} gave up"
-        raise Errno.EPERM(why)
+        never = int(entry.right) & ~program.owner.rights
+        lacks = f"which programs of {program.owner.name} do not have" if never else f"which {program.name} gave up"
+        raise Errno.EPERM(f"{entry.name} needs the right {entry.right.name}, {lacks}")
     handler = _HANDLERS[type(request.call)]
     if not (entry.touches or entry.audit):
         return handler(system, request, request.call)

@@ -41,11 +41,12 @@ class Cancel(Event):
 
 
 class Rejected(Event):
-    """The edge has refused a frame (malformed, oversized, unknown version or call) and answered it; the core counts
-    it."""
+    """The edge has refused a frame (malformed, oversized, unknown version or call) or who sent it (EPERM), and answered
+    it; the core counts it."""
 
     peer: int
     errno: Errno
+    reason: str = ""
 
 
 class Disconnected(Event):

@@ -1,7 +1,7 @@
 """Answers as their caller reads them: pids of other users than the operator are numbers of their own (syscalls/pids.py).
 
-The operator's answers leave as they are: his own pids are plain numbers, and others' tell their uid. A new field that has
-a pid, or a text that may name one, belongs into the table here.
+The operator's pids are plain numbers, and others' tell him their uid, in texts as `1001:7`. A new field that has a pid,
+or a text that may name one, belongs into the table here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
 def outward(owner: Owner, call: Call[Any], value: Any) -> Any:
     """The result of a call as a program of that owner reads it."""
     space = owner.space
-    if not space or value is None:  # a call that failed has none
+    if value is None:  # a call that failed has none
         return value
     return _pids(space, value) if type(call) in BORN else _record(space, value)
 

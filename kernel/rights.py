@@ -13,14 +13,14 @@ from llmasos.kernel.groups.group import Group, names
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.owner import Owner
-from llmasos.kernel.objects.process import DriverProcess, Process, Program
+from llmasos.kernel.objects.process import Process, Program
 from llmasos.kernel.state import System
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Right
 from llmasos.syscalls.table import Needs
 
-_ALL = int(Needs.ALL)
+ALL = int(Needs.ALL)
 _SEE = int(Needs.SEE)
 _SERVED = int(Needs.SEE | Needs.CHARGE)
 _HOME = int(Needs.ALL & ~(Needs.LIMITS | Needs.ADMINISTER))  # the limits of what a user has of the machine are not his
@@ -31,27 +31,25 @@ def rights_on(system: System, program: Program, thing: object) -> int:
     """The rights (bits of Needs) that a program has on a process, a group, a device, a model in memory, or the owner of
     something that is no more."""
     owner = program.owner
+    if owner.operator:
+        return ALL
     match thing:
-        case DriverProcess():
-            return _ALL if owner.operator else _SEE
         case Process():
-            if owner.over(thing.owner) and (owner.operator or thing.kind is not Kind.INIT):
-                return _ALL
-            return _SEE if thing.kind is Kind.INIT or system.config.show_all else 0
-        case Group():
-            if owner.operator:
-                return _ALL
             if owner.over(thing.owner):
-                return _HOME if thing.parent is None or not owner.over(thing.parent.owner) else _ALL
+                return ALL
+            return _SEE if system.config.show_all or thing.kind in (Kind.INIT, Kind.DRIVER) else 0
+        case Group():
+            if owner.over(thing.owner):
+                return _HOME if thing.parent is None or not owner.over(thing.parent.owner) else ALL
             return _SEE if _sees_group(system, owner, thing.path) else 0
         case Image():
-            if owner.operator or (thing.owners and all(map(owner.over, thing.owners))):
-                return _ALL
+            if thing.owners and all(map(owner.over, thing.owners)):
+                return ALL
             return _SERVED if is_shown(system, owner, thing) else 0
         case Device():
-            return _ALL if owner.operator else _SERVED
+            return _SERVED
         case Owner():
-            return _ALL if owner.over(thing) else 0
+            return ALL if owner.over(thing) else 0
     return 0
 
 

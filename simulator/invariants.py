@@ -50,6 +50,7 @@ def _require(condition: bool, text: str) -> None:
 
 def check_structs(system: System) -> None:
     """Each struct holds by itself."""
+    system.table.check()
     structs: list[tuple[str, Iterable[tuple[object, _Checked]]]] = [
         ("process", ((process.pid, process) for process in _llms(system))),
         ("program", ((program.pid, program) for program in system.programs.values())),

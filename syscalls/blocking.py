@@ -44,16 +44,18 @@ def connect(
     rights: Right = Right.ALL,
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
+    tenant: str = "",
     ticket: bytes = b"",
 ) -> Client:
-    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached under `name`.
+    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached under `name`
+    (for a `tenant` of the program's user, if one is named).
 
     Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and
     does not answer within `timeout` seconds. When a kernel with a journal dies, waits `reconnect` seconds for the next
     one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is its program, and goes on with
     what the journal has.
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect, ticket)
+    return Client(runtime.locate(where), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class _Waiter:
@@ -77,7 +79,14 @@ class Client:
     """
 
     def __init__(
-        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float = 0.0, ticket: bytes = b""
+        self,
+        directory: Path,
+        name: str,
+        rights: Right,
+        timeout: float,
+        reconnect: float = 0.0,
+        tenant: str = "",
+        ticket: bytes = b"",
     ) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
@@ -95,7 +104,7 @@ class Client:
         self._watch: threading.Thread | None = None
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
-            self._attach = Attach(name or calls.default_name(), int(rights), ticket, seen=0)
+            self._attach = Attach(name or calls.default_name(), int(rights), ticket, tenant, seen=0)
             while not self._enter(deadline, timeout):
                 time.sleep(calls.retry_pause())
                 _await_kernel(directory, deadline, timeout)

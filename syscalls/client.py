@@ -40,16 +40,17 @@ def connect(
     rights: Right = Right.ALL,
     timeout: float = calls.CONNECT_SECONDS,
     reconnect: float = RECONNECT_SECONDS,
+    tenant: str = "",
     ticket: bytes = b"",
 ) -> Client:
     """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async with`.
 
-    Entering it attaches the program under `name` with `rights`. Raises SyscallError: ECONNREFUSED at once if no kernel
-    runs, ETIME if one runs and does not answer within `timeout` seconds. When a kernel with a journal dies, waits
-    `reconnect` seconds for the next one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is
-    its program, and goes on with what the journal has.
+    Entering it attaches the program under `name` with `rights`, for a `tenant` of its user if one is named. Raises
+    SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and does not answer within `timeout` seconds.
+    When a kernel with a journal dies, waits `reconnect` seconds for the next one (0: not at all). With the `ticket` of a
+    connection that ended with ESTALE this is its program, and goes on with what the journal has.
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect, ticket)
+    return Client(runtime.locate(where), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class Client:
@@ -64,11 +65,18 @@ class Client:
     pid: int
 
     def __init__(
-        self, directory: Path, name: str, rights: Right, timeout: float, reconnect: float, ticket: bytes = b""
+        self,
+        directory: Path,
+        name: str,
+        rights: Right,
+        timeout: float,
+        reconnect: float,
+        tenant: str = "",
+        ticket: bytes = b"",
     ) -> None:
         self.runtime = directory
         self.notify: Notify | None = None
-        self._attach = Attach(name or calls.default_name(), int(rights), ticket, seen=0)
+        self._attach = Attach(name or calls.default_name(), int(rights), ticket, tenant, seen=0)
         self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None

@@ -81,7 +81,9 @@ _ADVICE: dict[Errno, str] = {  # true of every error of the kind
 # What helps with some errors of a kind, by words of their reasons: the first that fits.
 _FITTING: tuple[tuple[Errno, str, str], ...] = (
     (Errno.EPERM, r"passphrase", "give the passphrase that the file was written with"),
+    (Errno.EPERM, r"not yours|do not have", "have its owner do it, or the operator of the machine"),
     (Errno.EPERM, r"gave up|needs the right", "attach with the right that this call needs"),
+    (Errno.EPERM, r"not trusted", "use a model that [trust] knows, or add its digest or its signer's key there"),
     (Errno.EPERM, r"group of the caller", "name a process of your own group, or of one below it"),
     (Errno.EPERM, r"attach first", "attach first"),
     (
@@ -92,6 +94,7 @@ _FITTING: tuple[tuple[Errno, str, str], ...] = (
     (Errno.EPERM, r"file|director|place|may not be|\bread\b", "name another place, or change who may use it (`ls -l`)"),
     (Errno.ENOENT, r"\bmodel\b", "check the name or path; `models` lists what is known"),
     (Errno.ENOENT, r"\bgroup\b", "check the name or path; `groups` lists what is known"),
+    (Errno.EIO, r"has to be audited", "make room for the audit log, or mend what keeps it from being written"),
     (Errno.EIO, r"did not boot", "correct what the reason names, and boot again"),
     (Errno.EIO, r"no space|memory", "free some, or choose another place"),
     (Errno.EIO, r"driver|device|\bstep\b", "read the kernel log (`dmesg`): a device or its driver is broken"),

@@ -12,12 +12,28 @@ import msgspec
 
 from llmasos.syscalls import records
 from llmasos.syscalls.records import Right
-from llmasos.syscalls.table import Entry
+from llmasos.syscalls.table import Entry, Needs
 
 
 def rights(entry: Entry) -> str:
     """The rights that a call needs: `SPAWN`, `MEMORY CONTROL`, `none`."""
     return " ".join(flag.name or "" for flag in Right if flag in entry.right and flag is not Right.ALL) or "none"
+
+
+def objects(entry: Entry) -> str:
+    """The rights on the objects that a call names: `CONTROL READ on pid`; empty: none but to see them."""
+    told = []
+    for touches in entry.touches:
+        if needs := _needs(touches.needs):
+            told.append(f"{needs} on {touches.field}")
+        for more in touches.more:
+            value = "given" if more.value is None else getattr(more.value, "name", more.value)
+            told.append(f"{_needs(more.needs)} on {touches.field} where {more.field} is {value}")
+    return ", ".join(told)
+
+
+def _needs(needs: Needs) -> str:
+    return " ".join(need.name or "" for need in Needs if need & needs and need not in (Needs.ALL, Needs.SEE))
 
 
 def signature(field: msgspec.structs.FieldInfo) -> str:

@@ -32,7 +32,8 @@ Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
 PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, pattern=PRINTABLE)]
 # One name of a control group, since a tenant has one of its own.
 TENANT = r"\A(?!\.{1,2}\Z|session-)[A-Za-z0-9_.-]*\Z"
-Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT)]
+_TENANT = "letters, digits, '_', '.' and '-', and no 'session-' before them"
+Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT, description=_TENANT)]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]

@@ -254,8 +254,9 @@ class StatsCall(Call[Stats]):
 class Trace(Call[TraceResult]):
     """Events of the trace from sequence number `start` on (-1: from now). Waits up to `timeout` for the first.
 
-    What there is stands in the table of its events. The kernel traces while a program reads: from its first call until
-    ten seconds after the last one.
+    What there is stands in the table of its events: all for the machine's operator, for others those of their own
+    processes. Tokens in them are for programs that could `read` them too (right CONTROL); others get lengths. The kernel
+    traces while a program reads: from its first call until ten seconds after the last one.
     """
 
     start: int = -1
@@ -265,7 +266,8 @@ class Trace(Call[TraceResult]):
 
 @_call(6, "system", Right.QUERY, tells=False)
 class Dmesg(Call[list[LogLine]]):
-    """Lines of the kernel log after sequence number `after`."""
+    """Lines of the kernel log after sequence number `after`: all for the machine's operator, for others those about
+    their own processes and those that concern everybody."""
 
     after: int = -1
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
@@ -476,7 +478,8 @@ class Getinfo(Call[ProcessInfo]):
 
 @_call(27, "process", Right.QUERY)
 class Ps(Call[list[ProcessInfo]]):
-    """At most `limit` rows of the process table, in order of pid, from the first pid above `after` on."""
+    """At most `limit` rows of the process table that the caller may see, in order of pid, from the first pid above
+    `after` on."""
 
     after: Annotated[int, Meta(ge=0)] = 0
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
@@ -683,7 +686,7 @@ class Records(Call[RecordsResult]):
 
 @_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
-    """The models that this kernel knows by name, and those in memory."""
+    """The models that this kernel knows by name, and of those in memory the ones that the caller's user has asked for."""
 
 
 @_call(
@@ -878,7 +881,8 @@ class GroupSet(Call[GroupSettings]):
 @_call(82, "group", Right.QUERY, E.ENOENT, touches=(_group(Names.GROUP, N.SEE),))
 class GroupStat(Call[list[GroupInfo]]):
     """A group, and with `below` all groups below it, parents first. `start` skips the first rows, `limit` bounds their
-    number."""
+    number. Of a group that is not the caller's only the number of processes is told, and of those above his own the
+    settings."""
 
     path: GroupPath = "/"
     below: bool = False

@@ -58,7 +58,8 @@ class HostPlaces:
 
     def wipe(self, slots: Sequence[int]) -> None:
         for slot in slots:
-            if slot // self.shelf in self._shelves and self._owner.get(slot) is None:
+            self._owner.pop(slot, None)
+            if slot // self.shelf in self._shelves:
                 self._places(slot, 1).zero_()
 
     def close(self) -> None:

@@ -162,7 +162,7 @@ def _look(system: System, request: Request, call: Restore, device: Device) -> Wa
     if device.state != UP:
         return wait(device.up)
     check_able(device)
-    asked = ask(system, device, Inspect(system.ref(), call.path, call.key), Inspected)
+    asked = ask(system, device, Inspect(system.ref(), call.path, call.key, owner=request.program.owner.key), Inspected)
     request.begun = Looking(call.path, device, asked, request.program)
     return wait(asked.channel)
 

@@ -10,13 +10,14 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import inward
+from llmasos.kernel.rights import inward, rights_on
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_MAPPED
 from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo, Record
-from llmasos.syscalls.table import Getinfo, Ps
+from llmasos.syscalls.table import Getinfo, Needs, Ps
 
+_READ = int(Needs.READ)
 _MOST_REASON = 400  # characters of a reason in a row
 
 _MISSING = object()
@@ -35,7 +36,7 @@ def row(kind: type[_Row], /, *sources: object, **told: Any) -> _Row:
 
 def getinfo(system: System, request: Request, call: Getinfo, process: Process) -> ProcessInfo:
     """Row 26 of the table, `Getinfo`."""
-    return process_info(system, process)
+    return process_info(system, process, _told(system, request.program, process))
 
 
 def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
@@ -43,10 +44,16 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     program = request.program
     view = system.table.view(program.owner, everybody=system.config.show_all)
     after = inward(system, program, call.after) if call.after else 0
-    return [process_info(system, process) for process in view.after(after, call.limit)]
+    rows = view.after(after, call.limit)
+    return [process_info(system, process, _told(system, program, process)) for process in rows]
 
 
-def process_info(system: System, process: Process) -> ProcessInfo:
+def _told(system: System, program: Program, process: Process) -> bool:
+    """Whether a row tells all; of what others only see it leaves out what their programs made or were told."""
+    return bool(rights_on(system, program, process) & _READ)
+
+
+def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
     """A row of the process table as a record. Written out: `ps` asks for thousands of them."""
     fields: dict[str, Any] = {
         "pid": process.pid,
@@ -88,6 +95,8 @@ def process_info(system: System, process: Process) -> ProcessInfo:
             "parked": len(process.output) + len(process.boundary),
             "swapped": sum(block >= len(frames) for block in process.table.kept),
         }
+        if not whole:
+            fields |= {"seed": 0, "errno": Errno.OK, "reason": "", "name": ""}
         return ProcessInfo(**fields)
     os_pid = system.config.os_pid
     if isinstance(process, Program):

@@ -65,8 +65,8 @@ def find(system: System, request: Request, touches: Touches) -> Any:
 
 def _allowed(system: System, request: Request, touches: Touches, thing: T) -> T:
     """The object, or EPERM where the caller has not the rights on it that the call needs."""
-    lacking = _needs(request, touches) & ~rights.rights_on(system, request.program, thing)
-    if lacking:
+    held = rights.rights_on(system, request.program, thing)
+    if held != rights.ALL and (lacking := _needs(request, touches) & ~held):
         what = " and ".join(need.name or "" for need in Needs if need & lacking and need is not Needs.ALL)
         raise Errno.EPERM(
             f"{request.entry.name} needs the right {what} on {_called(thing)}, which is not yours to use so"

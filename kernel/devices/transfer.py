@@ -92,7 +92,8 @@ def send_out(
     places = [(slot.tier, slot.number) for slot in slots]
     number = image.id if tokens else 0
     sound = min(tokens, process.table.sound)
-    message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key, sound)
+    owner = process.owner.key
+    message = Export(system.ref(), number, process.pid, path, head, tokens, frames, places, key, sound, owner=owner)
     return ask(system, device, message, Exported, most=tokens, wrong=partial(_elsewhere, device, path))
 
 

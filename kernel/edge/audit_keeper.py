@@ -50,7 +50,9 @@ class AuditKeeper:
         self._written = self._synced = 0  # lines
         self._waiting: deque[tuple[int, Callable[[str], None]]] = deque()  # for lines to be synced
         self._unsynced, self._unsigned = trio.Event(), trio.Event()
+        self._syncing = trio.Lock()
         self._failing = ""
+        self._doubtful = False  # the file could not be synced: it is not known what of it is on the disk
         self._lost = 0  # lines that could not be written
         self._anchor_failing = False
 
@@ -88,8 +90,9 @@ class AuditKeeper:
         """Say how many lines could not be written, now that one can be. Raises OSError."""
         if not self._failing:
             return
-        if not self._file.in_place():
+        if self._doubtful or not self._file.in_place():
             self._file.begin_file()
+        self._doubtful = False
         self._file.write({"at": now(), "what": "lost", "of": "log", "details": {"count": self._lost}})
         self._lost, self._failing = 0, ""
         self._report(AuditFails(""))
@@ -128,21 +131,23 @@ class AuditKeeper:
             self._unsynced = trio.Event()
             try:
                 await self._sync_now()
-            except OSError as error:  # it is not known what is on the disk
+            except OSError as error:
+                self._doubtful = True
                 self._fail(error)
                 self._release(self._failing)
             if self._fsync != "always":
                 await trio.sleep(INTERVAL_SECONDS)
 
     async def _sync_now(self) -> None:
-        file, lines = self._file, self._written
-        old, file.old = file.old, []
-        fds, state = [*old, os.dup(file.fd)], file.state()
-        try:
-            await trio.to_thread.run_sync(lambda: file.sync(fds, state, fsync=self._fsync != "never"))
-        finally:
-            for fd in fds:
-                os.close(fd)
+        async with self._syncing:  # a state never comes after a later one
+            file, lines = self._file, self._written
+            old, file.old = file.old, []
+            fds, state = [*old, os.dup(file.fd)], file.state()
+            try:
+                await trio.to_thread.run_sync(lambda: file.sync(fds, state, fsync=self._fsync != "never"))
+            finally:
+                for fd in fds:
+                    os.close(fd)
         self._synced = max(self._synced, lines)
         self._release("", self._synced)
 
@@ -171,6 +176,7 @@ class AuditKeeper:
         self._written += 1
         self._unsynced.set()
         if self._anchor:
+            await self._sync_now()  # an anchor that knows of lines which a loss of power takes would cry "cut"
             await self._send(json.dumps(head, separators=(",", ":")).encode() + b"\n")
 
     async def _send(self, head: bytes) -> None:

@@ -48,6 +48,7 @@ from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
 
+_NEVER: Fsync = "never"
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
 
@@ -115,6 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
             relieve(directory, keys_of(config.seal))
         if args.detach:
             return _detach(directory, given)
+        if not args.debuggable:
+            undumped.shut()
         return _serve(core, config, directory, args)
     except SyscallError as error:
         print(f"llmasos boot: {error.reason}", file=sys.stderr)
@@ -122,8 +125,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    if not args.debuggable:
-        undumped.shut()
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -131,14 +132,11 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     try:
         if args.log:
             open_log(Path(args.log))
-        log = console(quiet=args.quiet, log=Path(args.log) if args.log else None)
-        fsync: Fsync = "never"
+        log, fsync = console(quiet=args.quiet, log=Path(args.log) if args.log else None), _NEVER
         keys, why = _keys(config)
         if config.journal is not None:
-            if keys is None:
-                raise Errno.ENOENT(why)
             journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
-            stamp(journal.state, damaged=bool(journal.notes))
+            stamp(journal.state, damaged=any(level != "info" for level, _ in journal.notes))
             config.journal_path = os.fspath(journal.path)
             sign = _sign(directory, journal)
             if sign.is_symlink():
@@ -146,10 +144,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes = journal.notes
         else:
             notes = _left_alone(directory / runtime.JOURNAL)
-        audit = _open_audit(config, fsync if config.journal is not None else "interval", notes)
-        images = Images(keys, why)
-        if journal is not None and journal.seal is not None:
-            images.of_journal(journal.seal.store.path.name.encode())
+        audit = _open_audit(config, fsync, notes)
         folder = journal.path.parent / FOLDER if journal is not None else None
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
@@ -166,7 +161,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=images,
+            images=Images(keys, why, journal.seal if journal is not None else None),
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -176,18 +171,24 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     finally:
         stop_watching()
         standing.close()
-        if journal is not None:
-            journal.close(remove=halted and not kept)  # programs that were expected back have ended with the system
-            if halted and not kept:
-                sign.unlink(missing_ok=True)
-                modules.forget()
-            if not journal.path.exists():
-                journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
-        lock.release(directory, held, keep_log=failed or not halted)
+        if journal is not None and halted and not kept:
+            sign.unlink(missing_ok=True)
+            modules.forget()
+        _let_go(directory, held, journal, remove=halted and not kept, keep_log=failed or not halted)
         if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:
+    """Give back journal and runtime directory. `remove` the journal: programs that were expected back have ended with the
+    system."""
+    if journal is not None:
+        journal.close(remove=remove)
+        if not journal.path.exists():
+            journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
+    lock.release(directory, held, keep_log=keep_log)
 
 
 def _open_audit(
@@ -197,6 +198,7 @@ def _open_audit(
     wanted = config.audit_log
     if wanted is None:
         return None
+    fsync = fsync if config.journal is not None else "interval"
     file = open_audit(Path(wanted.directory), Path(wanted.keys) if wanted.keys else None, wanted.keep)
     notes += file.notes
     return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
@@ -220,7 +222,7 @@ def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
         if config.seal.key == "command" and not keys.plain:
             keys.masters()
     except SyscallError as error:
-        if config.seal.key == "command":
+        if config.seal.key == "command" or config.journal is not None:
             raise
         return None, error.reason
     return keys, ""

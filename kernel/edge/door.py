@@ -179,9 +179,9 @@ class Door:
             f"{self._descriptors} for this kernel); end some, or boot it with a higher limit"
         )
 
-    def dismiss(self, fd: int) -> None:
-        """Cut off a connection that has been refused, when it has had time to hear why."""
-        self._stays[fd] = _Stay(time.monotonic() + TELL_SECONDS, inode(fd), "it was refused")
+    def dismiss(self, fd: int, why: str) -> None:
+        """Cut off a connection that is refused, when it has had time to hear why."""
+        self._stays[fd] = _Stay(time.monotonic() + TELL_SECONDS, inode(fd), why)
         self._came.set()
 
     def refusal(self, fd: int) -> str:

@@ -16,14 +16,15 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
-from llmasos.kernel.edge.keys import IMAGE, Keys, Store
+from llmasos.kernel.edge.journal_seal import Seal
+from llmasos.kernel.edge.keys import IMAGE, OWN, Keys, Store
 from llmasos.kernel.edge.master import overwrite
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _NAME = 8  # bytes of a key's name; in a file it has 16
 _PAD = bytes(8)
 _KEPT = 4096  # files that were looked at and may yet be read
-_TRAVEL = "write it with a passphrase where it can be read (`checkpoint PID FILE --passphrase`)"
+_TRAVEL = "write it with a passphrase where it can be read (`checkpoint PID FILE --passphrase-file FILE`)"
 
 _SEALED = (
     "its process images under a passphrase: whoever knows that can read them (`llmasos shred FILE` overwrites one)",
@@ -61,9 +62,12 @@ Request = tuple[str, int]  # a device and a number
 class Images:
     """The files under way. `keys`: none are to be had, and `why`."""
 
-    def __init__(self, keys: Keys | None, why: str = "") -> None:
+    def __init__(self, keys: Keys | None, why: str = "", journal: Seal | None = None) -> None:
+        """`journal`: the processes are those of that journal, whatever kernel goes on with them."""
         self._keys, self._why = keys, why
-        self._line = secrets.token_bytes(8)  # tells processes of this kernel from those of others
+        self._line = (
+            journal.line if journal is not None else secrets.token_bytes(8)
+        )  # tells processes of this kernel from those of others
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
@@ -77,7 +81,7 @@ class Images:
         if isinstance(message, Inspect):
             self._asked[device, message.ref] = message
         elif isinstance(message, Import) and (name := self._names.get(message.id)) is not None:
-            found = self._key(name)
+            found = self._key(name, OWN)  # it was shown to whoever asks when the file was looked at
             return message if isinstance(found, str) else replace(message, seal=found)
         return message
 
@@ -88,7 +92,7 @@ class Images:
             if (name := self._written.pop((device, message.ref), None)) is not None:
                 self._files.forget([name], sync=False)
             if asked is not None and message.sealed:
-                found = self._key(message.sealed)
+                found = self._key(message.sealed, asked.owner)
                 if isinstance(found, str):
                     return replace(message, reason=f"{asked.path}: {found}")
                 self._locked[device, message.ref] = message.sealed
@@ -111,10 +115,6 @@ class Images:
         for some in (self._asked, self._locked, self._written):
             for request in [one for one in some if one[0] == device]:
                 del some[request]
-
-    def of_journal(self, line: bytes) -> None:
-        """The processes are those of the journal that has this name, whatever kernel goes on with them."""
-        self._line = line
 
     def number(self, pid: int) -> int:
         """A process's number among all that the user's kernels ever have."""
@@ -155,16 +155,18 @@ class Images:
             self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
         try:
-            name, key = self._files.add(IMAGE, self.number(message.ctx), text=message.path)
+            name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, message.path)
         except SyscallError as error:
             return Failed(message.ref, error.errno, f"{message.path} cannot be encrypted: {error.reason}; or {_TRAVEL}")
         self._written[device, message.ref] = name
         return replace(message, seal=name + _PAD + key)
 
-    def _key(self, name: bytes) -> bytes | str:
-        """The key of that name as a driver gets it, or why there is none."""
+    def _key(self, name: bytes, asks: str) -> bytes | str:
+        """The key of that name as a driver gets it, or why there is none for who asks: those of others do not exist."""
         try:
-            key = self._files.get(name[:_NAME])
+            owner = self._files.owner_of(name[:_NAME])
+            mine = owner is not None and (asks in (OWN, owner) or owner.startswith(f"{asks}/"))
+            key = self._files.get(name[:_NAME]) if mine else None
         except SyscallError as error:
             return f"it is encrypted under a key of the kernel's user: {error.reason}"
         if key is None:

@@ -17,15 +17,15 @@ import hmac
 import secrets
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec.structs import replace
 
-from llmasos.kernel.edge.keys import JOURNAL, PROCESS, Keys, Store
+from llmasos.kernel.edge.keys import JOURNAL, OWN, PROCESS, Keys, Store
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
@@ -35,6 +35,7 @@ from llmasos.kernel.journal.records import (
     Gone,
     Grown,
     Noted,
+    ProcessHead,
     Sealed,
     decode,
     encode,
@@ -45,27 +46,25 @@ SALT_BYTES = 32
 _BEGIN, _FRAME = b"\xc1\x01", b"\xc1\x02"
 _SEGMENT = struct.Struct("<2s8s8s32s")  # the mark, the file of slots, the journal's key in it, the salt
 _NUMBER = struct.Struct("<2sQ")
-_KEPT = 4096  # streams of processes that are held open
+_KEPT = 256  # streams of processes that are held open: each has some kilobytes
 _CONTENT = msgspec.msgpack.Encoder().encode
 _content = msgspec.msgpack.Decoder(Grown | Noted | Answer).decode
 _CTR_BLOCK = 16
 
 
 class _Stream:
-    """The key stream of a process in a segment, from byte `at`."""
+    """The key stream of a process in a segment, from byte `at`; `name` is that of the process's key."""
 
-    __slots__ = ("at", "cipher")
+    __slots__ = ("at", "name", "turn")
 
-    def __init__(self, key: bytes, at: int) -> None:
+    def __init__(self, name: bytes, key: bytes, salt: bytes, at: int) -> None:
         counter = (at // _CTR_BLOCK).to_bytes(_CTR_BLOCK, "big")
-        self.cipher: CipherContext = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-        self.cipher.update(bytes(at % _CTR_BLOCK))
-        self.at = at
-
-    def turn(self, data: bytes) -> bytes:
-        """Encrypt what comes next, or decrypt it, which is the same."""
-        self.at += len(data)
-        return self.cipher.update(data)
+        own = hmac.digest(key, b"process" + salt, "sha256")
+        cipher = Cipher(algorithms.AES(own), modes.CTR(counter)).encryptor()
+        cipher.update(bytes(at % _CTR_BLOCK))
+        # Encrypts what comes next, or decrypts it, which is the same. Whoever calls it moves `at` on.
+        self.turn: Callable[[bytes], bytes] = cipher.update
+        self.name, self.at = name, at
 
 
 class _Segment:
@@ -81,19 +80,6 @@ class _Segment:
             )
         self.store, self.name, self.salt = store, name, salt
         self.outer = AESGCM(hmac.digest(key, b"segment" + salt, "sha256"))
-        self.streams: OrderedDict[bytes, _Stream] = OrderedDict()  # by the name of the key, latest used last
-
-    def stream(self, name: bytes, key: bytes | None, at: int) -> _Stream | None:
-        """The stream of a process, at byte `at`; None: its key is gone."""
-        stream = self.streams.get(name)
-        if stream is None or stream.at != at:
-            if key is None and (key := self.store.get(name)) is None:
-                return None
-            stream = self.streams[name] = _Stream(hmac.digest(key, b"process" + self.salt, "sha256"), at)
-            while len(self.streams) > _KEPT:
-                self.streams.popitem(last=False)
-        self.streams.move_to_end(name)
-        return stream
 
 
 class Writer(_Segment):
@@ -106,41 +92,58 @@ class Writer(_Segment):
         self._known = known
         self._number = 0
         self.gone: set[int] = set()  # processes whose keys may be of no use any more
-        self._at: dict[int, int] = {}  # bytes of the streams of processes that have been used
+        self._owners: dict[int, str] = {}  # of processes that are not the kernel's user's
+        self._open: dict[int, _Stream] = {}  # by pid, the first that was opened first
+        self._at: dict[int, int] = {}  # how far streams had come that were closed
 
     @property
-    def pids(self) -> Iterable[int]:
+    def pids(self) -> set[int]:
         """The processes of which something is in it."""
-        return self._at.keys()
+        return {*self._open, *self._at}
+
+    def forget(self, pid: int) -> None:
+        """What would be written of a process goes under a new key."""
+        self._open.pop(pid, None)
+        self._at.pop(pid, None)
 
     def encode(self, frame: Frame) -> bytes:
-        """The body of a frame of the file."""
+        """The body of a frame of the file. Raises SyscallError EIO: a new key cannot be kept."""
         entries: list[AnyEntry] = []
         for entry in frame.entries:
             if isinstance(entry, (Grown, Noted)):
-                entries.append(self._sealed(entry.pid, entry))
+                pid = entry.pid
             elif isinstance(entry, Answer) and entry.about:
-                entries.append(self._sealed(entry.about, entry))
+                pid = entry.about
             else:
                 entries.append(entry)
                 if isinstance(entry, Gone):
                     self.gone.add(entry.pid)
+                    self._owners.pop(entry.pid, None)
+                elif isinstance(entry, ProcessHead) and entry.owner:
+                    self._owners[entry.pid] = entry.owner
+                continue
+            stream = self._open.get(pid) or self._reopen(pid)
+            data = _CONTENT(entry)
+            entries.append(Sealed(pid, stream.name, stream.at, stream.turn(data)))
+            stream.at += len(data)
         self._number += 1
         body = encode(replace(frame, entries=entries))
         return _NUMBER.pack(_FRAME, self._number) + self.outer.encrypt(self._number.to_bytes(12, "big"), body, None)
 
-    def _sealed(self, pid: int, entry: Grown | Noted | Answer) -> Sealed:
-        key = None
-        if (name := self._known.get(pid)) is None:
-            name, key = self.store.add(PROCESS, pid)
-            self._known[pid] = name
-        at = self._at.get(pid, 0)
-        data = _CONTENT(entry)
-        stream = self.stream(name, key, at)
-        if stream is None:  # its key was forgotten, and a straggler is nobody's
-            return Sealed(pid, name, 0, b"")
-        self._at[pid] = at + len(data)
-        return Sealed(pid, name, at, stream.turn(data))
+    def _reopen(self, pid: int) -> _Stream:
+        """The stream of a process, where it was, or at its beginning."""
+        name, key = self._known.get(pid), None
+        at = self._at.pop(pid, 0)
+        if name is not None:
+            key = self.store.get(name)
+        if name is None or key is None:
+            name, key = self.store.add(PROCESS, pid, self._owners.get(pid, OWN))
+            self._known[pid], at = name, 0
+        stream = self._open[pid] = _Stream(name, key, self.salt, at)
+        while len(self._open) > _KEPT:
+            first = next(iter(self._open))
+            self._at[first] = self._open.pop(first).at
+        return stream
 
 
 class Reader:
@@ -151,6 +154,7 @@ class Reader:
         self._keys = keys
         self._segments: dict[bytes, _Segment] = {}
         self._now: _Segment | None = None
+        self._streams: OrderedDict[tuple[bytes, bytes], _Stream] = OrderedDict()  # latest used last
         self.lost: set[int] = set()
         self.names: dict[int, bytes] = {}  # of processes' keys
         self.journal: tuple[Store, bytes] | None = None  # the store and the name of the journal's key
@@ -197,12 +201,12 @@ class Reader:
             self.lost.discard(entry.pid)
         if not isinstance(entry, Sealed):
             return entry
-        assert self._now is not None
-        stream = self._now.stream(entry.name, None, entry.at) if entry.data else None
+        stream = self._stream(entry)
         if stream is None:
             self.lost.add(entry.pid)
             return None
         self.names[entry.pid] = entry.name
+        stream.at += len(entry.data)
         try:
             inner = _content(stream.turn(entry.data))
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -211,6 +215,20 @@ class Reader:
         if about != entry.pid:
             raise BadFrame(f"what process {entry.pid} said is of process {about}")
         return None if entry.pid in self.lost else inner
+
+    def _stream(self, entry: Sealed) -> _Stream | None:
+        """The stream under which an entry is, where it begins; None: its key is gone."""
+        assert self._now is not None
+        salt = self._now.salt
+        stream = self._streams.pop((salt, entry.name), None)
+        if stream is None or stream.at != entry.at:
+            if (key := self._now.store.get(entry.name)) is None:
+                return None
+            stream = _Stream(entry.name, key, salt, entry.at)
+        self._streams[salt, entry.name] = stream
+        while len(self._streams) > _KEPT:
+            self._streams.popitem(last=False)
+        return stream
 
 
 class Seal:
@@ -226,6 +244,11 @@ class Seal:
         self.names = names
         self.live = self.segment()
         self.live.gone.update(slot.pid for slot in self.store.find(PROCESS))
+
+    @property
+    def line(self) -> bytes:
+        """The journal's name, which tells its processes from those of others."""
+        return self.store.path.name.encode()
 
     def segment(self) -> Writer:
         """A new one."""
@@ -253,5 +276,4 @@ class Seal:
         self.store.forget(names, sync=sync)
         for pid in gone:
             self.names.pop(pid, None)
-        for name in names:
-            self.live.streams.pop(name, None)
+            self.live.forget(pid)

@@ -98,7 +98,8 @@ class Store:
         self.path, self._masters, self._locked = path, masters, locked
         self._own = RLock()
         self._descriptor = -1
-        self._slots: dict[bytes, Slot] = {}
+        self._slots: dict[bytes, int] = {}  # where each is in the file, by name: there may be a hundred thousand
+        self._above: dict[bytes, Slot] = {}  # those of owners
         self._owners: dict[str, Owner] = {}  # by the owner's name, those in use
         self._ciphers: dict[bytes, AESGCM] = {}  # of owners' keys, by the key's name
         self._read_to = 0
@@ -121,10 +122,10 @@ class Store:
     def get(self, name: bytes) -> bytes | None:
         """The key of that name; None: it was forgotten, or was never here. Raises EPERM: the master key is not here."""
         with _told(self.path), self._own:
-            slot = self._slots.get(name)
-            if slot is None or os.pread(self._descriptor, _BYTES, slot.at)[8:16] != name:  # another process wrote here
+            slot = self._slot(name)
+            if slot is None:  # another process may have written here
                 with self._held():
-                    slot = self._slots.get(name)
+                    slot = self._slot(name)
             if slot is None:
                 return None
             try:
@@ -132,13 +133,19 @@ class Store:
             except InvalidTag:
                 return None  # it is not what was written
 
+    def owner_of(self, name: bytes) -> str | None:
+        """Whose key that is; None: there is none of that name."""
+        with _told(self.path), self._held():
+            above = self._above.get(slot.parent) if (slot := self._slot(name)) is not None else None
+            return above.text if above is not None else None
+
     def find(self, kind: int, pid: int | None = None, owner: str | None = None) -> list[Slot]:
         """Slots of a kind, of a process or of an owner."""
         with _told(self.path), self._held():
             parents = None if owner is None else {slot.name for slot in self._of_owner(owner)}
             return [
                 slot
-                for slot in self._slots.values()
+                for slot in self._all()
                 if slot.kind == kind and pid in (None, slot.pid) and (parents is None or slot.parent in parents)
             ]
 
@@ -146,7 +153,7 @@ class Store:
         """Overwrite these keys."""
         with _told(self.path), self._held():
             for name in names:
-                if (slot := self._slots.pop(name, None)) is not None:
+                if (slot := self._slot(name)) is not None:
                     self._erase(slot)
             if sync:
                 os.fsync(self._descriptor)
@@ -157,10 +164,9 @@ class Store:
         with _told(self.path), self._held():
             above = self._of_owner(owner)
             parents = {slot.name for slot in above}
-            gone = [slot for slot in self._slots.values() if slot.parent in parents] + above
+            gone = [slot for slot in self._all() if slot.parent in parents] + above
             for slot in gone:
                 self._erase(slot)
-                self._slots.pop(slot.name, None)
             self._owners.pop(owner, None)
             os.fsync(self._descriptor)
             return len(gone)
@@ -179,21 +185,22 @@ class Store:
         """Give every owner a new key under the newest master key, wrap all keys below them anew, and overwrite the old
         file: old blocks of a disk then hold nothing that a key of today opens."""
         with _told(self.path), self._held():
-            keys = {name: _unwrap(slot, self._cipher(slot.parent)) for name, slot in self._whole()}
-            owners = {slot.name: slot for slot in self._slots.values() if slot.kind == OWNER}
+            others = [slot for slot in self._all() if slot.kind != OWNER]
+            keys = {slot.name: _unwrap(slot, self._cipher(slot.parent)) for slot in others}
+            owners = dict(self._above)
             made: dict[bytes, Owner] = {name: self._new_owner(secrets.token_bytes(8)) for name in owners}
             fresh = [self._wrapped_by_master(made[name], slot.text) for name, slot in owners.items()]
-            for name, slot in self._whole():
+            for slot in others:
                 above = made[slot.parent]
-                nonce, wrapped = _wrap(keys[name], slot.kind, name, above.name, slot.pid, above.cipher)
-                fresh.append(Slot(slot.kind, name, above.name, slot.pid, nonce, wrapped, slot.text, 0))
+                nonce, wrapped = _wrap(keys[slot.name], slot.kind, slot.name, above.name, slot.pid, above.cipher)
+                fresh.append(Slot(slot.kind, slot.name, above.name, slot.pid, nonce, wrapped, slot.text, 0))
             self._replace(fresh)
 
     def wrap_anew(self) -> int:
         """Wrap the owners' keys under the newest master key; returns how many were under another."""
         with _told(self.path), self._held():
             newest = self._newest()
-            old = [slot for slot in self._slots.values() if slot.kind == OWNER and slot.parent != name_of(newest)]
+            old = [slot for slot in self._above.values() if slot.parent != name_of(newest)]
             for slot in old:
                 key = _unwrap(slot, self._cipher(slot.parent))
                 nonce, wrapped = _wrap(key, OWNER, slot.name, name_of(newest), 0, AESGCM(newest))
@@ -208,7 +215,7 @@ class Store:
         """Write the file anew without what was overwritten, if that is most of it."""
         with _told(self.path), self._held():
             if self._free > max(_WASTE, self._read_to // 2):
-                self._replace(list(self._slots.values()))
+                self._replace(self._all())
 
     def remove(self) -> None:
         """Overwrite and remove the file: nothing under its keys is to be read again."""
@@ -227,7 +234,7 @@ class Store:
     # --- owners -----------------------------------------------------------------------------------------------------
 
     def _of_owner(self, owner: str) -> list[Slot]:
-        return [slot for slot in self._slots.values() if slot.kind == OWNER and slot.text == owner]
+        return [slot for slot in self._above.values() if slot.text == owner]
 
     def _owner(self, owner: str) -> Owner:
         known = self._owners.get(owner)
@@ -262,7 +269,7 @@ class Store:
     def _cipher(self, parent: bytes) -> AESGCM:
         """What a parent's key wraps with: an owner's, or a master key."""
         if (cipher := self._ciphers.get(parent)) is None:
-            if (slot := self._slots.get(parent)) is not None:
+            if (slot := self._above.get(parent)) is not None:
                 try:
                     cipher = AESGCM(_unwrap(slot, self._cipher(slot.parent)))
                 except InvalidTag:
@@ -300,7 +307,7 @@ class Store:
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _open(self) -> None:
-        self._slots, self._read_to, self._free = {}, 0, 0
+        self._slots, self._above, self._read_to, self._free = {}, {}, 0, 0
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
@@ -318,19 +325,43 @@ class Store:
             return
         data = os.pread(self._descriptor, size - self._read_to, self._read_to)
         for at in range(0, len(data) - _BYTES + 1, _BYTES):
-            self._take(data, at)
+            if data[at] == FREE:
+                self._free += _BYTES
+            elif (slot := self._parsed(data, at, self._read_to)) is not None:
+                self._know(slot)
         self._read_to += len(data) // _BYTES * _BYTES
 
-    def _take(self, data: bytes, at: int) -> None:
+    def _know(self, slot: Slot) -> None:
+        self._slots[slot.name] = slot.at
+        if slot.kind == OWNER:
+            self._above[slot.name] = slot
+
+    def _slot(self, name: bytes) -> Slot | None:
+        """The entry of that name as it is in the file; None: there is none, or not any more."""
+        if (at := self._slots.get(name)) is None:
+            return None
+        data = os.pread(self._descriptor, _BYTES, at)
+        if len(data) == _BYTES and (pieces := _SLOT.unpack_from(data)[1]):
+            data += os.pread(self._descriptor, _BYTES * pieces, at + _BYTES)
+        slot = self._parsed(data, 0, at) if len(data) >= _BYTES else None
+        return slot if slot is not None and slot.name == name else None
+
+    def _all(self) -> list[Slot]:
+        """All entries."""
+        data = os.pread(self._descriptor, self._read_to, 0)
+        found = (self._parsed(data, at, 0) for at in range(_BYTES, len(data) - _BYTES + 1, _BYTES))
+        return [slot for slot in found if slot is not None and self._slots.get(slot.name) == slot.at]
+
+    def _parsed(self, data: bytes, at: int, start: int) -> Slot | None:
+        """The entry at `at` of what is in the file from `start` on; None: none begins there, or it was cut short."""
         kind, pieces, name, parent, pid, nonce, wrapped, check = _SLOT.unpack_from(data, at)
-        if kind == FREE:
-            self._free += _BYTES
         if kind in (FREE, TEXT):
-            return
+            return None
         ends = [at + _BYTES * number for number in range(1, pieces + 1)]
         text = b"".join(data[end + 2 : end + 2 + data[end + 1]] for end in ends if end + 1 < len(data))
-        if xxhash.xxh3_64_intdigest(data[at : at + _SLOT.size - 8] + text) == check:  # else a write that was cut short
-            self._slots[name] = Slot(kind, name, parent, pid, nonce, wrapped, text.decode(), self._read_to + at)
+        if xxhash.xxh3_64_intdigest(data[at : at + _SLOT.size - 8] + text) != check:
+            return None
+        return Slot(kind, name, parent, pid, nonce, wrapped, text.decode(), start + at)
 
     def _append(self, slot: Slot) -> None:
         slot.at = self._read_to
@@ -339,16 +370,16 @@ class Store:
             os.ftruncate(self._descriptor, slot.at)
             raise OSError(28, "no space left on device")
         self._read_to += len(packed)
-        self._slots[slot.name] = slot
+        self._know(slot)
         self.dirty = True
 
     def _erase(self, slot: Slot) -> None:
         os.pwrite(self._descriptor, bytes(_BYTES * slot.slots), slot.at)
+        if self._slots.get(slot.name) == slot.at:  # else it has been written anew
+            del self._slots[slot.name]
+            self._above.pop(slot.name, None)
         self._free += _BYTES * slot.slots
         self.dirty = True
-
-    def _whole(self) -> list[tuple[bytes, Slot]]:
-        return [(name, slot) for name, slot in self._slots.items() if slot.kind != OWNER]
 
     def _replace(self, slots: list[Slot]) -> None:
         """Put a file with these slots in the place of this one, which is overwritten."""
@@ -375,7 +406,7 @@ class Store:
         old, self._descriptor = self._descriptor, new
         overwrite(old)
         os.close(old)
-        self._slots, self._read_to, self._free, self.dirty = {}, 0, 0, False
+        self._slots, self._above, self._read_to, self._free, self.dirty = {}, {}, 0, 0, False
         self._owners.clear()
         self._read(len(written))
 

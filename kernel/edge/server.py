@@ -72,6 +72,7 @@ from llmasos.syscalls.records import Budget
 from llmasos.syscalls.table import BY_RECORD, Attach, Exec, Feed, Fork, Restore, Spawn
 from llmasos.syscalls.transport import Message
 
+NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 LATE_SECONDS = 0.2  # an alarm that comes later than this tells that the kernel has not run
@@ -168,12 +169,10 @@ class Server:
                 self._programs.bind(runtime.endpoint(self._directory), listener)
                 nursery.start_soon(self._monitor.run, self._follow_links)
                 await self._door.open()
-                nursery.start_soon(self._door.sweep)
-                nursery.start_soon(self._door.guard)
+                for task in (self._door.sweep, self._door.guard, self._keep_time, self._sample_figures):
+                    nursery.start_soon(task)
                 nursery.start_soon(self._programs.run, self._from_program)
                 nursery.start_soon(self._drivers.run, self._from_driver)
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._sample_figures)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
                     nursery.start_soon(self._keeper.run)
@@ -289,7 +288,7 @@ class Server:
             return None
         self._follow_links()
         if why := self._door.refusal(message.fd):
-            self._refuse(message, why)
+            self._refuse(message, why, Errno.EPERM if why == NOBODY else Errno.EAGAIN)
             return None
         self._attached.set()
         peer, replaced = self._peers.bind(message)
@@ -299,9 +298,8 @@ class Server:
             return peer
         self._peers.forget(peer)
         if peer.uid is not None:  # else it has gone already
-            why = f"the user of this program has no id here (it is shown as {peer.uid}), so it is nobody's program"
-            self._refuse(message, why, Errno.EPERM)
-            self._door.dismiss(message.fd)
+            self._refuse(message, NOBODY, Errno.EPERM)
+            self._door.dismiss(message.fd, NOBODY)
         return None
 
     def _refuse(self, message: Message, why: str, errno: Errno = Errno.EAGAIN) -> None:
@@ -311,7 +309,7 @@ class Server:
         except wire.RefusedFrame as refusal:
             seq = refusal.seq
         self._programs.send(wire.encode_reply(seq, errno, why), message.peer)
-        self._handle(Rejected(0, errno))
+        self._handle(Rejected(0, errno, why))
 
     def _follow_links(self) -> None:
         for link in self._monitor.drain():

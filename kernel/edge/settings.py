@@ -185,6 +185,13 @@ class Audit(msgspec.Struct, forbid_unknown_fields=True):
     keep: Annotated[int, Meta(ge=0)] = 16  # files of 8 MiB that are kept; 0: all
 
 
+class Privacy(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[privacy]` of the file."""
+
+    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows.
+    ps: Literal["count", "rows"] = "count"
+
+
 class Seal(msgspec.Struct, forbid_unknown_fields=True):
     """The `[seal]` of the file: how the journal and process images are encrypted."""
 
@@ -205,6 +212,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     journal: Journal = msgspec.field(default_factory=Journal)  # `[journal]`
     trust: Trust = msgspec.field(default_factory=Trust)  # `[trust]`: which models may be loaded
     audit: Audit = msgspec.field(default_factory=Audit)  # `[audit]`
+    privacy: Privacy = msgspec.field(default_factory=Privacy)  # `[privacy]`
     seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
     partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
 
@@ -381,8 +389,8 @@ class BootConfig(KernelConfig):
     seal: Seal = dataclasses.field(default_factory=Seal)
 
 
-def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
-    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
+def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
+    """The devices of the command line, else of the file, else those that there are. EINVAL."""
     devices = [device(text) for text in over.devices] or file.device or default_devices()
     names: dict[str, int] = {}
     configs = []
@@ -406,19 +414,13 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
                 options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
             )
         )
-    models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
-    for text in over.models:
-        name, equals, path = text.partition("=")
-        if not name or not equals or not path:
-            raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
-        try:
-            check_place(path)
-        except SyscallError as error:
-            raise error.errno(f"--model {text}: {error.reason}") from None
-        models[name] = _model_path(path)
-    tuning = {name: value for name in Tuning.__struct_fields__ if (value := getattr(file.kernel, name)) is not UNSET}
-    journal = _journal(file.journal, over, directory)
-    audit = _audit(file, over, journal, directory)
+    return configs
+
+
+def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
+    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
+    configs, models = _devices(file, over), _models(file, over)
+    audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
     return BootConfig(
         devices=configs,
         models=models,
@@ -428,6 +430,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         version=version,
         user=_user(),
         uid=os.getuid(),
+        show_all=file.privacy.ps == "rows",
         salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
         journal=journal,
@@ -442,8 +445,28 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
         grace=file.journal.grace,
-        **tuning,
+        **_tuned(file.kernel),
     )
+
+
+def _models(file: File, over: Overrides) -> dict[str, str]:
+    """The models that are known by name, and where they are."""
+    models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
+    for text in over.models:
+        name, equals, path = text.partition("=")
+        if not name or not equals or not path:
+            raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
+        try:
+            check_place(path)
+        except SyscallError as error:
+            raise error.errno(f"--model {text}: {error.reason}") from None
+        models[name] = _model_path(path)
+    return models
+
+
+def _tuned(found: Tuning) -> dict[str, Any]:
+    """The fields of KernelConfig that the file sets."""
+    return {name: value for name in Tuning.__struct_fields__ if (value := getattr(found, name)) is not UNSET}
 
 
 def _memory(wanted: Size, what: str) -> int:

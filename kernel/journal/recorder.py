@@ -133,8 +133,8 @@ class Recorder:
 
     def shredded(self, process: LLMProcess) -> None:
         """What a process has said is gone, and with it what answers have told of it."""
-        self._grown.pop(process.pid, None)
         self._noted.pop(process.pid, None)
+        self._grown[process.pid] = process  # for what it has been charged for
         process.recorded = process.records.journaled = 0
         if process.pid in self._known:
             self._first.append(Shredded(process.pid))

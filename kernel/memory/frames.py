@@ -135,9 +135,11 @@ class FramePool:
 
     def forget(self, frame: int) -> None:
         """A cached frame is free, and its KV is nobody's any more."""
-        del self._cached[frame]
+        part = self._part[frame]
+        del self._cached[part][frame]
         self.prefix.unname(frame)
         self._free.append(frame)
+        self._held[part] -= 1
 
     def reset(self) -> None:
         """The device has lost everything: all frames are free and nameless. The tables must be empty already."""

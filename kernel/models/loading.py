@@ -64,7 +64,9 @@ def _known_image(system: System, device: Device, model: str, path: str, dtype: s
     if image is None:
         if system.owners.parts > 1 and not owner.operator:
             raise Errno.EPERM(f"{model} is not in memory, and under a partition only the operator brings models there")
-        image = Image(system.new_image_id(), model, path, {dtype}, used=system.now)
+        known = (name for name, known in system.config.models.items() if known == path)
+        name = model if owner.operator else next(known, path)  # not as one user calls it: others see it too
+        image = Image(system.new_image_id(), name, path, {dtype}, used=system.now)
         device.images[image.id] = image
         system.log("info", f"{device.name}: loading {model}{f' in {dtype}' if dtype else ''} from {path}")
     image.owners.add(owner)

@@ -94,6 +94,7 @@ class Image:
     def join(self, process: LLMProcess, now: int) -> None:
         """The process maps it from here on, with the pages that its table has."""
         self.users[process.pid] = process
+        self.owners.add(process.owner)
         self.used = now
         process.group.map_image(self.id, self.weight_bytes)
         if process.table.frames:

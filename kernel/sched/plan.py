@@ -151,7 +151,10 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
 def _take_suspect(device: Device) -> LLMProcess | None:
     """Take the suspect that was passed over for too long off the queue, if it still wants this device. Meanwhile it may
     have moved to another device, and be queued there."""
-    suspect, device.suspect = device.suspect, None
+    suspect = device.suspect
+    if suspect is not None and device.queue_of(suspect) is not device.queue:
+        return None  # it is not its turn
+    device.suspect = None
     if suspect is None or suspect.ticket <= 0 or suspect.device is not device:
         return None
     device.queue_of(suspect).withdraw(suspect)

@@ -40,9 +40,10 @@ def check_reserve(system: System, device: Device, pid: int, wanted: Reserve, own
         else:
             hidden += held.share
     whose = ", ".join([*named, *([f"{_percent(hidden)} others"] if hidden else [])])
+    there = f"{_percent(taken)} are reserved ({whose})" if taken else "nothing is reserved"
     raise Errno.EBUSY(
         f"{_percent(wanted.share)} more of the time of {device.name} would be too much: of at most {_percent(_MOST)} "
-        f"{_percent(taken)} are reserved ({whose}); ask for a smaller budget, or take one back (sched_class fair)"
+        f"{there}; ask for a smaller budget, or take one back (sched_class fair)"
     )
 
 

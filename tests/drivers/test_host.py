@@ -404,3 +404,23 @@ def test_progress_grows_while_a_model_is_loaded(tmp_path: Path, model: Path) -> 
         while (beat := cpu.wait_for(Heartbeat)).busy and time.monotonic() < deadline:
             pass
         assert beat.progress > before
+
+
+def test_a_driver_that_has_lost_its_connection_to_the_kernel_ends_and_says_so(tmp_path: Path) -> None:
+    with driver("sim", tmp_path) as running:
+        running._socket.close(linger=0)  # the kernel's end of the pipe stays open
+        assert running.wait() == 1
+        assert "its connection to the kernel is lost" in running.output()
+
+
+def test_a_thread_that_fails_ends_its_driver() -> None:
+    """What it was to do would never be done, and the kernel would wait until the driver counts as hung."""
+    program = (
+        "import threading; from llmasos.drivers import host\n"
+        "threading.excepthook = host._end\n"
+        "threading.Thread(target=lambda: 1 / 0).start()\n"
+        "threading.Event().wait()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr

@@ -110,3 +110,22 @@ def test_what_torch_writes_is_in_the_bytes() -> None:
     seen.clear(3, 15)
     assert int((slab.raw[3].view(np.uint16) == 0).sum()) == 2 * 2 * 3 * 4
     assert TorchSlab.over(seen) is seen
+
+
+def test_wiped_frames_are_zeros_and_their_neighbours_as_they_were(slab: KVSlab) -> None:
+    before = slab.gather(list(range(FRAMES)))
+    slab.wipe([1, 3])
+    after = slab.gather(list(range(FRAMES)))
+    assert not after[[1, 3]].any()
+    assert np.array_equal(after[[0, 2, 4]], before[[0, 2, 4]])
+
+
+def test_wiped_places_of_host_memory_hold_nothing_of_anybody(slab: KVSlab) -> None:
+    host = HostPlaces(4, slab.some(0, 1)[0])
+    with closing(host):
+        host.write(7, 0, slab.some(0, 2))
+        host.wipe([0, 3])
+        assert not host._places(0, 1).any()
+        assert host._places(1, 1).any()
+        with pytest.raises(Lost):
+            host.read(7, 0, slab.some(0, 1))

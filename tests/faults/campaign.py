@@ -33,7 +33,9 @@ def under_test(base: Path, library: Path | None = None, device: str = SIM) -> It
     with ExitStack() as stack:
         say = stack.enter_context(_sound(base / "sound", device)) if device.startswith("cpu") else None
         target = stack.enter_context(Target(base, shim, (device,)).running())
-        yield Agent.born(target, say), shim
+        agent = Agent.born(target, say)
+        stack.callback(lambda: agent.client.close())  # the one that it has then
+        yield agent, shim
 
 
 @contextmanager

@@ -35,11 +35,11 @@ from llmasos.kernel.core import Kernel
 from llmasos.kernel.edge import journal_keeper as keeper
 from llmasos.kernel.edge.journal_file import open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.events import Reply, Syscall
+from llmasos.kernel.events import Append, Reply, Syscall
 from llmasos.kernel.journal.records import Frame
 from llmasos.kernel.journal.state import State
 from llmasos.kernel.journal.tickets import ticket
-from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.simulator import Prog, Simulation, small_config
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Sampler, Signal
 from llmasos.syscalls.table import Attach, Decode, Exit, Feed, Fork, Kill, Spawn, Truncate
@@ -52,45 +52,40 @@ FULL = "no space"
 # --- a life -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Life:
-    """What a kernel wrote, in order: frames, and answers (None) that come after them."""
+class Life(Simulation):
+    """A simulated kernel, and what it writes, in order: frames, and answers (None) that come after them."""
 
-    sim: Simulation
-    written: list[Frame | None] = field(default_factory=list)
-    programs: list[Prog] = field(default_factory=list)
-    states: dict[int, State] = field(default_factory=dict)  # by position
-    tickets: dict[int, tuple[bytes, int]] = field(default_factory=dict)  # by seen: a program that was told it
+    def __init__(self) -> None:
+        self.written: list[Frame | None] = []
+        self.states: dict[int, State] = {}  # by position
+        self.tickets: dict[int, tuple[bytes, int]] = {}  # by seen: a program that was told it
+        super().__init__(small_config(), checked=False)
+        self.run_until(lambda: all(device.state == "up" for device in self.kernel.devices.values()))
+
+    def _append(self, append: Append) -> None:
+        super()._append(append)
+        self.written.append(append.frame)
+        assert self.saved is not None
+        self.states[append.frame.position] = self.saved.copy()
+
+    def _reply(self, reply: Reply) -> None:
+        super()._reply(reply)
+        program = self.peers[reply.peer]
+        if reply.told and program.ticket:
+            self.tickets[program.seen] = program.ticket, program.pid
+        self.written.append(None)
 
 
 def life(seed: int, acts: int) -> Life:
     """A short life of a simulated kernel, drawn by a seed."""
     pick = random.Random(seed)
-    sim = simulate(checked=False)
-    found = Life(sim)
-    inside: Any = sim
-    append, reply = inside._append, inside._reply
-
-    def on_append(action: Any) -> None:
-        append(action)
-        found.written.append(action.frame)
-        assert sim.saved is not None
-        found.states[action.frame.position] = sim.saved.copy()
-
-    def on_reply(action: Reply) -> None:
-        reply(action)
-        program = sim.peers[action.peer]
-        if action.told and program.ticket:
-            found.tickets[program.seen] = program.ticket, program.pid
-        found.written.append(None)
-
-    inside._append, inside._reply = on_append, on_reply
-    found.programs = [sim.program() for _ in range(2)]
-    pids = [found.programs[0].call(Spawn("sim", [1, 2, 3], Sampler(temperature=1.0, seed=seed), detached=True))]
+    sim = Life()
+    programs = [sim.program() for _ in range(2)]
+    pids = [programs[0].call(Spawn("sim", [1, 2, 3], Sampler(temperature=1.0, seed=seed), detached=True))]
     for _ in range(acts):
-        _act(pick, pick.choice(found.programs), pids)
+        _act(pick, pick.choice(programs), pids)
         sim.run_for(pick.choice((0.0, 0.002, 0.01)))
-    return found
+    return sim
 
 
 def _act(pick: random.Random, program: Prog, pids: list[int]) -> None:
@@ -292,7 +287,7 @@ class Booter:
     def _recover(self, state: State, position: int) -> None:
         """A core recovers, and programs come back: those that were told more than there is hear so."""
         state.boot = 999
-        kernel = Kernel(self.written.life.sim.file)
+        kernel = Kernel(self.written.life.file)
         kernel.boot(0, state)
         for process in self.written.life.states[position].processes if position else ():
             if process not in kernel.table:

@@ -102,11 +102,14 @@ class Worker:
         if not self.over:
             self.client = self.target.connect(name=f"worker {self.number}")
 
+    def leave(self) -> None:
+        if self.client is not None:
+            self.client.close()
+
     def die(self) -> None:
         """From another thread: the program goes in the middle of whatever it does."""
-        if self.client is not None:
-            self.deaths += 1
-            self.client.close()
+        self.deaths += 1
+        self.leave()
 
 
 @dataclass
@@ -152,6 +155,8 @@ def history(base: Path, seed: int, seconds: float, *, library: Path | None = Non
                 worker.over = True
             for thread in threads:
                 thread.join(SECONDS)
+            for worker in workers:
+                worker.leave()
             if failures := [worker.failure for worker in workers if worker.failure is not None]:
                 raise failures[0]
         with target.connect(name="reader") as reader:

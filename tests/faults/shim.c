@@ -7,18 +7,22 @@
  * imported, before Python has begun, and in a child before its exec is left alone.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -146,6 +150,7 @@ __attribute__((constructor)) static void begin(void) {
     if (strstr(words, "llmasos.kernel.edge.boot")) role = KERNEL;
     if (strstr(words, "llmasos.drivers.host")) role = DRIVER;
     if (!role) return;
+    if (role == KERNEL) prctl(PR_SET_PDEATHSIG, SIGKILL); /* however the test ends, its kernel does; drivers follow that */
     fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return;
     void *mapped = (void *)syscall(SYS_mmap, NULL, sizeof(struct control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -270,6 +275,26 @@ PLAIN(int, eventfd, (unsigned n, int f), (n, f))
 PLAIN(int, epoll_create, (int n), (n))
 PLAIN(int, epoll_create1, (int f), (f))
 PLAIN(int, memfd_create, (const char *a, unsigned f), (a, f))
+PLAIN(int, dup2, (int a, int b), (a, b))
+PLAIN(int, rmdir, (const char *a), (a))
+PLAIN(int, epoll_ctl, (int fd, int how, int other, struct epoll_event *e), (fd, how, other, e))
+PLAIN(ssize_t, sendto, (int fd, const void *b, size_t n, int f, const struct sockaddr *a, socklen_t l), (fd, b, n, f, a, l))
+
+#define OPENED(type, name, parameters, arguments)                                                                              \
+    type *name parameters {                                                                                                    \
+        static type *(*real) parameters;                                                                                       \
+        if (!real) real = (type * (*) parameters) dlsym(RTLD_NEXT, #name);                                                     \
+        int found = fault(#name);                                                                                              \
+        if (found > 0) {                                                                                                       \
+            errno = found;                                                                                                     \
+            return NULL;                                                                                                       \
+        }                                                                                                                      \
+        return real arguments;                                                                                                 \
+    }
+
+OPENED(DIR, opendir, (const char *a), (a))
+OPENED(FILE, fopen, (const char *a, const char *how), (a, how))
+OPENED(FILE, fopen64, (const char *a, const char *how), (a, how))
 
 #define OPEN(name, at, ...)                                                                                                    \
     int name(__VA_ARGS__, int flags, ...) {                                                                                    \
@@ -382,24 +407,29 @@ ssize_t writev(int fd, const struct iovec *pieces, int count) {
     return real(fd, pieces, count);
 }
 
-#define VECTOR_AT(name, writes, offset_t)                                                                                      \
-    ssize_t name(int fd, const struct iovec *pieces, int count, offset_t at) {                                                 \
-        REAL(ssize_t, #name, int, const struct iovec *, int, offset_t);                                                        \
+#define VECTOR_AT(name, writes, ...)                                                                                           \
+    ssize_t name(int fd, const struct iovec *pieces, int count, __VA_ARGS__) {                                                 \
+        REAL(ssize_t, #name, int, const struct iovec *, int, __VA_ARGS__);                                                     \
         int found = fault(#name);                                                                                              \
         if (found > 0) return errno = found, -1;                                                                               \
         if (found == MISDIRECTED) at += 4096;                                                                                  \
         if (found == SHORT || (found == TORN && writes)) {                                                                     \
             struct iovec first = pieces[0];                                                                                    \
             if (first.iov_len > 1) first.iov_len /= 2;                                                                         \
-            ssize_t done = real(fd, &first, 1, at);                                                                            \
+            ssize_t done = real(fd, &first, 1, at LAST);                                                                       \
             return found == SHORT || done < 0 ? done : (ssize_t)all_of(pieces, count);                                         \
         }                                                                                                                      \
-        return real(fd, pieces, count, at);                                                                                    \
+        return real(fd, pieces, count, at LAST);                                                                               \
     }
-VECTOR_AT(preadv, 0, off_t)
-VECTOR_AT(preadv64, 0, off64_t)
-VECTOR_AT(pwritev, 1, off_t)
-VECTOR_AT(pwritev64, 1, off64_t)
+#define LAST
+VECTOR_AT(preadv, 0, off_t at)
+VECTOR_AT(preadv64, 0, off64_t at)
+VECTOR_AT(pwritev, 1, off_t at)
+VECTOR_AT(pwritev64, 1, off64_t at)
+#undef LAST
+#define LAST , flags
+VECTOR_AT(preadv64v2, 0, off64_t at, int flags)
+VECTOR_AT(pwritev64v2, 1, off64_t at, int flags)
 
 /* Memory without a file is left alone where Python's own allocator asks for it: then anything could fail. */
 static int arena(int fd, void *from) {
@@ -417,8 +447,11 @@ static int arena(int fd, void *from) {
 MMAP(mmap, off_t)
 MMAP(mmap64, off64_t)
 
-int posix_fallocate(int fd, off_t at, off_t count) {
-    REAL(int, "posix_fallocate", int, off_t, off_t);
-    int found = fault("posix_fallocate");
-    return found > 0 ? found : real(fd, at, count);
-}
+#define FALLOCATE(name, offset_t)                                                                                              \
+    int name(int fd, offset_t at, offset_t count) {                                                                            \
+        REAL(int, #name, int, offset_t, offset_t);                                                                             \
+        int found = fault(#name);                                                                                              \
+        return found > 0 ? found : real(fd, at, count);                                                                        \
+    }
+FALLOCATE(posix_fallocate, off_t)
+FALLOCATE(posix_fallocate64, off64_t)

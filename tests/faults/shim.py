@@ -25,20 +25,23 @@ _NEW = (errno.EMFILE, errno.EIO)
 _WRITES = (errno.ENOSPC, errno.EIO, errno.EINTR, SHORT)
 _SENDS = (errno.EPIPE, errno.EINTR)
 FAULTS: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("open", "open64", "openat", "openat64"), _NEW),
+    **dict.fromkeys(("open", "open64", "openat", "openat64", "opendir", "fopen", "fopen64"), _NEW),
     **dict.fromkeys(("write", "writev"), _WRITES),
-    **dict.fromkeys(("pwrite", "pwrite64", "pwritev", "pwritev64"), (*_WRITES, TORN, MISDIRECTED)),
-    **dict.fromkeys(("read", "pread", "pread64", "preadv", "preadv64"), (errno.EIO, errno.EINTR, SHORT)),
-    **dict.fromkeys(("fsync", "fdatasync", "posix_fallocate"), (errno.EIO, errno.ENOSPC)),
+    **dict.fromkeys(("pwrite", "pwrite64", "pwritev", "pwritev64", "pwritev64v2"), (*_WRITES, TORN, MISDIRECTED)),
+    **dict.fromkeys(("read", "pread", "pread64", "preadv", "preadv64", "preadv64v2"), (errno.EIO, errno.EINTR, SHORT)),
+    **dict.fromkeys(("fsync", "fdatasync", "posix_fallocate", "posix_fallocate64"), (errno.EIO, errno.ENOSPC)),
     **dict.fromkeys(("rename", "renameat", "link", "linkat", "symlink", "mkdir"), (errno.ENOSPC, errno.EIO)),
-    **dict.fromkeys(("unlink", "unlinkat", "flock"), (errno.EIO,)),
+    **dict.fromkeys(("unlink", "unlinkat", "rmdir", "flock"), (errno.EIO,)),
     **dict.fromkeys(("ftruncate", "ftruncate64"), (errno.ENOSPC, errno.EINTR)),
     **dict.fromkeys(("mmap", "mmap64", "memfd_create"), (errno.ENOMEM,)),
-    **dict.fromkeys(("socket", "socketpair", "accept", "accept4", "pipe", "pipe2", "eventfd", "dup", "dup3"), _FILES),
+    **dict.fromkeys(
+        ("socket", "socketpair", "accept", "accept4", "pipe", "pipe2", "eventfd", "dup", "dup2", "dup3"), _FILES
+    ),
     **dict.fromkeys(("epoll_create", "epoll_create1"), _FILES),
+    "epoll_ctl": (errno.ENOMEM,),
     **dict.fromkeys(("bind", "listen", "connect"), (errno.ENOMEM,)),
     **dict.fromkeys(("recv", "recvfrom", "recvmsg"), (errno.ECONNRESET, errno.EINTR)),
-    **dict.fromkeys(("send", "sendmsg"), _SENDS),
+    **dict.fromkeys(("send", "sendto", "sendmsg"), _SENDS),
     "getsockopt": (errno.ENOMEM,),
 }
 """What may become of a call: errnos, and what contents may suffer."""

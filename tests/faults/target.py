@@ -323,11 +323,15 @@ class Agent:
         child = self.call(Spawn(self.model, log, SAMPLER, "child", detached=True))
         if child is None:
             return
-        self.call(Kill(child, Signal.STOP))  # its pages go to a lower tier, if there is one
+        if self.call(Decode(child, 1)) is None:
+            self.call(Kill(child, Signal.KILL))
+            return
+        self.call(Kill(child, Signal.STOP))  # its pages go to a lower tier, if there is one, with the next step
+        self.turn(1)
         self.call(Kill(child, Signal.CONT))
         twin = self.call(Restore(image)) if self.call(Checkpoint(child, image)) is not None else None
         said = [self.call(Decode(pid, 4)) for pid in (child, twin) if pid is not None]
-        wanted = self.say(log, 4)
+        wanted = self.say([*log, *self.say(log, 1)], 4)
         if wrong := [one.tokens for one in said if one is not None and one.tokens != wanted]:
             raise Broken(f"a child says {wrong} instead of {wanted}")
         for pid in (child, twin):

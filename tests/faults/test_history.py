@@ -125,6 +125,6 @@ def test_what_a_careful_kernel_cannot_give_is_found(break_it: Callable[[list[Op]
 @pytest.mark.processes
 def test_kernels_drivers_and_clients_die_and_disks_fail_and_no_history_is_wrong(tmp_path: Path) -> None:
     library = None if shim.unavailable() else shim.build(tmp_path)
-    told = history(tmp_path, 5, 8.0, library=library, clients=3)
+    told = history(tmp_path, 5, 6.0, library=library, clients=3)
     assert told.placed > 10
     assert told.kernels + told.drivers + told.clients > 3

@@ -11,7 +11,7 @@ from tests.faults.soak import Figures, grown, soak, table
 
 @pytest.mark.processes
 def test_under_load_with_faults_no_descriptors_threads_or_files_are_left_behind(tmp_path: Path) -> None:
-    figures, run = soak(tmp_path, 5.0, cpu=False, clients=2, settle=0.2)
+    figures, run = soak(tmp_path, 3.0, cpu=False, clients=2, settle=0.2)
     assert sum(load.done for load in run.loads) > 0
     assert [line for line in grown(figures[1], figures[-1]) if "memory" not in line] == []
     assert "kernel: descriptors" in table(figures)

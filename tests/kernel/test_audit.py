@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from llmasos.kernel.events import Append, Audit, AuditLine, Halt, Log, Reply, Syscall, WakeAt
+from llmasos.kernel.events import Append, Audit, AuditLine, Halt, Log, Rejected, Reply, Syscall, WakeAt
 from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import GroupSettings, Limits, Right, Sampler, Signal
@@ -138,6 +138,14 @@ def test_whoever_is_no_program_here_is_told_of_too() -> None:
         lines = [action.line for action in actions if isinstance(action, Audit)]
         assert [(line.who, line.os_pid, line.of) for line in lines] == [("1002", 4321, "refusals")]
     assert told(sim, since) == []  # those were not the simulation's
+
+
+def test_whom_the_edge_refuses_is_told_and_what_has_no_form_is_not() -> None:
+    sim = audited()
+    since = len(sim.audited)
+    sim.event(Rejected(0, Errno.EPERM, "an unmapped user id"))
+    sim.event(Rejected(0, Errno.EPROTO))
+    assert [(line.what, line.reason) for line in sim.audited[since:]] == [("connect", "an unmapped user id")]
 
 
 def test_refusals_beyond_ten_in_a_second_are_counted() -> None:

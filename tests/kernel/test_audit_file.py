@@ -395,6 +395,33 @@ def test_under_always_a_call_and_an_answer_wait_for_the_disk(tmp_path: Path) -> 
     running.keeper.close()
 
 
+def test_after_a_sync_that_failed_lines_go_into_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(tmp_path, "always")
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def act() -> None:
+        with monkeypatch.context() as broke:
+            broke.setattr(os, "fdatasync", broken)
+            running.write(ref=1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(running.keeper.run)
+                with trio.fail_after(30):
+                    while len(running.told) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
+                        await trio.sleep(0.005)
+                nursery.cancel_scope.cancel()
+        assert isinstance(running.told[0], AuditFails)
+        assert running.told[1] == Audited(1, running.told[0].reason)
+        running.write()
+        await running.keeper.finish()
+
+    run(act)
+    running.keeper.close()
+    assert len(files_of(tmp_path)) == 2
+    assert looked_at(tmp_path).wrong == []
+
+
 def test_a_file_that_somebody_removes_is_missed_and_another_begun(tmp_path: Path) -> None:
     running = Running(tmp_path)
     running.write()

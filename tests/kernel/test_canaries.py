@@ -18,7 +18,7 @@ from llmasos.syscalls.records import Sampler
 from llmasos.syscalls.table import Call, Checkpoint, Feed, GroupCreate, Inventory, Records, Spawn, Trace
 
 CANARY = "canary"
-NUMBERS = (777_111, 777_112, 777_113)
+NUMBERS = (77_111, 77_112, 77_113)
 ASK = [  # all that only looks, and calls by numbers that may be another's
     table.BootInfoCall(),
     table.StatsCall(),
@@ -38,7 +38,7 @@ ASK = [  # all that only looks, and calls by numbers that may be another's
 @pytest.fixture
 def sim() -> Simulation:
     sim = simulate(
-        options={"vocab": str(1 << 20)},
+        options={"vocab": str(100_000)},
         journal_path=f"/var/{CANARY}-journal",
         audit=f"/var/{CANARY}-audit",
         audit_required=["limits"],

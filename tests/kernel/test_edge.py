@@ -6,6 +6,7 @@ import ast
 import math
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,8 @@ from trio.testing import MockClock
 from llmasos.drivers.protocol import Hello
 from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.edge import lock
-from llmasos.kernel.edge.peers import Peers, chosen_id
+from llmasos.kernel.edge import peers as peers_module
+from llmasos.kernel.edge.peers import Peers, chosen_id, unmapped_uid
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.events import (
@@ -42,10 +44,10 @@ from llmasos.kernel.events import (
     WakeAt,
 )
 from llmasos.kernel.journal.state import State
-from llmasos.syscalls import client
+from llmasos.syscalls import client, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo, Signal
-from llmasos.syscalls.table import Attach, Null
+from llmasos.syscalls.table import Attach, Null, Spawn
 from llmasos.syscalls.transport import Message
 from llmasos.syscalls.zeromq import Link
 from tests.booted import PATIENCE
@@ -424,3 +426,69 @@ def test_numbers_are_never_reused() -> None:
         numbers.add(peer.number)
         peers.follow(Link(900, False))
     assert len(numbers) == 10
+
+
+def answered(event: Event, now: int) -> list[Action]:
+    return [Reply(event.peer, event.seq, Errno.OK)] if isinstance(event, Syscall) else []
+
+
+# --- who is at the other end ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("uid", "taken"), [(1234, True), (unmapped_uid(), False)])
+def test_a_program_is_whose_the_operating_system_says_and_the_unmapped_are_refused(
+    monkeypatch: pytest.MonkeyPatch, uid: int, taken: bool
+) -> None:
+    found = zeromq.credentials
+    monkeypatch.setattr(peers_module, "credentials", lambda fd: found(fd)._replace(uid=uid))
+    core = Core(answered)
+
+    async def scenario(place: Path, server: Server) -> None:
+        if taken:
+            async with client.connect(place) as program:
+                await program(Null())
+            return
+        with pytest.raises(SyscallError, match="nobody's program") as caught:
+            async with client.connect(place):
+                pass
+        assert caught.value.errno is Errno.EPERM
+
+    serve(core, scenario)
+    calls = [event for event in core.seen(Syscall) if isinstance(event, Syscall)]
+    assert {event.uid for event in calls} == ({uid} if taken else set())
+
+
+def test_random_bits_come_with_the_calls_that_ask_for_them_and_with_no_others() -> None:
+    core = Core(answered)
+
+    async def scenario(place: Path, server: Server) -> None:
+        async with client.connect(place) as program:
+            await program(Null())
+            with pytest.raises(SyscallError):  # this core makes none
+                await program(Spawn("sim"))
+
+    serve(core, scenario)
+    drawn = {event.call.__class__.__name__: event.drawn for event in core.seen(Syscall) if isinstance(event, Syscall)}
+    assert drawn["Null"] == 0
+    assert 0 < drawn["Attach"] != drawn["Spawn"] > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfds are Linux's")
+def test_connections_of_one_process_share_its_pidfd_which_goes_with_the_last() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    peers = Peers()
+    pairs = [socket.socketpair(socket.AF_UNIX) for _ in range(3)]
+    bound = []
+    for number, (mine, _) in enumerate(pairs):
+        peers.follow(Link(mine.fileno(), True))
+        peer, _ = peers.bind(message(number, mine.fileno()))
+        assert peer is not None
+        bound.append(peer)
+    assert {(peer.os_pid, peer.uid) for peer in bound} == {(os.getpid(), os.getuid())}
+    assert len({peer.process for peer in bound}) == 1
+    assert bound[0].process >= 0
+    for mine, theirs in pairs:
+        peers.follow(Link(mine.fileno(), False))
+        mine.close()
+        theirs.close()
+    assert len(os.listdir("/proc/self/fd")) == before

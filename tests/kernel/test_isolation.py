@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmasos.drivers import checkpoint_file
+from llmasos.drivers import checkpoint, checkpoint_file
 from llmasos.drivers.checkpoint_file import Reader
-from llmasos.drivers.protocol import BLOCK_TOKENS, VERSION, Step, decode_to_driver, encode
+from llmasos.drivers.protocol import BLOCK_TOKENS, VERSION, Inspect, Inspected, Step, decode_to_driver, encode
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable, table_of
@@ -42,6 +42,17 @@ def noise(path: str, log: list[int] = PROMPT) -> str:
             part[:] = _BLOCK.pack(held, *both[:BLOCK_TOKENS], *hashes)
         checkpoint_file.write(path, file.head, file.part_bytes, list(map(bytes, parts)))
     return path
+
+
+def vouching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on every image has seals that only a kernel of this user can have made."""
+    inspect = checkpoint.inspect
+
+    def vouched(request: Inspect) -> Inspected:
+        with Reader(request.path, request.key) as file:
+            return msgspec.structs.replace(inspect(request), sound=checkpoint._head(file).sound)
+
+    monkeypatch.setattr(checkpoint, "inspect", vouched)
 
 
 @pytest.fixture
@@ -118,11 +129,14 @@ def test_it_does_not_pass_for_honest_when_it_comes_back_from_a_lower_tier(
     unharmed(sim)
 
 
-def test_it_does_not_pass_for_honest_by_a_checkpoint(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forked", [False, True])
+def test_it_does_not_pass_for_honest_by_a_checkpoint(file: str, monkeypatch: pytest.MonkeyPatch, forked: bool) -> None:
     sim, _, pid = attacked(file)
     operator = sim.program()
+    if forked:
+        pid = operator.call(Fork(pid))[0]
     operator.call(Checkpoint(pid, file + "2"))
-    monkeypatch.setattr(Reader, "vouched", True)  # the kernel's own file
+    vouching(monkeypatch)  # it is the kernel's own file
     again = operator.call(Restore(file + "2"))
     assert row(sim, again).table.cached == len(PROMPT) - 1
     unharmed(sim)
@@ -133,7 +147,8 @@ def test_an_image_that_this_users_kernel_wrote_is_shared_like_any_kv(file: str, 
     program = sim.program()
     program.call(Checkpoint(spawn(sim, program), file))
     for vouched, shared in ((False, 0), (True, 32)):
-        monkeypatch.setattr(Reader, "vouched", vouched)
+        if vouched:
+            vouching(monkeypatch)
         other = simulate()
         again = other.program()
         restored = again.call(Restore(file))
@@ -280,7 +295,7 @@ def test_what_comes_back_from_a_lower_tier_is_found_within_an_owner_only() -> No
 
 
 def test_what_comes_from_a_file_is_found_within_an_owner_only(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reader, "vouched", True)
+    vouching(monkeypatch)
     sim = simulate()
     alice, again, bob = owners(sim)
     pid = mapped(sim, alice)

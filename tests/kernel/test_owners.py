@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmasos.kernel.edge.peers import unmapped_uid
 from llmasos.kernel.objects.owner import Owners
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TENANTS
 from llmasos.syscalls.pids import pid_of
@@ -66,11 +68,11 @@ def test_contexts_of_two_owners_share_no_frame_and_those_of_one_do(sim: Simulati
         assert llm(sim, program, pid).account.reused == reused
 
 
-def test_a_restored_process_is_its_restorers_and_has_his_salt(sim: Simulation) -> None:
+def test_a_restored_process_is_its_restorers_and_has_his_salt(sim: Simulation, tmp_path: Path) -> None:
     ann, ben = sim.program(uid=ANN), sim.program(uid=BEN)
     pid = ann.call(Spawn(MODEL, list(range(1, 40))))
-    ann.call(Checkpoint(pid, "/tmp/ann.image"))
-    there = llm(sim, ben, ben.call(Restore("/tmp/ann.image")))
+    ann.call(Checkpoint(pid, f"{tmp_path}/image"))
+    there = llm(sim, ben, ben.call(Restore(f"{tmp_path}/image")))
     assert there.owner.name == "1002"
     assert there.table.salt == there.owner.salt != llm(sim, ann, pid).table.salt
 
@@ -130,5 +132,32 @@ def test_a_uid_has_no_more_tenants_than_it_may() -> None:
     assert owners.of(BEN, "one-more", 5).base is owners["1002"]
 
 
-def test_the_uid_that_stands_for_the_unmapped_is_known() -> None:
-    assert unmapped_uid() != os.getuid() or os.getuid() == 65534
+@pytest.mark.parametrize(
+    ("word", "pid"),
+    [
+        ("7", 7),
+        ("1001:7", pid_of(1001, 7)),
+        ("0:7", 7),
+        (str(pid_of(1001, 7)), pid_of(1001, 7)),
+        ("", None),
+        ("x", None),
+        ("1:2:3", None),
+        ("-7", None),
+        ("9999999999:1", None),
+        (f"5:{1 << 31}", None),
+    ],
+)
+def test_a_pid_is_written_with_the_uid_that_it_is_of(word: str, pid: int | None) -> None:
+    assert pids.parse(word) == pid
+    if pid is not None:
+        assert pids.parse(pids.shown(pid)) == pid
+
+
+@given(st.integers(1, pids.MOST_UID), st.integers(0, pids.MOST), st.integers(0, pids.MOST_UID))
+def test_pids_are_taken_apart_as_they_were_made_and_told_by_who_reads(uid: int, number: int, reader: int) -> None:
+    pid = pid_of(uid, number)
+    assert (pids.uid_of(pid), pids.number_of(pid)) == (uid, number)
+    assert pids.told(f"process {pid}, of 12 tokens, {pid}", uid) == f"process {number}, of 12 tokens, {number}"
+    if reader != uid:
+        assert pids.told(f"({pid})", reader) == f"({uid}:{number})"
+    assert pids.told(f"5{pid} {uid} {number}", uid) == f"5{pid} {uid} {number}"

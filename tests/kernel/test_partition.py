@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.edge import settings
 from llmasos.kernel.events import Partition
-from llmasos.kernel.groups.group import Group
+from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.page_table import PageTable
+from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Future, Prog, Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -20,6 +26,13 @@ from llmasos.syscalls.table import Decode, Evict, Feed, Fork, Kill, Pagein, Sets
 
 SECRETS = 1000 if os.environ.get("LLMASOS_WHOLE") else 4
 TURN = 0.02
+WHOSE = [
+    ("1001", 1001, ""),
+    ("1001/his tenant", 1001, "his tenant"),
+    ("1002", 1002, ""),
+    ("1002/acme", 1002, "acme"),
+    ("1003", 1003, ""),
+]
 
 
 def parted(frames: int = 24, owners: tuple[str, ...] = ("1001",), **more: Any) -> Simulation:
@@ -125,6 +138,44 @@ def test_steps_begin_with_the_turns_of_their_owners() -> None:
     assert all(moment % round(TURN * 1e9) == began[0][1] % round(TURN * 1e9) for _, moment in began)
 
 
+def test_how_often_a_weak_class_gets_its_turn_depends_on_the_owners_own_steps() -> None:
+    times = set()
+    for others in (0, 1, 2, 3):
+        sim = simulate(max_runs=1, aging_seconds=0.1, partition=Partition(["1001"], TURN), checked=False)
+        sim.program().call(Pagein("sim"))
+        alice, bob = sim.program(uid=1001), sim.program(uid=1002)
+        sim.run_for(1.0 - sim.now)
+        if others:  # he has had that many steps before hers begin
+            bob.start(Decode(bob.call(Spawn("sim", tokens=[3])), others))
+        sim.run_for(2.0 - sim.now)
+        pids = [alice.call(Spawn("sim", tokens=[i], sched_class=one)) for i, one in enumerate(list(SchedClass)[1:3])]
+        strong, weak = [alice.start(Decode(pid, count)) for pid, count in zip(pids, (20, 1), strict=True)]
+        sim.run_until(lambda: strong.done and weak.done)  # noqa: B023
+        times.add((strong.at, weak.at))
+    assert len(times) == 1
+
+
+def test_an_owner_competes_with_himself_alone() -> None:
+    for parted, part in ((False, (1, 4)), (True, (1, 1))):
+        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True), parted=parted)
+        homes = [tree.home(Owner(str(uid), uid, "", uid)) for uid in (1001, 1002, 1003, 1004)]
+        for home in homes:
+            home.add_load("cpu0", 1024)
+        mine, whole = homes[0].share("cpu0", 1024)
+        assert Fraction(mine, whole) == Fraction(*part), parted
+
+
+def test_only_those_whose_turn_it_is_are_looked_at() -> None:
+    sim = parted()
+    alice, bob = sim.program(uid=1001), sim.program(uid=1002)
+    alice.call(Spawn("sim", tokens=[1]))
+    bob.call(Spawn("sim", tokens=[1]))
+    device = sim.kernel.devices["sim0"]
+    everybody = [process for process in sim.kernel.table if isinstance(process, LLMProcess)]
+    for device.part in (0, 1):
+        assert [process.owner.uid for process in device.here(everybody)] == [1001 + device.part]
+
+
 def test_a_part_takes_no_frames_of_another() -> None:
     group, pool, log = Group(), FramePool(8, parts=2), log_of(range(999))
     first, second = PageTable(group, 1, part=0), PageTable(group, 2, part=1)
@@ -147,6 +198,21 @@ def test_who_is_no_operator_brings_no_model_into_memory() -> None:
     alice = sim.program(uid=1001)
     with pytest.raises(SyscallError, match="EPERM"):
         alice.call(Pagein("sim:1b"))
+
+
+def test_the_configuration_names_the_owners(tmp_path: Path) -> None:
+    file = tmp_path / "kernel.toml"
+    file.write_text('[partition]\nowners = ["1001", "1002/acme"]\nturn_seconds = 0.1\n')
+    config = settings.build(settings.read(str(file)), settings.Overrides(["sim"]), tmp_path, "test")
+    assert config.partition == Partition(["1001", "1002/acme"], 0.1)
+    owners = Kernel(config).owners
+    parts = {name: owners.of(uid, tenant, uid).part for name, uid, tenant in WHOSE}
+    assert parts == {"1001": 0, "1001/his tenant": 0, "1002": 2, "1002/acme": 1, "1003": 2}
+    assert owners.operator.part == 2
+    for wrong in ('owners = ["ada"]', "turn_seconds = 0"):
+        file.write_text(f"[partition]\n{wrong}\n")
+        with pytest.raises(SyscallError, match=r"EINVAL.*partition"):
+            settings.read(str(file))
 
 
 def test_a_step_that_takes_longer_than_a_turn_is_told() -> None:

@@ -172,6 +172,8 @@ def test_whoever_ends_or_becomes_fair_gives_its_part_back() -> None:
     second = spawn(program, 2, **full)
     program.call(Kill(second))
     spawn(program, 3, **full)
+    alone = refused(simulate().program(), Spawn("sim", tokens=[2], sched_class=RT, budget=0.9, period=1.0))
+    assert "of at most 80% nothing is reserved" in alone.reason
     assert refused(program, Spawn("nowhere", tokens=[2], sched_class=RT)).errno is Errno.EBUSY
     failed = sim.program()
     program.call(Exit(max(sim.kernel.devices["sim0"].reserves)))

@@ -7,6 +7,7 @@ itself. They are replaced in the encoded message, as a driver with a fault of it
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,8 +118,8 @@ def _some(kind: inspect.Type) -> Any:
             return [_some(item)]
         case inspect.FloatType():
             return 0.5
-        case inspect.StrType():
-            return "x"
+        case inspect.StrType(pattern=pattern):
+            return next(text for text in ("x", "0" * 64) if re.search(pattern or "", text))
         case inspect.BytesType():
             return b"x"
         case inspect.BoolType():

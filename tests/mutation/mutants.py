@@ -125,8 +125,14 @@ def _within(node: ast.AST, scope: list[str], function: str, statement: int) -> I
 
 
 def _is_unseen(node: ast.AST, field: str) -> bool:
-    """Annotations and decorators, and what an error says."""
+    """Annotations and decorators, what an error says, and the choice between two wordings."""
+    if isinstance(node, ast.IfExp) and any(map(_is_words, (node.body, node.orelse))):
+        return True
     return isinstance(node, ast.Raise) or field in ("annotation", "returns", "decorator_list", "type_params")
+
+
+def _is_words(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def _is_text(node: ast.AST) -> bool:

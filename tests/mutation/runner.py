@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import importlib.abc
 import importlib.machinery
 import json
@@ -45,6 +46,7 @@ SPARE_SECONDS, TIMES = 5.0, 10.0  # of processor time, for each test
 MEMORY = 6 << 30  # bytes of address space beyond what the parent has
 SURVIVED, KILLED, TIMED_OUT = "survived", "killed", "timed out"
 _EXIT_TIMED_OUT = 99
+_PR_SET_PDEATHSIG = 1
 
 
 class Map(msgspec.Struct):
@@ -95,15 +97,15 @@ class _Chosen:
         self.failed = ""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid]
-        )
+        if self._order:
+            chosen = (item for item in items if item.nodeid in self._order)
+            items[:] = sorted(chosen, key=lambda item: self._order[item.nodeid])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self.failed = item.nodeid
         signal.signal(signal.SIGPROF, lambda *_: os._exit(_EXIT_TIMED_OUT))
-        signal.setitimer(signal.ITIMER_PROF, self._seconds[item.nodeid] * TIMES + SPARE_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, self._seconds.get(item.nodeid, 1.0) * TIMES + SPARE_SECONDS)
         return (yield)
 
 
@@ -161,14 +163,14 @@ def preload() -> None:
 class Trial:
     """One mutant, under its tests in a child process."""
 
-    def __init__(self, mutant: Mutant, known: Map) -> None:
-        self._mutant, self._order = mutant, known.tests_of(mutant)
+    def __init__(self, mutant: Mutant, known: Map, files: Sequence[str] = ()) -> None:
+        self._mutant, self._order = mutant, [] if files else known.tests_of(mutant)
         self._begun = time.monotonic()
         self._reading, writing = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._reading)
-            _try(mutant, known, self._order, writing)
+            _try(mutant, known, self._order, files, writing)
         os.close(writing)
 
     def verdict(self, status: int) -> Verdict:
@@ -183,11 +185,12 @@ class Trial:
         return Verdict(self._mutant.name, kind, how, len(self._order), round(time.monotonic() - self._begun, 1))
 
 
-def _try(mutant: Mutant, known: Map, order: list[str], writing: int) -> None:
-    """In the child: run the tests, say which failed, and end. Never returns."""
+def _try(mutant: Mutant, known: Map, order: list[str], files: Sequence[str], writing: int) -> None:
+    """In the child: run the tests of `order`, else all in `files`, say which failed, and end. Never returns."""
     code = int(pytest.ExitCode.INTERNAL_ERROR)
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the campaign may be stopped at any moment
         quiet = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(quiet, number)
@@ -197,9 +200,9 @@ def _try(mutant: Mutant, known: Map, order: list[str], writing: int) -> None:
         module = "llmasos." + mutant.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         tree = mutated((ROOT / mutant.path).read_text(), mutant.number)
         sys.meta_path.insert(0, _Changed(module, ROOT / "llmasos" / mutant.path, tree))
-        files = list(dict.fromkeys(test.partition("::")[0] for test in order))
+        files = files or list(dict.fromkeys(test.partition("::")[0] for test in order))
         chosen = _Chosen(known.seconds, order)
-        code = int(pytest.main([*files, *OPTIONS], plugins=[chosen])) if order else 0
+        code = int(pytest.main([*files, *OPTIONS], plugins=[chosen])) if files else 0
         if code == pytest.ExitCode.INTERRUPTED:  # a test's file cannot be imported with the mutant
             code, chosen.failed = 1, "(import)"
         with contextlib.suppress(OSError):

@@ -1,15 +1,14 @@
 """A stratified sample of mutants, and what it tells of all.
 
-A stratum is a folder of the core; each gives as many as its share of all mutants (by largest remainders), drawn at random
-by a seed. The score of all is the share of the sample that some test noticed; Wilson's interval says how far it may be
-off.
+A stratum is a folder of the core; each gives as many as its share of all mutants (by largest remainders): the first in an
+order that a hash of the seed and a mutant's name gives, so a population that changes a little changes the sample a
+little. The score of all is the share of the sample that some test noticed; Wilson's interval says how far it may be off.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import random
 from collections import defaultdict
 from pathlib import Path
 
@@ -53,10 +52,11 @@ def draw(everything: list[Mutant], size: int, seed: int) -> list[Mutant]:
     by_remainder = sorted(strata, key=lambda name: (counts[name] - exact[name], name))
     for name in by_remainder[: size - sum(counts.values())]:
         counts[name] += 1
-    dice = random.Random(seed)
-    chosen = [mutant for name in sorted(strata) for mutant in dice.sample(strata[name], counts[name])]
-    dice.shuffle(chosen)
-    return chosen
+
+    def place(mutant: Mutant) -> bytes:
+        return hashlib.sha256(f"{seed} {mutant.name}".encode()).digest()
+
+    return sorted((one for name in strata for one in sorted(strata[name], key=place)[: counts[name]]), key=place)
 
 
 def wilson(found: int, tried: int) -> tuple[float, float]:

@@ -112,6 +112,19 @@ def test_rights_given_up_at_attaching_are_gone(kernel: Booted) -> None:
         assert caught.value.errno is Errno.EPERM
 
 
+def test_a_tenant_is_apart_from_its_user_who_has_every_right_over_it(kernel: Booted) -> None:
+    with kernel.connect("own") as own, kernel.connect("acme", tenant="acme") as acme:
+        mine, theirs = own(Spawn(MODEL, [1])), acme(Spawn(MODEL, [2]))
+        seen = {row.pid for row in acme(Ps())}
+        assert {acme.pid, theirs} <= seen
+        assert not {own.pid, mine} & seen
+        with pytest.raises(SyscallError) as caught:
+            acme(Read(mine))
+        assert caught.value.errno is Errno.ESRCH
+        assert own(Read(theirs)).tokens == [2]
+        assert own(Getinfo(theirs)).group == f"{own(Getinfo()).group.rpartition('/')[0]}/acme/session-{acme.pid}"
+
+
 def test_where_no_kernel_runs_connecting_is_refused_at_once_and_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SyscallError) as caught:
         blocking.connect(tmp_path / "nowhere")

@@ -22,7 +22,7 @@ ABOUT = {
     "of your own group": ("kernel/calls/lookup.py",),
     "the limit of the group": ("kernel/enforce.py", "kernel/groups/", "kernel/calls/context.py"),
     "longer one": ("kernel/", "userland/sdk/"),
-    "`groups` lists": ("kernel/groups/", "userland/programs/groups.py"),
+    "`groups` lists": ("kernel/groups/", "kernel/rights.py", "userland/programs/groups.py"),
     "who may use it": ("drivers/checkpoint", "kernel/edge/", "syscalls/calls.py", "userland/"),
     "`models` lists": ("modelfiles/", "userland/programs/", "userland/sdk/", "kernel/", "drivers/"),
     "architecture and form": ("drivers/", "modelfiles/"),

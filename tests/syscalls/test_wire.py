@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import typing
 from typing import Annotated, Any
 
@@ -44,6 +45,8 @@ def values(annotation: Any, meta: tuple[msgspec.Meta, ...] = ()) -> st.SearchStr
     if annotation is str:
         least = max((m.min_length or 0 for m in meta), default=0)
         printable = any(m.pattern == records.PRINTABLE for m in meta)
+        if any(m.pattern == records.TENANT for m in meta):
+            return st.from_regex(re.compile(records.TENANT, re.ASCII)).filter(lambda text: len(text) <= 64)
         alphabet = st.characters(exclude_categories=["Cs", "Cc"] if printable else ["Cs"])
         return st.text(alphabet, min_size=least, max_size=20)
     if annotation is bytes:

@@ -183,7 +183,7 @@ def test_piped_commands_run_in_turn_with_plain_output(where: Path, agent: int) -
     assert "PID  PPID" in ended.stdout
     assert re.search(r"name +sleeper", ended.stdout)
     assert "up " in ended.stdout
-    assert "kill [-SIGNAL] [-s SIGNAL] [-l] PID..." in ended.stdout
+    assert "kill [-SIGNAL] [-s SIGNAL] [-l] [--shred] PID..." in ended.stdout
     assert "\x1b" not in ended.stdout
 
 

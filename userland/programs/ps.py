@@ -12,9 +12,10 @@ from typing import Any, Protocol, TypeVar
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls import limits
+from llmasos.syscalls.pids import shown
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, ProcessInfo, State
-from llmasos.syscalls.table import Call, Ps
+from llmasos.syscalls.table import Call, GroupStat, Ps
 from llmasos.userland.programs.figures import duration, rate, size
 from llmasos.userland.programs.listing import Field, Listing
 from llmasos.userland.programs.table import NAME
@@ -61,6 +62,14 @@ def not_shown(count: int) -> str:
     return f"{count} exited agent{them[1]} not shown: `wait NAME` tells how; `ps --all` shows {them[0]}"
 
 
+def unseen(kernel: Kernel, rows: list[ProcessInfo]) -> str:
+    """What is said of other users' processes, of which only their number is told; empty: there are none."""
+    groups = {"/".join(row.group.split("/")[:3]) for row in rows}
+    homes = [info for info in kernel(GroupStat("/users", below=True)) if info.path.count("/") == 2]
+    counts = [f"{info.pids} in {info.path}" for info in homes if info.pids and info.path not in groups]
+    return f"processes of others: {', '.join(counts)}" if counts else ""
+
+
 def state(info: ProcessInfo) -> str:
     """`running`, `blocked:input`, `zombie(137)`, ..."""
     if info.state is State.ZOMBIE:
@@ -85,8 +94,8 @@ def budget(info: ProcessInfo) -> str:
 
 LISTING: Listing[ProcessInfo] = Listing(
     (
-        Field("PID", "pid", right=True, style="bold", keep=NAME),
-        Field("PPID", "ppid", right=True, keep=3),
+        Field("PID", "pid", shown=lambda info: shown(info.pid), right=True, style="bold", keep=NAME),
+        Field("PPID", "ppid", shown=lambda info: shown(info.ppid), right=True, keep=3),
         Field("KIND", "kind", keep=5),
         Field("STATE", "state", shown=state, keep=8),
         Field("NI", "nice", shown=_llm(lambda info: info.nice), right=True, keep=4),
@@ -118,8 +127,8 @@ def details(info: ProcessInfo) -> list[tuple[str, str]]:
     """A process in detail, as pairs."""
     used, limit = info.usage, info.limits
     pairs: list[tuple[str, Any]] = [
-        ("pid", info.pid),
-        ("parent", info.ppid),
+        ("pid", shown(info.pid)),
+        ("parent", shown(info.ppid)),
         ("name", info.name or "-"),
         ("kind", info.kind),
         ("state", state(info)),

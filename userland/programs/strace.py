@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.pids import shown
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Right, TraceEvent
 from llmasos.syscalls.table import BY_NAME, Trace
@@ -70,7 +71,7 @@ def _argument(event: TraceEvent) -> int:
 
 def _in_step(event: TraceEvent, pid: int) -> bool:
     """Whether a step (`5+1,6+1`: process 5 with one token, process 6 with one) computes process `pid`."""
-    return event.what == "sched.step" and f",{pid}+" in f",{event.detail}"
+    return event.what == "sched.step" and f",{shown(pid)}+" in f",{event.detail}"
 
 
 def describe(event: TraceEvent) -> str:
@@ -99,7 +100,7 @@ def show(screen: Screen, event: TraceEvent | int, *, whole: bool = True, as_json
         screen.line(f"... {event} events lost ...", "yellow")
         return
     screen.write(f"{event.at:12.6f} ", "dim")
-    screen.write(f"{event.pid or '-':>6}  ", "bold")
+    screen.write(f"{shown(event.pid) if event.pid else '-':>6}  ", "bold")
     said = printable(describe(event), one_line=True)
     if screen.terminal and not whole:
         said = cut(said, screen.width - 21)

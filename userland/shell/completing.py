@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.pids import shown
 from llmasos.userland.programs.ps import Kernel
 from llmasos.userland.shell.grammar import MANY, Command, Kind
 from llmasos.userland.shell.oneshot import VERBS, before_the_verb
@@ -147,9 +148,9 @@ def _processes(kernel: Kernel, *, agents: bool = False, exited: bool = False) ->
 
     rows = ps.processes(kernel, wanted)
     names = [row.name for row in rows]
-    found = [(str(row.pid), f"{row.name or row.kind} {ps.state(row)}") for row in rows]
+    found = [(shown(row.pid), f"{row.name or row.kind} {ps.state(row)}") for row in rows]
     once = [row for row in rows if names.count(row.name) == 1 and not row.name.startswith("-")]
-    return found + [(row.name, f"{row.pid} {ps.state(row)}") for row in once]
+    return found + [(row.name, f"{shown(row.pid)} {ps.state(row)}") for row in once]
 
 
 def _agents(kernel: Kernel) -> Candidates:

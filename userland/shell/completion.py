@@ -19,6 +19,7 @@ from prompt_toolkit.document import Document
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.pids import shown
 from llmasos.syscalls.policy_file import own_policies
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, ProcessInfo, Signal, State
@@ -306,8 +307,8 @@ def _named(rows: list[ProcessInfo]) -> Candidates:
         about = " ".join(part for part in (state(row), called(row.model)) if part)
         name = printable(row.name, one_line=True)
         if row.name and names.count(row.name) == 1 and " " not in name:
-            found.append((name, f"{row.pid} {about}"))
-    found += [(str(row.pid), f"{row.name or row.kind} {state(row)}") for row in rows]
+            found.append((name, f"{shown(row.pid)} {about}"))
+    found += [(shown(row.pid), f"{row.name or row.kind} {state(row)}") for row in rows]
     return found
 
 

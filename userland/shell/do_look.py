@@ -1,4 +1,5 @@
-"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read help man clear."""
+"""The commands that look: ps top groups models devices stats uptime dmesg strace trace read inventory audit help man
+clear."""
 
 from __future__ import annotations
 
@@ -37,6 +38,8 @@ def _table(shell: Session, line: Line) -> None:
     ps.LISTING.show(shell.screen, shown, Asked.of(line))
     if len(shown) < len(rows):
         shell.remark(ps.not_shown(len(rows) - len(shown)))
+    if not line.has("--json") and (others := ps.unseen(shell.kernel, rows)):
+        shell.remark(others)
 
 
 @does("top")

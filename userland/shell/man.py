@@ -161,6 +161,7 @@ def of_call(entry: Entry) -> list[Part]:
         Part(f"SYSTEM CALL {entry.name}", heading=True),
         Part(f"{entry.record.__name__}({arguments}) -> {manual.type_name(entry.result)}"),
         Part(f"number {entry.number}, family {entry.family}, right {manual.rights(entry)}{blocks}"),
+        *([Part(f"needs {needs}")] if (needs := manual.objects(entry)) else []),
         *(Part(" ".join(paragraph.split())) for paragraph in text.split("\n\n")),
     ]
     bounded = [(field.name, manual.bounds(field.type)) for field in fields if manual.bounds(field.type)]

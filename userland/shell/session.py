@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.pids import parse, shown
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Finish, Kind, ProcessInfo, State
 from llmasos.syscalls.table import Call, Getinfo
@@ -158,14 +159,15 @@ class Session:
         return "" if self.input is None else pipes.read_all(self.input, what)
 
     def pid(self, word: str, *, exited: bool = False, agent: bool = False) -> int:
-        """The pid that a word means: a number, or the name of one process.
+        """The pid that a word means: a number (with `UID:` before it that of another user's process), or the name of one
+        process.
 
         A device's name means its driver, whoever else is called so, but not where an `agent` is wanted. With `exited`,
         an exited process that has not been reaped counts if no living one has the name. Raises EINVAL, or ESRCH for a
         name.
         """
-        if word.isascii() and word.isdigit():
-            number = int(word)
+        number = parse(word)
+        if number is not None:
             if number < 1:
                 raise UsageError(f"a pid is 1 or greater, found {word}")
             return number
@@ -183,7 +185,7 @@ class Session:
             return named[0].pid
         if not named:
             raise SyscallError(Errno.ESRCH, f"no process is called {word!r}; `ps` lists them")
-        pids = ", ".join(str(row.pid) for row in named)
+        pids = ", ".join(shown(row.pid) for row in named)
         raise UsageError(f"{len(named)} processes are called {word!r} ({pids}); say which by its pid")
 
     def lets_live(self, line: Line) -> bool:

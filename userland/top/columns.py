@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from llmasos.modelfiles.called import called
+from llmasos.syscalls.pids import shown
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, ProcessInfo
 from llmasos.userland.programs import ps
@@ -150,7 +151,7 @@ def _pid(of: Row | Group) -> Value:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("PID", 0, 6, lambda of, _: str(of.info.pid) if isinstance(of, Row) else "", _pid,
+    Column("PID", 0, 6, lambda of, _: shown(of.info.pid) if isinstance(of, Row) else "", _pid,
            "number of the process"),
     Column(NAME, 0, 0, lambda of, _: "", lambda of: name(of), "its name, or the group's", right=False),
     Column("STATE", 1, 8, _state, lambda of: _state(of, True),

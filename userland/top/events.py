@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.text import Text
 from textual.widgets import Static
 
+from llmasos.syscalls import pids
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import TraceEvent
 from llmasos.userland.programs import strace
@@ -62,7 +63,7 @@ class EventsPane(Static):
             text.append(f"... {self._lost} events lost ...\n", "bold")
         for event in shown:
             text.append(f"{event.at:12.6f} ", "dim")
-            text.append(f"{event.pid or '-':>6}  ", "bold")
+            text.append(f"{pids.shown(event.pid) if event.pid else '-':>6}  ", "bold")
             text.append(printable(strace.describe(event), one_line=True) + "\n")
         text.rstrip()
         self.update(text if text.cell_len else Text("none yet", "dim"))

@@ -16,6 +16,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
+from llmasos.syscalls.pids import shown
 from llmasos.syscalls.records import State
 from llmasos.userland.top.columns import NAME, WIDE, Column, Placed, cell, place
 from llmasos.userland.top.model import Group, Picture, Row
@@ -149,7 +150,7 @@ class ProcessTable(ScrollView, can_focus=True):
         """Choose columns for the width there is now."""
         width = self.scrollable_content_region.width
         names = max((cell_len(line.guide) + 2 * line.folds + cell_len(line.name) for line in self.lines), default=0)
-        pids = max((len(str(line.of.info.pid)) for line in self.lines if isinstance(line.of, Row)), default=1)
+        pids = max((len(shown(line.of.info.pid)) for line in self.lines if isinstance(line.of, Row)), default=1)
         self.placed, self.hidden = place(width, names, pids)
         self._wide = width >= WIDE
         self.virtual_size = Size(width, len(self.lines))

@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from llmasos.modelfiles.called import called
+from llmasos.syscalls.pids import shown
 from llmasos.syscalls.records import Kind, State
 from llmasos.userland.programs.ps import exited
 from llmasos.userland.top import columns
@@ -99,7 +100,7 @@ def matches(row: Row, needle: str) -> bool:
     info, wanted = row.info, needle.casefold()
     return (
         not wanted
-        or wanted == str(info.pid)
+        or wanted == shown(info.pid)
         or any(
             wanted in text.casefold()
             for text in (

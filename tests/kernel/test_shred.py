@@ -1,0 +1,101 @@
+"""A process is destroyed: what the kernel and the device knew of it is gone, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmasos.simulator import simulate
+from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Sampler
+from llmasos.syscalls.table import Decode, Feed, Fork, Getinfo, Kill, Ps, Read, Records, Shred, Spawn, Wait
+from tests.kernel.journaled import log_of, reboot
+
+PROMPT = list(range(1, 41))
+SAMPLER = Sampler(seed=7)
+
+
+def test_its_log_its_records_and_its_name_are_gone_and_its_parent_can_wait_for_it() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT, SAMPLER, name="secret", records=[b"words"]))
+    program.call(Decode(pid, 20))
+    told = program.call(Shred(pid))
+    assert any("log of 60 tokens and its 1 records" in text for text in told.gone)
+    assert program.call(Read(pid)).tokens == []
+    assert program.call(Records(pid)).records == []
+    assert "secret" not in {row.name for row in program.call(Ps())}
+    assert "shredded" in program.call(Wait(pid)).reason
+    with pytest.raises(SyscallError) as caught:
+        program.call(Getinfo(pid))
+    assert caught.value.errno is Errno.ESRCH
+
+
+def test_its_frames_hold_nothing_any_more_and_nobody_finds_them_by_a_prefix() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT, SAMPLER))
+    program.call(Decode(pid, 20))
+    (driver,) = sim.drivers.values()
+    (image,) = driver.device._images.values()
+    assert any(image.tokens.values())
+    program.call(Shred(pid))
+    assert not any(image.tokens.values())
+    again = program.call(Spawn("sim", PROMPT, SAMPLER))
+    assert program.call(Decode(again, 20)).tokens == sim.continuation(PROMPT, 20, SAMPLER)
+    assert program.call(Getinfo(again)).usage.reused == 0
+
+
+def test_a_fork_keeps_its_log_and_the_frames_that_it_shares_and_that_is_said() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT, SAMPLER))
+    program.call(Decode(pid, 8))
+    (child,) = program.call(Fork(pid, same_seed=True))
+    told = program.call(Shred(pid))
+    assert any("blocks that other processes have too" in text for text in told.left)
+    wanted = sim.continuation(PROMPT, 28, SAMPLER)
+    assert program.call(Decode(child, 20)).tokens == wanted[8:]
+
+
+def test_in_a_step_it_ends_at_the_boundary_and_the_call_that_waits_for_its_decode_is_told() -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    pid = program.call(Spawn("sim", PROMPT, SAMPLER))
+    decode_ = program.start(Decode(pid, 400))
+    sim.run_until(lambda: len(log_of(sim, pid)) > len(PROMPT) + 5)
+    told = other.call(Shred(pid))
+    assert told.gone
+    assert decode_.done
+    assert program.call(Read(pid)).tokens == []
+
+
+def test_a_zombie_can_be_shredded_and_a_process_of_nobody_is_esrch() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT, SAMPLER))
+    program.call(Kill(pid))
+    assert program.call(Read(pid)).tokens == PROMPT
+    program.call(Shred(pid))
+    assert program.call(Read(pid)).tokens == []
+    with pytest.raises(SyscallError) as caught:
+        program.call(Shred(pid + 50))
+    assert caught.value.errno is Errno.ESRCH
+
+
+def test_after_the_kernel_s_death_nothing_of_it_comes_back_and_its_answers_tell_nothing() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT, SAMPLER))
+    other = program.call(Spawn("sim", PROMPT, SAMPLER))
+    program.call(Decode(pid, 8))
+    program.call(Feed(other, [5]))
+    program.call(Shred(pid))
+    assert sim.saved is not None
+    saved = sim.saved.processes[pid]
+    assert (list(saved.log), saved.records) == ([], [])
+    kept = [answer for one in sim.saved.programs.values() for answer in one.answers if answer.about == pid]
+    assert kept
+    assert all(len(answer.value) < 8 or answer.call == 32 for answer in kept)
+    reboot(sim, program)
+    assert program.call(Read(other)).tokens == [*PROMPT, 5]
+    assert program.call(Read(pid)).tokens == []
