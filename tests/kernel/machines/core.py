@@ -532,7 +532,7 @@ class Core(RuleBasedStateMachine):
         assert records == proc.records, f"process {proc.pid} has records {records}, not {proc.records}"
         if proc.wanted is not None and row.traits.sampler == proc.wanted:
             proc.sampler, proc.wanted = proc.wanted, None
-        grown = list(row.log[len(proc.log) :]).tolist()
+        grown = row.log[len(proc.log) :].tolist()
         if grown:
             assert proc.decode is not None
             stops = tuple(proc.decode.stop_ids)
