@@ -116,6 +116,7 @@ def _forget(system: System, process: LLMProcess) -> None:
     process.records.cut(0)
     process.high_water = 0
     process.name, process.traits = NAME, replace(process.traits, name=NAME)
+    process.charge_log()
     changed(system, process)
     system.journal.shredded(process)
     for program in system.table:

@@ -137,6 +137,8 @@ class Peer:
                 sent = 0
             except OSError:  # nobody is there to read; what it has sent still counts
                 self.deaf = True
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)  # should somebody be there, he hears of it
             else:
                 if sent == len(data):
                     return b"", None, ""
