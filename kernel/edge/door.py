@@ -168,10 +168,9 @@ class Door:
             self._listener.close()
             self._listener = None
 
-    def open_gate(self, gate: Gate, changes: Callable[[list[Change]], None]) -> None:
-        """Let programs on other machines come by TCP, too. `changes` is told what has become of keys. Raises SyscallError
-        EINVAL: the address cannot be had."""
-        self._outside, self.gate, self._changes = gate.listen(), gate, changes
+    def open_gate(self, gate: Gate, listener: socket.socket, changes: Callable[[list[Change]], None]) -> None:
+        """Let programs on other machines come by TCP, too. `changes` is told what has become of keys."""
+        self._outside, self.gate, self._changes = listener, gate, changes
         self._selector.register(self._outside, _READ, None)
 
     def __len__(self) -> int:

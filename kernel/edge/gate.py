@@ -35,7 +35,7 @@ class Change(NamedTuple):
 
 
 class Gate:
-    """Who may come by TCP."""
+    """Who may come by TCP. `host` and `port`: where it listens; a port 0 becomes one that is free."""
 
     def __init__(self, address: str, secret: bytes, file: Path) -> None:
         """`address`: HOST:PORT; `file`: of the keys that may come. Raises SyscallError EINVAL, EPERM, EIO: the file cannot be
@@ -51,7 +51,7 @@ class Gate:
             raise Errno.ENOENT(f"nobody could come: no key is in {file}; `llmasos key add KEY NAME` puts one there")
 
     def listen(self) -> socket.socket:
-        """Raises SyscallError EINVAL: the address cannot be had."""
+        """The socket of its address, which the caller closes. Raises SyscallError EINVAL: the address cannot be had."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, where = found[0]

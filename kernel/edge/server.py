@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -108,7 +109,7 @@ class Server:
         wanted: bool = False,
         ready: Callable[[], None] = lambda: None,
         images: Images | None = None,
-        gate: Gate | None = None,
+        gate: tuple[Gate, socket.socket] | None = None,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
@@ -125,7 +126,7 @@ class Server:
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
-        self._gate = gate
+        self._outside, self._gate = gate, gate[0] if gate is not None else None
         self._peers = Peers()
         self._room = room.Room()
         self._events: deque[Event] = deque()
@@ -162,9 +163,7 @@ class Server:
                 self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
                 self._programs.listen(self._directory / runtime.PROGRAMS)
-                if self._gate is not None:
-                    self._programs.open_gate(self._gate, self._keys_changed)
-                    self._tell_of_gate(self._gate)
+                self._open_gate()
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
                     nursery.start_soon(one.keep_time)
@@ -384,7 +383,11 @@ class Server:
         place = self._keeper.path.parent if self._keeper is not None else self._directory
         self._handle(Forgotten(action.ref, gone, left, self._images.sure(place), trouble))
 
-    def _tell_of_gate(self, gate: Gate) -> None:
+    def _open_gate(self) -> None:
+        if self._outside is None:
+            return
+        gate, listener = self._outside
+        self._programs.open_gate(gate, listener, self._keys_changed)
         where, public = curve_keys.shown(gate.host, gate.port), curve_keys.text_of(gate.public)
         self._handle(Noted("info", f"programs on other machines may come by tcp://{where}; the kernel's key is {public}"))
 
