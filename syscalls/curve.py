@@ -1,4 +1,4 @@
-"""CurveZMQ (rfc.zeromq.org/spec/26), the kernel's side of it: encrypted and authenticated connections from other machines.
+"""CurveZMQ (rfc.zeromq.org/spec/26), the kernel's side: encrypted and authenticated connections from other machines.
 
 The mechanism of ZeroMQ that libzmq speaks too, so any of its clients can connect. Four commands, HELLO, WELCOME, INITIATE
 and READY, show each side that the other holds the secret half of its lasting key, and agree on keys that are thrown away
@@ -6,8 +6,8 @@ with the connection: what was recorded cannot be read later, even by who gets th
 a box of its own (XSalsa20 and Poly1305, by libsodium), numbered, so none can be changed, repeated, left out unnoticed
 before another, or put in.
 
-Only who holds the kernel's public key is answered at all. What a peer has recorded of another connection is worth nothing:
-the cookie and the key that INITIATE is sealed with are of one connection. As in zmtp.py there is no socket here.
+Only who holds the kernel's public key is answered at all. What somebody has recorded of another connection is worth
+nothing: the cookie and the key that INITIATE is sealed with are of one connection. As in zmtp.py there is no socket here.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _STRANGE = "it speaks CURVE, but not to the key of this kernel"
 
 
 class Incoming(zmtp.Incoming):
-    """What comes from one peer, as zmtp.Incoming, through CURVE. After `Shown` nothing comes until `welcome` or `turn_away`
-    was called; what they return is to be sent."""
+    """What comes from one peer, as zmtp.Incoming, through CURVE. `Shown` has to be answered at once: by `welcome`, whose
+    bytes are to be sent, or by `turned_away` and the end of the connection."""
 
     __slots__ = ("_cookie", "_identity", "_key", "_number", "_own", "_peers", "_secret", "_theirs")
     mechanism: ClassVar[bytes] = b"CURVE"
@@ -125,13 +125,16 @@ class Incoming(zmtp.Incoming):
     def _numbered(self, said: bytes, prefix: bytes) -> bytes:
         self._number += 1
         number = self._number.to_bytes(8, "big")
-        return number + bindings.crypto_box_afternm(said, prefix + number, self._key)
+        box: bytes = bindings.crypto_box_afternm(said, prefix + number, self._key)
+        return number + box
 
     def _unnumbered(self, number: bytes, box: bytes, prefix: bytes) -> bytes:
         count = int.from_bytes(number, "big")
         if count <= self._peers:
             raise Broken("it repeats what was said before")
-        said = _unsealed(box, prefix + number, self._key, "what it sends was changed on its way, or sealed by another key")
+        said = _unsealed(
+            box, prefix + number, self._key, "what it sends was changed on its way, or sealed by another key"
+        )
         self._peers = count
         return said
 
@@ -143,13 +146,15 @@ def turned_away() -> bytes:
 
 def _agreed(public: bytes, secret: bytes) -> bytes:
     try:
-        return bindings.crypto_box_beforenm(public, secret)
+        agreed: bytes = bindings.crypto_box_beforenm(public, secret)
     except (CryptoError, ValueError):
         raise Broken("it shows a key that is none") from None
+    return agreed
 
 
 def _unsealed(box: bytes, nonce: bytes, key: bytes, why: str) -> bytes:
     try:
-        return bindings.crypto_box_open_afternm(box, nonce, key)
+        said: bytes = bindings.crypto_box_open_afternm(box, nonce, key)
     except (CryptoError, ValueError):
         raise Broken(why) from None
+    return said

@@ -77,7 +77,9 @@ def public_of(text: str) -> bytes:
     except (binascii.Error, ValueError, KeyError, UnicodeError, OverflowError):
         found = b""
     if len(found) != SIZE:
-        raise Errno.EINVAL(f"{text[:60]!r} is no public key: wanted {_PREFIX} and 43 letters, as `llmasos key new` prints")
+        raise Errno.EINVAL(
+            f"{text[:60]!r} is no public key: wanted {_PREFIX} and 43 letters, as `llmasos key new` prints"
+        )
     return found
 
 
@@ -92,8 +94,8 @@ def checked_name(name: str) -> str:
 
 
 def authorized(path: Path) -> dict[bytes, Key]:
-    """The keys of a file by their public half; none if there is no file. Raises SyscallError EINVAL naming the line, EPERM
-    if others may write to the file, EIO."""
+    """The keys of a file by their public half; none if there is no file. Raises SyscallError EINVAL naming the line,
+    EPERM if others may write to the file, EIO."""
     found: dict[bytes, Key] = {}
     names: set[str] = set()
     for number, line in enumerate(_lines(path, private=False), 1):

@@ -395,7 +395,10 @@ class Door:
         try:
             more = self._take(peer, begin + _TURN)
         except (EOFError, OSError):
-            self._end(peer)
+            if self.gate is not None and peer in self.gate.strangers:
+                self.turn_away(peer, "it has gone before it had shown a key")
+            else:
+                self._end(peer)
         except zmtp.Broken as broken:
             self.cut(peer, str(broken))
         finally:

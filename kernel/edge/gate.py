@@ -1,11 +1,11 @@
 """The gate for programs on other machines: a TCP address, the kernel's key, and the keys that may come.
 
-CURVE (syscalls/curve.py) is the only mechanism here; there is no way to have another. As sshd does it, who may come stands
+CURVE (syscalls/curve.py) is the only mechanism here; there is no way to have another. As with sshd, who may come stands
 in a file. It is read anew whenever it has changed, and that is looked at before anything is taken from such a connection
 or given to it: what a revoked key still sends is not heard, also before the file's change was noticed by itself.
 
-Strangers, who have not shown a key yet, have a few places and a few seconds. If these are taken, the oldest stranger goes,
-so that a flood keeps nobody out for long.
+Strangers, who have not shown a key yet, have a few places and a few seconds. If these are taken, the oldest stranger
+goes, so that a flood keeps nobody out for long.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Gate:
     """Who may come by TCP. `host` and `port`: where it listens; a port 0 becomes one that is free."""
 
     def __init__(self, address: str, secret: bytes, file: Path) -> None:
-        """`address`: HOST:PORT; `file`: of the keys that may come. Raises SyscallError EINVAL, EPERM, EIO: the file cannot be
-        used; ENOENT: nobody may come."""
+        """`address`: HOST:PORT; `file`: of the keys that may come. Raises SyscallError EINVAL, EPERM, EIO: the file
+        cannot be used; ENOENT: nobody may come."""
         self.host, self.port = curve_keys.host_and_port(address)
         self.public = curve_keys.public_half(secret)
         self._secret, self.file = secret, file

@@ -1,5 +1,5 @@
-"""`llmasos key`: who may come to this user's kernels by TCP, and the keys of programs and kernels. No kernel need run; one
-that does notices by itself.
+"""`llmasos key`: who may come to this user's kernels by TCP, and the keys of programs and kernels. No kernel need run;
+one that does notices by itself.
 
     key new [FILE]            make a key for this user's programs; prints its public half, which the operator adds
     key trust HOST:PORT KEY   the kernel there has this key
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parsed(arguments)
     try:
         usual = runtime.configuration()
-        net = settings.read(args.config if args.config is not None else os.fspath(usual) if usual is not None else None).net
+        config = args.config if args.config is not None else os.fspath(usual) if usual is not None else None
+        net = settings.read(config).net
         match args.act:
             case "new":
                 path = Path(args.file) if args.file else curve_keys.place(curve_keys.CLIENT)

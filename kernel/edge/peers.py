@@ -51,12 +51,12 @@ class Account:
 
 class Peer:
     """A connection. `number` names it for the core; `os_pid` is 0 and `uid` None where the operating system does not
-    tell; `identity` is the name that it gives itself. One from another machine has a `host`, `curve`, and from when it has
-    shown it a `key`; its `tenant` is the one that this key stands for."""
+    tell; `identity` is the name that it gives itself. One from another machine has a `host`, `curve`, and from when it
+    has shown it a `key`; its `tenant` is the one that this key stands for."""
 
     __slots__ = (
-        "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key", "mask",
-        "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until",
+        "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
+        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:

@@ -9,7 +9,8 @@ from llmasos.syscalls import curve_keys
 
 
 def server_key(wanted: Net) -> bytes:
-    """The kernel's secret key; it is made if it is not there. Raises SyscallError EPERM: others may read it; EINVAL, EIO."""
+    """The kernel's secret key; it is made if it is not there. Raises SyscallError EPERM: others may read it; EINVAL,
+    EIO."""
     path = _place(wanted.key, curve_keys.SERVER)
     if not path.exists():
         curve_keys.new_secret(path)
