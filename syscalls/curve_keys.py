@@ -30,7 +30,6 @@ from llmasos.syscalls.errno import Errno, SyscallError
 AUTHORIZED, SERVER, CLIENT, KNOWN = "authorized_keys", "server.key", "client.key", "known_kernels"
 SIZE = 32  # bytes of each half
 MOST_BYTES = 1 << 20  # of a file
-SCHEME = "tcp://"
 _PREFIX = "curve:"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _SECRET = "secret:"
@@ -212,7 +211,7 @@ def place(name: str) -> Path:
 
 def host_and_port(text: str) -> tuple[str, int]:
     """Of `HOST:PORT`, `[IPv6]:PORT`. Raises SyscallError EINVAL."""
-    host, colon, port = text.removeprefix(SCHEME).rpartition(":")
+    host, colon, port = text.removeprefix(runtime.REMOTE).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdecimal()):
         raise Errno.EINVAL(f"{text[:100]!r} is no address: wanted HOST:PORT, as 127.0.0.1:7411 or [::1]:7411")

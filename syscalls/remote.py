@@ -27,7 +27,7 @@ class Remote:
     secret: bytes = field(repr=False)
 
     def __str__(self) -> str:
-        return f"{curve_keys.SCHEME}{curve_keys.shown(self.host, self.port)}"
+        return f"{runtime.REMOTE}{curve_keys.shown(self.host, self.port)}"
 
     def secure(self, raw: zmq.Socket[bytes]) -> None:
         """Have a socket that is to connect there speak CURVE."""
@@ -59,12 +59,6 @@ Place = Path | Remote
 """Where a kernel is: its runtime directory, or its address on another machine."""
 
 
-def is_remote(where: str | os.PathLike[str] | None) -> bool:
-    """Whether that names a kernel on another machine; None: $LLMASOS_RUNTIME does."""
-    text = os.environ.get("LLMASOS_RUNTIME", "") if where is None else os.fspath(where)
-    return text.startswith(curve_keys.SCHEME)
-
-
 def located(where: str | os.PathLike[str] | None, key: str | os.PathLike[str] | None = None) -> Place:
     """The kernel that is meant by a runtime directory, an `ipc://` endpoint, a `tcp://HOST:PORT` or None (the default).
 
@@ -72,7 +66,7 @@ def located(where: str | os.PathLike[str] | None, key: str | os.PathLike[str] | 
     in the file known_kernels of these settings. Raises SyscallError ENOENT, EPERM, EINVAL: one of them cannot be used.
     """
     text = os.environ.get("LLMASOS_RUNTIME", "") if where is None else os.fspath(where)
-    if not text.startswith(curve_keys.SCHEME):
+    if not runtime.is_remote(where):
         if key is not None:
             raise Errno.EINVAL(
                 f"a key is for kernels on other machines (tcp://HOST:PORT); {text or 'the usual one'} is here"

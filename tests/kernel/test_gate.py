@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def test_a_handshake_has_a_deadline_and_strangers_few_places(tmp_path: Path, mon
                 raw.send(b"here")
                 assert await apart(raw.recv) == b"here", "one who holds a key gets in all the same"
                 for one in some:
-                    await apart(lambda one=one: drained(one))
+                    await apart(partial(drained, one))
                     one.close()
                 assert sum("3 have not shown a key" in note for note in way.notes) == 3
                 assert sum("it has not shown a key in time" in note for note in way.notes) == 2

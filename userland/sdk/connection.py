@@ -20,7 +20,7 @@ from llmasos.syscalls import blocking, calls, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
-from llmasos.syscalls.remote import Place, is_remote
+from llmasos.syscalls.remote import Place
 from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import script
@@ -120,7 +120,7 @@ class Connection:
         """
         timeout, reconnect = script.seconds(timeout), script.seconds(reconnect, "reconnect")
         with ExitStack() as stack:
-            place = where if is_remote(where) else kernel_there(stack, where, boot, flags)
+            place = where if runtime.is_remote(where) else kernel_there(stack, where, boot, flags)
             kernel = stack.enter_context(
                 blocking.connect(place, name=name, timeout=timeout, reconnect=reconnect, key=key)
             )

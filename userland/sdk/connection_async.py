@@ -13,11 +13,10 @@ from typing import Any, Self, TypeVar
 
 import anyio.to_thread
 
-from llmasos.syscalls import calls, client, loops
+from llmasos.syscalls import calls, client, loops, runtime
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
-from llmasos.syscalls.remote import is_remote
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk import script, script_async
 from llmasos.userland.sdk.connection import Where, closed, kernel_there, shown
@@ -105,7 +104,7 @@ class AsyncConnection:
             local = ExitStack()
             stack.push_async_callback(_in_a_thread, local.close)
             place = self._where
-            if not is_remote(place):
+            if not runtime.is_remote(place):
                 place = await _in_a_thread(kernel_there, local, self._where, self._boot, self._flags)
             self.kernel = await stack.enter_async_context(
                 client.connect(place, name=self._name, timeout=self._timeout, reconnect=self._reconnect, key=self._key)
