@@ -156,11 +156,14 @@ def secret_of(path: Path) -> bytes:
 
 
 def public_half(secret: bytes) -> bytes:
+    """Raises SyscallError ENOTSUP: ZeroMQ was built without CURVE."""
+    _check_curve()
     return z85.decode(zmq.curve_public(z85.encode(secret)))
 
 
 def new_secret(path: Path) -> bytes:
-    """Make a key, and its file; returns its public half. Raises SyscallError EBUSY: there is one; EIO."""
+    """Make a key, and its file; returns its public half. Raises SyscallError EBUSY: there is one; EIO; ENOTSUP."""
+    _check_curve()
     public, secret = (z85.decode(half) for half in zmq.curve_keypair())
     text = f"{_SECRET}{base64.urlsafe_b64encode(secret).decode().rstrip('=')}\n"
     try:
@@ -179,6 +182,11 @@ def new_secret(path: Path) -> bytes:
     finally:
         os.close(descriptor)
     return public
+
+
+def _check_curve() -> None:
+    if not zmq.has("curve"):
+        raise Errno.ENOTSUP("ZeroMQ was built here without CURVE, which connections between machines need")
 
 
 # --- which key a kernel has -----------------------------------------------------------------------------------------

@@ -30,7 +30,11 @@ class Remote:
         return f"{runtime.REMOTE}{curve_keys.shown(self.host, self.port)}"
 
     def secure(self, raw: zmq.Socket[bytes]) -> None:
-        """Have a socket that is to connect there speak CURVE."""
+        """Have a socket that is to connect there speak CURVE, and notice within two minutes when the other machine is
+        dead. (One whose kernel stands still is not.)"""
+        for option, seconds in ((zmq.TCP_KEEPALIVE_IDLE, 60), (zmq.TCP_KEEPALIVE_INTVL, 20), (zmq.TCP_KEEPALIVE_CNT, 3)):
+            raw.setsockopt(option, seconds)
+        raw.setsockopt(zmq.TCP_KEEPALIVE, 1)
         raw.setsockopt(zmq.IPV6, ":" in self.host)
         raw.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(self.server))
         raw.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(self.secret))
@@ -73,8 +77,6 @@ def located(where: str | os.PathLike[str] | None, key: str | os.PathLike[str] | 
             )
         return runtime.locate(where)
     host, port = curve_keys.host_and_port(text)
-    if not zmq.has("curve"):
-        raise Errno.ENOTSUP("ZeroMQ was built here without CURVE, which connections between machines need")
     file = Path(key).expanduser() if key is not None else curve_keys.place(curve_keys.CLIENT)
     secret = curve_keys.secret_of(file)
     known = curve_keys.place(curve_keys.KNOWN)

@@ -303,7 +303,7 @@ class Door:
         peer.moves(owner)
         if not before.connections:
             self._owners.pop(whose, None)
-        self._stay(peer, SILENT_SECONDS)
+        self._stay(peer, TELL_SECONDS if peer.refused else SILENT_SECONDS)
         self._offer(peer, incoming.welcome())
         self._arrived(peer, zmtp.Ready(shown.identity))
 

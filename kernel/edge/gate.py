@@ -24,7 +24,8 @@ from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
 STRANGERS = 64  # connections that have not shown a key
 STRANGER_SECONDS = 5.0  # for the whole handshake
-_ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))  # seconds until a dead host is noticed
+# Seconds (the last: milliseconds) until a dead host is noticed, one that says nothing and one that acknowledges nothing.
+_ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 120_000))
 
 
 class Change(NamedTuple):

@@ -365,7 +365,7 @@ class Server:
             else:
                 raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
-            text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
+            text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     async def _forget(self, action: Forget) -> None:
