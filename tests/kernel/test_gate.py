@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import trio
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from zmq.utils import z85
 
 from llmasos.syscalls import curve_keys, zmtp
@@ -405,3 +407,34 @@ def test_keys_are_read_as_they_are_written(tmp_path: Path) -> None:
         with pytest.raises(SyscallError, match="is no address"):
             curve_keys.host_and_port(address)
     assert curve_keys.host_and_port("tcp://[::1]:7") == ("::1", 7)
+
+
+def talking() -> tuple[Any, bytes]:
+    """The kernel's side of a connection that is up, and a message that comes by it."""
+    server, client = curve.Incoming(SERVER[1]), curve.Incoming(SERVER[1])
+    server._stage, server._key = 2, os.urandom(32)
+    client._key = server._key
+    return server, frame(b"\x07MESSAGE" + client._numbered(b"\0" + b"pay" * 30, b"CurveZMQMESSAGEC"))
+
+
+@given(at=st.integers(min_value=0, max_value=1 << 16), bit=st.integers(min_value=0, max_value=7), cut=st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_no_bit_of_a_message_can_be_changed_however_it_is_cut(at: int, bit: int, cut: int) -> None:
+    server, said = talking()
+    changed = bytearray(said)
+    changed[at % len(said)] ^= 1 << bit
+    with suppress(zmtp.Broken):
+        for start in range(0, len(said), cut):
+            server.put(bytes(changed[start : start + cut]))
+            found = server.next(lambda size: "")
+            assert found is None or isinstance(found, zmtp.Refused), "nothing of it is taken"
+
+
+@given(st.binary(max_size=700), st.sampled_from([b"HELLO", b"INITIATE", b"READY", b"ERROR", b"PING", b"MESSAGE", b""]))
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_stranger_says_it_is_no_message_and_no_key(said: bytes, name: bytes) -> None:
+    server = curve.Incoming(SERVER[1])
+    server.put(CURVE_GREETING + zmtp.command(name, said) + said)
+    with suppress(zmtp.Broken):
+        while (found := server.next(lambda size: "")) is not None:
+            assert isinstance(found, zmtp.Pong | zmtp.Refused)
