@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shells report it
 BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
+_KERNELLESS = ("help", "man")  # verbs that are the same whatever kernel is named
 MAKES = ("spawn", "restore", "fork")  # verbs that leave agents behind
 _RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory, or tcp://HOST:PORT of one on another machine")
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*(=\S*)?")  # a word that is meant as an option, and not as text
@@ -68,7 +69,7 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
     named = line.values.pop(_RUNTIME.flag, place)
     try:
         if (alone := _ALONE.get(name)) is not None:
-            return alone(runtime.locate(named), line)
+            return alone(runtime.usual() if name in _KERNELLESS else runtime.locate(named), line)
         return _on_the_kernel(named if runtime.is_remote(named) else runtime.locate(named), line)
     except UsageError as error:
         return _misused(f"llmasos: {error}")
