@@ -94,6 +94,8 @@ class Gate:
             self.keys = curve_keys.authorized(self.file)
         except SyscallError as error:
             self.trouble, self.keys = error.reason, {}
+            if error.errno is Errno.EIO:  # it may be readable at the next look
+                self._seen = (-1,)
         gone = [Change("key revoke", key) for public, key in before.items() if self.keys.get(public) != key]
         return gone + [Change("key add", key) for public, key in self.keys.items() if before.get(public) != key]
 

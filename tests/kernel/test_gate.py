@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -267,7 +268,10 @@ def test_a_revoked_key_is_cut_off_and_not_heard_any_more(tmp_path: Path) -> None
     trio.run(main)
 
 
-def test_a_file_of_keys_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_file_of_keys_that_cannot_be_read_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> Any:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
     async def main() -> None:
         async with gateway(tmp_path) as way:
             way.keys.write_text("nonsense\n")
@@ -279,6 +283,15 @@ def test_a_file_of_keys_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> No
             with dealer(way.address, ADA) as (_, monitor):
                 assert (await apart(lambda: event(monitor, *FAILED)))[0] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
             assert "can be changed by others" in way.notes[1]
+            way.write(ADA)
+            monkeypatch.setattr(curve_keys, "opened", full)
+            way.keys.touch()
+            with dealer(way.address, ADA) as (_, monitor):
+                assert (await apart(lambda: event(monitor, *FAILED)))[0] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            monkeypatch.undo()
+            with dealer(way.address, ADA) as (raw, _):
+                raw.send(b"here")
+                assert await apart(raw.recv) == b"here", "it is read again without another change"
 
     trio.run(main)
 
