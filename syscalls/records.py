@@ -272,6 +272,18 @@ class ProcessInfo(Record):
     period: float = 0.0  # in each so many seconds
 
 
+class GrantInfo(Record):
+    """Rights on a process that were handed to another program, or wait for it."""
+
+    handle: int
+    pid: int  # of the process
+    rights: int  # bits, as of the call `grant`
+    to: str  # the owner to whose programs it was given
+    holder: int = 0  # pid of the program that has accepted it; 0: none has yet
+    parent: int = 0  # handle that it was made of; 0: none, or none that the caller may know
+    ticket: bytes = b""  # for `accept`; told once
+
+
 class ExitInfo(Record):
     """The end of a process, as `wait` returns it."""
 
