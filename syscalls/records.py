@@ -34,6 +34,11 @@ PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, p
 TENANT = r"\A(?!\.{1,2}\Z|session-)[A-Za-z0-9_.-]*\Z"
 _TENANT = "letters, digits, '_', '.' and '-', and no 'session-' before them"
 Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT, description=_TENANT)]
+OWNER = r"\A[0-9]{1,10}(/[A-Za-z0-9_.-]+)?\Z"
+OwnerName = Annotated[
+    str,
+    Meta(max_length=limits.MAX_TENANT + 11, pattern=OWNER, description="a user id, or that and a tenant, as 1000/acme"),
+]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]

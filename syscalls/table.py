@@ -41,6 +41,7 @@ from llmasos.syscalls.records import (
     ModelName,
     Name,
     Nice,
+    OwnerName,
     Pid,
     PolicyName,
     Position,
@@ -949,7 +950,6 @@ class GroupKill(Call[int]):
 
 _HANDED = int(Needs.SEE | Needs.READ | Needs.CONTROL | Needs.LIMITS)
 Handed = Annotated[int, Meta(ge=1, le=_HANDED)]
-To = Annotated[str, Meta(max_length=limits.MAX_TENANT + 11, pattern=r"\A[0-9]{1,10}(/[A-Za-z0-9_.-]+)?\Z")]
 
 
 @_call(
@@ -975,7 +975,7 @@ class Grant(Call[GrantInfo]):
     """
 
     pid: Pid
-    to: To
+    to: OwnerName
     rights: Handed
 
 

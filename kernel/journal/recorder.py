@@ -46,6 +46,7 @@ from llmasos.kernel.objects.grant import Grant, Grants
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import TABLE, Names
 
@@ -130,7 +131,9 @@ class Recorder:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
         if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
-            number, about = request.entry.number, getattr(request.call, _ABOUT.get(request.entry.number, ""), 0)
+            number, owner = request.entry.number, request.program.owner
+            about = getattr(request.call, _ABOUT.get(number, ""), 0)  # as its caller calls it
+            about = pids.plain(about) if about > pids.MOST or not about else pids.pid_of(owner.space, about)
             answer = Answer(request.program.pid, request.seq, number, errno, _encode(value), reason, about)
             self._answers.append((request.program, answer))
 

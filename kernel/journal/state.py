@@ -257,13 +257,8 @@ class State:
                 self.spent[entry.path] = entry.tokens
             case DeviceHead():
                 self.devices[entry.name] = entry
-            case Granted():
-                self.grants[entry.number] = entry
-                self.next_grant = max(self.next_grant, entry.number + 1)
-            case Revoked():
-                for number in entry.numbers:
-                    self.grants.pop(number, None)
-                self.next_grant = entry.next
+            case Granted() | Revoked():
+                self._grant(entry)
             case OwnerHead():
                 self.owners[entry.name] = entry
             case Began():
@@ -289,6 +284,15 @@ class State:
             process.logprobs = process.logprobs or []
             del process.logprobs[entry.known :]
             process.logprobs += entry.logprobs
+
+    def _grant(self, entry: Granted | Revoked) -> None:
+        if isinstance(entry, Granted):
+            self.grants[entry.number] = entry
+            self.next_grant = max(self.next_grant, entry.number + 1)
+            return
+        for number in entry.numbers:
+            self.grants.pop(number, None)
+        self.next_grant = entry.next
 
     def _note(self, entry: Noted) -> None:
         process = self.processes[entry.pid]

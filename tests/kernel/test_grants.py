@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmasos.kernel.events import Reply
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import budgets, limits
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -159,12 +160,17 @@ def test_what_is_taken_back_goes_with_all_that_was_made_of_it_in_one_event(room:
     hand(ben, pid, cid, READ)
     unused = ben.call(Grant(pid, str(CID), READ))
     assert cid.call(Read(pid, 0)).tokens == [1, 2, 3]
-    waiting = [ben.start(Read(pid, 3, follow=True)), cid.start(Read(pid, 3, follow=True)), ben.start(Wait(pid))]
+    calls: list[tuple[Prog, Call[Any]]] = [
+        (ben, Read(pid, 3, follow=True)),
+        (cid, Read(pid, 3, follow=True)),
+        (ben, Wait(pid)),
+    ]
+    waiting = [program.start(call) for program, call in calls]
     own = ann.start(Read(room.number, 3, follow=True))
     assert not any(one.done for one in waiting)
     future = ann.prepare(Revoke(first.handle))
     actions = sim.kernel.handle(ann.event(future), sim.clock)
-    replies = [action for action in actions if type(action).__name__ == "Reply"]
+    replies = [action for action in actions if isinstance(action, Reply)]
     assert [reply.errno for reply in replies] == [Errno.EPERM] * 3 + [Errno.OK]  # and the answer to `revoke` is the last
     assert replies[-1].synced
     sim._act(actions)
@@ -288,8 +294,8 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
         assert errno_of(child, Getinfo(pid)) is Errno.ESRCH
         assert errno_of(child, Kill(pid, Signal.KILL)) is Errno.ESRCH
     refused: list[Call[Any]] = [
-        Spawn("sim", [1]), Fork(mine), Checkpoint(mine, "/tmp/x"), Models(), Trace(), Dmesg(), StatsCall(), GroupStat("/"),
-        Setlimits(mine, Limits()), Kill(1, Signal.KILL), Grant(mine, str(BEN), LIMITS),
+        Spawn("sim", [1]), Fork(mine), Checkpoint(mine, "/tmp/x"), Models(), Trace(), Dmesg(), StatsCall(),
+        GroupStat("/"), Setlimits(mine, Limits()), Kill(1, Signal.KILL), Grant(mine, str(BEN), LIMITS),
     ]  # fmt: skip
     for call in refused:
         assert errno_of(child, call) is Errno.EPERM, call
@@ -395,8 +401,8 @@ def test_random_graphs_give_no_more_reach_than_a_model_of_fifty_lines(seed: int)
             at, may = handle, giver < 0
             while at:
                 may, at = may or model.edges[at][1] == giver, model.above[at]
-            future = program.start(Revoke(handle))
-            assert future.errno is (Errno.OK if may else Errno.ESRCH)
+            revoked = program.start(Revoke(handle))
+            assert revoked.errno is (Errno.OK if may else Errno.ESRCH)
             if may:
                 model.drop(handle)
         for who, one in enumerate(people):
