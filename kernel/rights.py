@@ -101,6 +101,12 @@ def is_shown(system: System, owner: Owner, image: Image) -> bool:
     return owner.operator or image.path in system.config.models.values() or any(map(owner.over, image.owners))
 
 
+def knows_model(system: System, program: Program, image: Image) -> bool:
+    """Whether a program gets to know it: its owner does, or it was granted a process that has it."""
+    granted = any(pid in image.users for pid in program.granted)
+    return granted or (not program.confined and is_shown(system, program.owner, image))
+
+
 # --- what programs name ---------------------------------------------------------------------------------------------
 
 

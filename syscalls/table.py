@@ -697,7 +697,8 @@ class Records(Call[RecordsResult]):
 
 @_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
-    """The models that this kernel knows by name, and of those in memory the ones that the caller's user has asked for."""
+    """The models that this kernel knows by name, and of those in memory the ones that the caller's user has asked for and
+    those of processes that it was granted. A confined program gets to know these alone."""
 
 
 @_call(
@@ -948,8 +949,9 @@ class GroupKill(Call[int]):
 
 # --- rights ---------------------------------------------------------------------------------------------------------
 
-_HANDED = int(Needs.SEE | Needs.READ | Needs.CONTROL | Needs.LIMITS)
-Handed = Annotated[int, Meta(ge=1, le=_HANDED)]
+# The rights that can be handed on: those that calls on processes need.
+HANDED = int(Needs.SEE | Needs.READ | Needs.CONTROL | Needs.LIMITS)
+Handed = Annotated[int, Meta(ge=1, le=HANDED)]
 
 
 @_call(
@@ -1010,7 +1012,7 @@ class Revoke(Call[int]):
 PROCESSES = frozenset({Names.PROCESS, Names.ROW, Names.CHILD, Names.MEMBER, Names.LLM, Names.LOG, Names.RUNNER})
 
 # The calls of a confined program: those that name processes alone, and these.
-_PLAIN: frozenset[type[Call[Any]]] = frozenset({Attach, Null, BootInfoCall, Ps, Accept, Grants, Revoke})
+_PLAIN: frozenset[type[Call[Any]]] = frozenset({Attach, Null, BootInfoCall, Ps, Models, Accept, Grants, Revoke})
 CONFINED: frozenset[type[Call[Any]]] = _PLAIN | {
     row.record for row in TABLE.values() if row.touches and all(touches.what in PROCESSES for touches in row.touches)
 }

@@ -294,11 +294,12 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
         assert errno_of(child, Getinfo(pid)) is Errno.ESRCH
         assert errno_of(child, Kill(pid, Signal.KILL)) is Errno.ESRCH
     refused: list[Call[Any]] = [
-        Spawn("sim", [1]), Fork(mine), Checkpoint(mine, "/tmp/x"), Models(), Trace(), Dmesg(), StatsCall(),
+        Spawn("sim", [1]), Fork(mine), Checkpoint(mine, "/tmp/x"), Trace(), Dmesg(), StatsCall(),
         GroupStat("/"), Setlimits(mine, Limits()), Kill(1, Signal.KILL), Grant(mine, str(BEN), LIMITS),
     ]  # fmt: skip
     for call in refused:
         assert errno_of(child, call) is Errno.EPERM, call
+    assert [row.name for row in child.call(Models())] == ["sim"]
     child.call(Attach())  # does not undo it
     assert errno_of(child, Getinfo(other)) is Errno.ESRCH
     assert child.call(BootInfoCall()).journal_path == ""
@@ -312,6 +313,7 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
     parent.call(Revoke(taken.handle))
     assert errno_of(child, Decode(mine, 3)) is Errno.ESRCH
     assert {row.pid for row in child.call(Ps())} == {1, child.pid}
+    assert child.call(Models()) == []
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------
