@@ -220,8 +220,7 @@ class System(Connection):
         none. That keeps it from accidents; whoever can start another program is not held by it.
 
         Example:
-            with aio.System.connect() as other:
-                other.confine()
+            system.confine()
         """
         self(Attach(confined=True), timeout=timeout)
 

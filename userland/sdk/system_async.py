@@ -221,8 +221,7 @@ class System(AsyncConnection):
         none. That keeps it from accidents; whoever can start another program is not held by it.
 
         Example:
-            async with aio.System.connect() as other:
-                await other.confine()
+            await system.confine()
         """
         await self(Attach(confined=True), timeout=timeout)
 
