@@ -16,11 +16,12 @@ from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import PROCESSES
 
 
-def cut(system: System, grant: Grant, why: str) -> int:
-    """Take a grant back with all that was made of it. Returns how many they were."""
+def cut(system: System, grant: Grant, how: str) -> int:
+    """A grant ends, with all that was made of it; `how` is told those who wait by it. Returns how many they were."""
     gone = system.grants.remove(grant)
     holders = {one.holder.pid: one.holder for one in gone if one.holder is not None}
     for program in holders.values():
+        why = f"the grant on process {rights.called(system, program, grant.thing.pid)} {how}"
         for request in list(program.parked.values()):
             if not _may_wait(system, request, grant.thing):
                 desk.take_back(system, request, Errno.EPERM, why)
@@ -40,8 +41,7 @@ def _may_wait(system: System, request: Request, thing: Process) -> bool:
 def let_go(system: System, program: Program) -> None:
     """A program has ended: what it held, and what it has passed on, ends with it."""
     while held := system.grants.held(program.pid):
-        grant = next(iter(held.values()))
-        cut(system, grant, f"the grant on process {grant.thing.pid} has ended: program {program.pid}, which gave it, has")
+        cut(system, next(iter(held.values())), "has ended with the program that had passed it on")
 
 
 def forget(system: System) -> None:

@@ -85,4 +85,4 @@ def _pids(reader: _Reader, value: Any) -> Any:
         return [_pids(reader, one) for one in value]
     if pids.uid_of(value) == reader.space:
         return pids.number_of(value)
-    return pids.MARK | value if 0 < value < pids.MARK and value not in reader.shared else value
+    return value if value in reader.shared else pids.foreign(value)

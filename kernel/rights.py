@@ -118,6 +118,11 @@ def inward(system: System, program: Program, pid: int) -> int:
     return pid if not space or pid in system.table.shared else pids.pid_of(space, pid)
 
 
+def called(system: System, program: Program, pid: int) -> int:
+    """A pid as a reason tells a program: the operator's, plain numbers, could be taken for one of its own."""
+    return pid if not program.owner.space or pid in system.table.shared else pids.foreign(pid)
+
+
 def row(system: System, program: Program, pid: int) -> Process | None:
     """The process that a program calls `pid`, a zombie too; None: it is not there, or not for that program."""
     pid = inward(system, program, pid)

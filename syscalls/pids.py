@@ -34,6 +34,11 @@ def number_of(pid: int) -> int:
     return pid & MOST if pid >= MARK else pid
 
 
+def foreign(pid: int) -> int:
+    """The same, with the operator's as others know them."""
+    return pid if pid >= MARK or pid <= 0 else MARK | pid
+
+
 def plain(pid: int) -> int:
     """The same, with the operator's as a number."""
     return number_of(pid) if not uid_of(pid) else pid

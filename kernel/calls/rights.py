@@ -9,7 +9,7 @@ from llmasos.kernel.grants import cut
 from llmasos.kernel.objects.grant import Grant
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import owns
+from llmasos.kernel.rights import called, owns
 from llmasos.kernel.state import System
 from llmasos.syscalls import pids
 from llmasos.syscalls.budgets import GRANTS
@@ -58,11 +58,9 @@ def _source(system: System, program: Program, process: LLMProcess, rights: int) 
     for held in system.grants.held(program.pid).values():
         if held.thing is process and not rights & ~held.rights:
             return held
-    raise Errno.EPERM(f"the rights {_words(rights)} on process {process.pid} are not yours, so you can not pass them on")
-
-
-def _words(rights: int) -> str:
-    return " and ".join((need.name or "").lower() for need in Needs if need & rights and need is not Needs.ALL)
+    words = " and ".join(need.name or "" for need in Needs if need & rights and need is not Needs.ALL)
+    pid = called(system, program, process.pid)
+    raise Errno.EPERM(f"no grant of yours has the rights {words} on process {pid}, so that they could be passed on")
 
 
 def _key(system: System, to: str) -> str:
@@ -104,8 +102,7 @@ def revoke(system: System, request: Request, call: Revoke) -> int:
     found = system.grants.get(call.handle)
     if found is None or not _concerns(request.program, found):
         raise _no_grant(call.handle)
-    why = f"{_words(found.rights)} on process {found.thing.pid} was taken back (revoke)"
-    return cut(system, found, why)
+    return cut(system, found, "was taken back")
 
 
 def _no_grant(handle: int) -> SyscallError:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmasos.kernel.events import Reply
+from llmasos.kernel.journal.state import State
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import budgets, limits
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -35,6 +36,7 @@ from llmasos.syscalls.table import (
     Needs,
     Ps,
     Read,
+    Rename,
     Revoke,
     Setlimits,
     Spawn,
@@ -121,6 +123,12 @@ def test_a_process_of_the_operator_has_a_name_for_others_that_is_none_of_theirs(
     assert ben.call(Read(taken.pid)).tokens == [7, 8]
     assert ben.call(Getinfo(taken.pid)).pid == taken.pid
     assert operator.call(Getinfo(MARK | pid)).pid == pid
+    waits = ben.start(Read(taken.pid, 2, follow=True))
+    with pytest.raises(SyscallError, match=f"on process 0:{pid},"):
+        ben.call(Setlimits(taken.pid, Limits(tokens=1)))
+    operator.call(Revoke(taken.handle))
+    with pytest.raises(SyscallError, match=f"the grant on process 0:{pid} was taken back"):
+        _ = waits.value
     assert own != taken.pid
 
 
@@ -299,7 +307,7 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
     ]  # fmt: skip
     for call in refused:
         assert errno_of(child, call) is Errno.EPERM, call
-    assert [row.name for row in child.call(Models())] == ["sim"]
+    assert [row.path for row in child.call(Models())] == ["sim"]
     child.call(Attach())  # does not undo it
     assert errno_of(child, Getinfo(other)) is Errno.ESRCH
     assert child.call(BootInfoCall()).journal_path == ""
@@ -386,7 +394,23 @@ def test_random_graphs_give_no_more_reach_than_a_model_of_fifty_lines(seed: int)
     ann = sim.program(uid=ANN)
     number = ann.call(Spawn("sim", [1, 2, 3], detached=True))
     pid, people = pid_of(ANN, number), [sim.program(uid=2000 + i) for i in range(4)]
-    for _ in range(25):
+    for step in range(30):
+        if step % 10 == 9:
+            sim.kill()
+            sim.boot_again()
+            for program in (ann, *people):
+                program.come_back()
+            whole = State(sim.kernel.secret)
+            for frame in sim.kernel.snapshot().snapshot():
+                whole.apply(frame)
+            assert not whole.difference(sim.kernel.recorded())
+        if step % 7 == 6:
+            who = rng.randrange(len(people))
+            people[who].disconnect()
+            for handle, (_, to, _) in list(model.edges.items()):
+                if to == who and handle in model.edges:
+                    model.drop(handle)
+            people[who] = sim.program(uid=2000 + who)
         giver, taker = rng.randrange(-1, len(people)), rng.randrange(len(people))
         program, name = (ann, number) if giver < 0 else (people[giver], pid)
         if rng.random() < 0.7:
@@ -409,7 +433,7 @@ def test_random_graphs_give_no_more_reach_than_a_model_of_fifty_lines(seed: int)
                 model.drop(handle)
         for who, one in enumerate(people):
             held = model.reach(who)
-            tries: list[tuple[int, Call[Any]]] = [(SEE, Getinfo(pid)), (READ, Read(pid)), (CONTROL, Feed(pid, [1])),
+            tries: list[tuple[int, Call[Any]]] = [(SEE, Getinfo(pid)), (READ, Read(pid)), (CONTROL, Rename(pid, "x")),
                 (LIMITS, Setlimits(pid, None))]  # fmt: skip
             for need, call in tries:
                 wanted = Errno.OK if held & need else Errno.EPERM if held else Errno.ESRCH
