@@ -243,6 +243,12 @@ class Door:
         heapq.heappush(self._stays, (peer.until, peer.number))
         self._timed.set()
 
+    def _may_stay(self, peer: Peer) -> None:
+        """The connection has no time to be gone by any more. An idle kernel is not woken for it."""
+        peer.until = 0.0
+        if self._stays and self._stays[0][1] == peer.number:
+            self._timed.set()
+
     # --- turns ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -344,7 +350,8 @@ class Door:
                 if arrived is None:
                     return more
             if type(arrived) is bytes and peer.refused is None:  # the usual
-                peer.until = 0.0
+                if peer.until:
+                    self._may_stay(peer)
                 self._deliver(peer, arrived)
             else:
                 self._arrived(peer, arrived)
@@ -362,7 +369,7 @@ class Door:
             case zmtp.Pong():
                 self._offer(peer, arrived.frame)
             case _ if peer.refused is None:
-                peer.until = 0.0
+                self._may_stay(peer)
                 if isinstance(arrived, zmtp.Refused) and arrived.errno is self._received.errno:
                     self.refusals[self._received.name] += 1
                 self._deliver(peer, arrived)
@@ -396,6 +403,12 @@ class Door:
                     self._look_soon()
 
     def _next_due(self) -> float | None:
+        while self._stays:
+            until, number = self._stays[0]
+            peer = self._peers.get(number)
+            if peer is not None and peer.until == until:
+                break
+            heapq.heappop(self._stays)
         if self._paused:
             rest = min(map(_rested, self._paused)) - time.perf_counter()
             pause = time.monotonic() + rest
@@ -513,6 +526,7 @@ class Door:
     def _end(self, peer: Peer) -> None:
         if self._peers.pop(peer.number, None) is None:
             return
+        self._may_stay(peer)
         self._inside -= peer.refused is None
         self._wait_for(peer, 0)
         self._held.discard(peer)

@@ -21,7 +21,7 @@ def interrupted(command: list[str], where: Path, place: Path) -> tuple[str, int]
     """Press Ctrl-C once the script says `ready`; what it prints and returns. The script waits for a file, so that nothing
     depends on the time it takes."""
     place.mkdir()
-    reset = "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (2, 3, 13, 25)]"
+    reset = "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in set(signal.valid_signals()) - {9, 19}]"
     reset += "; os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
         [sys.executable, "-c", reset, *command],  # in the background Ctrl-C may be ignored
