@@ -26,7 +26,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait, wake
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import GroupSettings, Limits
+from llmasos.syscalls.records import GrantInfo, GroupSettings, Limits
 from llmasos.syscalls.table import BY_RECORD
 
 MOST_REFUSALS = 10  # of one owner in a second that get a line each; others are counted
@@ -152,6 +152,8 @@ def _line(system: System, request: Request, result: str, value: Any = None, reas
     on, details = _named(system, request)
     if isinstance(value, int | list):  # the pids of what it made, or how many it reached
         details["gave"] = [_shown(one) for one in value] if isinstance(value, list) else _shown(value)
+    elif isinstance(value, GrantInfo):
+        details["handle"] = value.handle
     return AuditLine(
         entry.name,
         entry.audit or REFUSALS,
@@ -181,7 +183,7 @@ def _named(system: System, request: Request) -> tuple[dict[str, str | int], dict
         if field.name == "pid":
             space, own = request.program.owner.space, value not in system.table.shared and value <= pids.MOST
             on[field.name] = _shown(pids.pid_of(space, value) if own else value)
-        elif field.name in named or field.name == "model":
+        elif field.name in named or field.name in ("model", "to"):
             on[field.name] = value
         elif isinstance(value, enum.Enum):
             details[field.name] = value.name

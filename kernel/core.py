@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmasos.kernel import audit, desk, events
+from llmasos.kernel import audit, desk, events, grants
 from llmasos.kernel.calls import inventory, shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
@@ -128,7 +128,9 @@ class Kernel(System):
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
-        frame = self.journal.frame(self.table, self.owners, self.now)
+        if self.table.gone and self.grants:
+            grants.forget(self)
+        frame = self.journal.frame(self.table, self.owners, self.grants, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
         if self.auditor.lines:
@@ -165,7 +167,8 @@ class Kernel(System):
 
     def recorded(self) -> Saved:
         """What the journal must have come to, from the live state; logs are not copied."""
-        return self.journal.snapshot(self.table, self.groups, self.devices.values(), self.owners, self.now, self.secret)
+        devices = self.devices.values()
+        return self.journal.snapshot(self.table, self.groups, devices, self.owners, self.grants, self.now, self.secret)
 
     def snapshot(self) -> Saved:
         """A copy of what the journal must have come to."""

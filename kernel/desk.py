@@ -57,7 +57,7 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     request.answered, request.begun = True, None
     owner = request.program.owner
     if len(system.owners) > 1:
-        value = outward(owner, request.call, value) if errno is Errno.OK else None
+        value = outward(owner, request.call, value, system.table.shared) if errno is Errno.OK else None
         reason = text(owner, reason)
     if request.channel is not None:
         leave(system, request)
@@ -77,7 +77,17 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     elif program.peer in system.programs:
         entry = request.entry
         system.act(
-            Reply(program.peer, request.seq, errno, value, reason, entry.changes, told=program.told, tells=entry.tells)
+            Reply(
+                program.peer,
+                request.seq,
+                errno,
+                value,
+                reason,
+                entry.changes,
+                told=program.told,
+                tells=entry.tells,
+                synced=entry.synced,
+            )
         )
 
 

@@ -14,6 +14,7 @@ from llmasos.kernel.calls.lookup import find
 from llmasos.kernel.calls.table import HANDLERS
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery.rejoin import Rejoin, rejoin
+from llmasos.kernel.rights import check_confined
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, sleep
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -51,6 +52,8 @@ def _run(system: System, request: Request) -> object:
         never = int(entry.right) & ~program.owner.rights
         lacks = f"which programs of {program.owner.name} do not have" if never else f"which {program.name} gave up"
         raise Errno.EPERM(f"{entry.name} needs the right {entry.right.name}, {lacks}")
+    if program.confined:
+        check_confined(request)
     handler = _HANDLERS[type(request.call)]
     if not (entry.touches or entry.audit):
         return handler(system, request, request.call)

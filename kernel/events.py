@@ -186,6 +186,7 @@ class Reply(Action):
     changes: bool = False  # the call may have changed something
     told: bool = False  # the position of the journal goes with it
     tells: bool = True  # it tells of what the journal keeps
+    synced: bool = False  # what it tells is on the disk first, whatever the journal's `fsync` says
 
 
 class Send(Action):

@@ -7,7 +7,7 @@ may wait for them, so init keeps their statuses for a while, as a service manage
 
 from __future__ import annotations
 
-from llmasos.kernel import audit, desk
+from llmasos.kernel import audit, desk, grants
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
@@ -228,6 +228,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         return
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
+    grants.let_go(system, program)
     for pid in sorted(system.table.children(program.pid)):
         child = system.table.find(pid)
         if isinstance(child, LLMProcess):

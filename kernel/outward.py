@@ -6,7 +6,8 @@ or a text that may name one, belongs into the table here.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,6 +17,7 @@ from llmasos.syscalls.records import (
     BootInfo,
     EstimateInfo,
     ExitInfo,
+    GrantInfo,
     GroupInfo,
     LogLine,
     ModelInfo,
@@ -29,6 +31,7 @@ from llmasos.syscalls.table import Call, Fork, Restore, Spawn
 BORN: frozenset[type[Call[Any]]] = frozenset({Spawn, Fork, Restore})  # whose results are pids
 FIELDS: dict[type[Record], tuple[str, ...]] = {
     ProcessInfo: ("pid", "ppid", "reason"),
+    GrantInfo: ("pid", "holder"),
     ExitInfo: ("pid", "reason"),
     BootInfo: ("pid",),
     TraceResult: ("events",),
@@ -40,12 +43,12 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
 }
 
 
-def outward(owner: Owner, call: Call[Any], value: Any) -> Any:
-    """The result of a call as a program of that owner reads it."""
-    space = owner.space
+def outward(owner: Owner, call: Call[Any], value: Any, shared: Container[int]) -> Any:
+    """The result of a call as a program of that owner reads it. `shared` are the pids that are the same for all."""
     if value is None:  # a call that failed has none
         return value
-    return _pids(space, value) if type(call) in BORN else _record(space, value)
+    reader = _Reader(owner.space, shared)
+    return _pids(reader, value) if type(call) in BORN else _record(reader, value)
 
 
 def text(owner: Owner, said: str) -> str:
@@ -53,26 +56,33 @@ def text(owner: Owner, said: str) -> str:
     return pids.told(said, owner.space)
 
 
-def _record(space: int, value: Any) -> Any:
+class _Reader(NamedTuple):
+    space: int  # whose numbers he reads
+    shared: Container[int]
+
+
+def _record(reader: _Reader, value: Any) -> Any:
     if isinstance(value, list):
-        return [_record(space, one) for one in value]
+        return [_record(reader, one) for one in value]
     fields = FIELDS.get(type(value))
     if fields is None:
         return value
-    return replace(value, **{name: _field(space, getattr(value, name)) for name in fields})
+    return replace(value, **{name: _field(reader, getattr(value, name)) for name in fields})
 
 
-def _field(space: int, value: Any) -> Any:
+def _field(reader: _Reader, value: Any) -> Any:
     if isinstance(value, str):
-        return pids.told(value, space)
+        return pids.told(value, reader.space)
     return (
-        _record(space, value)
+        _record(reader, value)
         if isinstance(value, list) and value and isinstance(value[0], Record)
-        else _pids(space, value)
+        else _pids(reader, value)
     )
 
 
-def _pids(space: int, value: Any) -> Any:
+def _pids(reader: _Reader, value: Any) -> Any:
     if isinstance(value, list):
-        return [_pids(space, one) for one in value]
-    return pids.number_of(value) if pids.uid_of(value) == space else value
+        return [_pids(reader, one) for one in value]
+    if pids.uid_of(value) == reader.space:
+        return pids.number_of(value)
+    return value if value in reader.shared else pids.foreign(value)

@@ -4,7 +4,8 @@ Each row of the ABI table says which right its call needs on each object that it
 dispatch asks here. One's own is what belongs to the program's owner, and what to those whom he is over: a uid's tenants,
 and everybody for the machine's operator. One has every right on that. On what is others' there is none, and what one may
 not see does not exist: where a pid or a path leads is decided by its owner and its spelling, before any object is looked
-at. Devices serve everybody; a group above one's own, and the home of another user, can be seen.
+at. Devices serve everybody; a group above one's own, and the home of another user, can be seen. What a program was
+granted on a process of others (objects/grant.py) it has besides; a confined program has nothing else.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from llmasos.kernel.groups.group import Group, names
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.owner import Owner
-from llmasos.kernel.objects.process import Process, Program
+from llmasos.kernel.objects.process import INIT_PID, Process, Program
+from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Right
-from llmasos.syscalls.table import Needs
+from llmasos.syscalls.table import CONFINED, Needs, Touches
 
 ALL = int(Needs.ALL)
 _SEE = int(Needs.SEE)
@@ -31,13 +33,16 @@ def rights_on(system: System, program: Program, thing: object) -> int:
     """The rights (bits of Needs) that a program has on a process, a group, a device, a model in memory, or the owner of
     something that is no more."""
     owner = program.owner
+    if program.confined:
+        return _confined(program, thing)
     if owner.operator:
         return ALL
     match thing:
         case Process():
             if owner.over(thing.owner):
                 return ALL
-            return _SEE if system.config.show_all or thing.kind in (Kind.INIT, Kind.DRIVER) else 0
+            seen = _SEE if system.config.show_all or thing.kind in (Kind.INIT, Kind.DRIVER) else 0
+            return seen | program.granted.get(thing.pid, 0)
         case Group():
             if owner.over(thing.owner):
                 return _HOME if thing.parent is None or not owner.over(thing.parent.owner) else ALL
@@ -53,6 +58,39 @@ def rights_on(system: System, program: Program, thing: object) -> int:
     return 0
 
 
+def _confined(program: Program, thing: object) -> int:
+    """Those of a program that has given up all but what it was granted: nothing is its own but itself."""
+    if not isinstance(thing, Process):
+        return 0
+    if thing is program:
+        return ALL
+    return program.granted.get(thing.pid, _SEE if thing.kind is Kind.INIT else 0)
+
+
+def owns(program: Program, process: Process) -> bool:
+    """Whether a process is as the program's own, so that it has every right on it without a grant."""
+    return program.owner.over(process.owner) and not program.confined
+
+
+def needed(request: Request, touches: Touches) -> int:
+    """The rights that a call needs on an object that it names."""
+    needs = int(touches.needs)
+    for more in touches.more:
+        value = getattr(request.call, more.field)
+        if value if more.value is None else value == more.value:
+            needs |= int(more.needs)
+    return needs
+
+
+def check_confined(request: Request) -> None:
+    """EPERM if the call is one that a confined program can not make."""
+    if type(request.call) not in CONFINED:
+        raise Errno.EPERM(
+            f"{request.entry.name} is no call of a confined program, which reaches the processes that it was granted and "
+            "nothing else"
+        )
+
+
 def may_read(system: System, program: Program, thing: object) -> bool:
     """Whether a program may read the log of a process (or of all that an owner has), as `read` would let it."""
     return bool(program.rights & _READER) and bool(rights_on(system, program, thing) & int(Needs.READ))
@@ -63,19 +101,50 @@ def is_shown(system: System, owner: Owner, image: Image) -> bool:
     return owner.operator or image.path in system.config.models.values() or any(map(owner.over, image.owners))
 
 
+def knows_model(system: System, program: Program, image: Image) -> bool:
+    """Whether a program gets to know it: its owner does, or it was granted a process that has it."""
+    granted = any(pid in image.users for pid in program.granted)
+    return granted or (not program.confined and is_shown(system, program.owner, image))
+
+
 # --- what programs name ---------------------------------------------------------------------------------------------
 
 
 def inward(system: System, program: Program, pid: int) -> int:
     """The pid of the process that a program calls `pid`: of a number, its own user's."""
     space = program.owner.space
-    return pid if not space or pid > pids.MOST or pid in system.table.shared else pids.pid_of(space, pid)
+    if pid > pids.MOST:
+        return pids.plain(pid)
+    return pid if not space or pid in system.table.shared else pids.pid_of(space, pid)
+
+
+def called(system: System, program: Program, pid: int) -> int:
+    """A pid as a reason tells a program: the operator's, plain numbers, could be taken for one of its own."""
+    return pid if not program.owner.space or pid in system.table.shared else pids.foreign(pid)
 
 
 def row(system: System, program: Program, pid: int) -> Process | None:
     """The process that a program calls `pid`, a zombie too; None: it is not there, or not for that program."""
-    view = system.table.view(program.owner, everybody=system.config.show_all)
-    return view.get(inward(system, program, pid))
+    pid = inward(system, program, pid)
+    if program.confined:
+        return system.table.find(pid) if pid in program.granted or pid in (INIT_PID, program.pid) else None
+    found = system.table.view(program.owner, everybody=system.config.show_all).get(pid)
+    return system.table.find(pid) if found is None and pid in program.granted else found
+
+
+def rows(system: System, program: Program, after: int, limit: int) -> list[Process]:
+    """At most `limit` rows that a program sees behind that of the pid `after`, in order."""
+    after = inward(system, program, after) if after else 0
+    more, found = set(program.granted), list[Process]()
+    if program.confined:
+        more |= {INIT_PID, program.pid}
+    else:
+        found = system.table.view(program.owner, everybody=system.config.show_all).after(after, limit)
+        more -= {one.pid for one in found}
+    if not more:
+        return found
+    granted = [one for pid in more if pid > after and (one := system.table.find(pid)) is not None]
+    return sorted([*found, *granted], key=lambda one: one.pid)[:limit]
 
 
 def gone(pid: int) -> SyscallError:

@@ -17,6 +17,7 @@ from llmasos.kernel.groups.group import GroupTree
 from llmasos.kernel.journal.recorder import Recorder
 from llmasos.kernel.objects.auditor import Auditor
 from llmasos.kernel.objects.device import Ask, Device
+from llmasos.kernel.objects.grant import Grants
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
@@ -41,6 +42,7 @@ class System:
         self.owners = Owners(config.uid, config.salt, config.partition.owners)
         parted = self.owners.parts > 1
         self.groups = GroupTree(config.user, self.owners.operator, config.most_of_session, parted=parted)
+        self.grants = Grants()
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls

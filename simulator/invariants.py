@@ -38,6 +38,7 @@ def check(system: System) -> None:
     check_groups(system)
     check_requests(system)
     check_spending(system)
+    check_grants(system)
 
 
 def _llms(system: System) -> list[LLMProcess]:
@@ -64,6 +65,21 @@ def check_structs(system: System) -> None:
                 one.check()
             except AssertionError as error:
                 raise AssertionError(f"{kind} {name}: {error}") from None
+
+
+def check_grants(system: System) -> None:
+    """Grants are on what is there, in the hands of those who are there, and give just what they say."""
+    system.grants.check()
+    given: dict[int, dict[int, int]] = defaultdict(dict)
+    for grant in system.grants:
+        _require(system.table.find(grant.thing.pid) is grant.thing, f"grant {grant.number} is on what has gone")
+        if grant.holder is not None:
+            _require(system.table.find(grant.holder.pid) is grant.holder, f"grant {grant.number} is in nobody's hands")
+            rights = given[grant.holder.pid]
+            rights[grant.thing.pid] = rights.get(grant.thing.pid, 0) | grant.rights
+    for process in system.table:
+        if isinstance(process, Program):
+            _require(process.granted == given[process.pid], f"program {process.pid} has {process.granted}")
 
 
 def check_mappings(system: System) -> None:

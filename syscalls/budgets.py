@@ -90,13 +90,18 @@ GROUPS = Allowance(
     "groups", "session", limits.MAX_SESSION_GROUPS, 0, 0, limits.MAX_GROUPS, Errno.EAGAIN,
     "control groups", "remove some first",
 )  # fmt: skip
+GRANTS = Allowance(
+    "grants", "process", 1_024, 256, 16_384, 65_536, Errno.EDQUOT,
+    "rights on processes that were handed on; of an OS process those that one program of it holds, of an owner those "
+    "that its programs gave", "take some back (revoke)",
+)  # fmt: skip
 NOTES = Allowance(
     "log lines", "program", 0, 8, 32, 128, Errno.OK,
     "lines of the kernel log that programs cause, in ten seconds", "further lines are counted, not written",
 )  # fmt: skip
 
 TABLE: tuple[Allowance, ...] = (
-    CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, NOTES,
+    CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, GRANTS, NOTES,
 )  # fmt: skip
 
 # What a driver, the kernel's own child, may make it keep; nobody else gets in at their socket.

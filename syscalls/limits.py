@@ -20,6 +20,7 @@ MAX_KEPT = 1_000  # and of how many
 MAX_KEY = 1024  # bytes of a passphrase
 MAX_MAPPED = 16  # pids that `models` lists for a model; `processes` counts all
 MAX_TICKET = 64  # bytes
+MAX_GRANT_DEPTH = 16  # times that a right can be passed on
 MAX_TENANTS = 10_000  # of one uid
 MAX_TENANT = 64  # characters of a tenant's name
 MAX_LIST = 1000  # rows of one ps/trace/dmesg answer

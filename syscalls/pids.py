@@ -2,7 +2,8 @@
 
 Within the kernel, and for the machine's operator, a process of another user than him has a pid that tells whose it is:
 a mark, the uid, the number. People write it `1001:7`. To that user, and to his tenants, it is process 7; init and the
-drivers have the same pids for all, which others do not get.
+drivers have the same pids for all, which others do not get. To other users, where they may see them, the operator's
+processes are those of uid 0: `0:7`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ def number_of(pid: int) -> int:
     return pid & MOST if pid >= MARK else pid
 
 
+def foreign(pid: int) -> int:
+    """The same, with the operator's as others know them."""
+    return pid if pid >= MARK or pid <= 0 else MARK | pid
+
+
+def plain(pid: int) -> int:
+    """The same, with the operator's as a number."""
+    return number_of(pid) if not uid_of(pid) else pid
+
+
 def shown(pid: int) -> str:
     """A pid as people read it: `7`, or `1001:7`."""
     return f"{uid_of(pid)}:{number_of(pid)}" if pid >= MARK else str(pid)
@@ -44,9 +55,9 @@ def parse(word: str) -> int | None:
     if found is None:
         return None
     uid, number = int(found[1] or 0), int(found[2])
-    if uid > MOST_UID or (uid and number > MOST):
+    if uid > MOST_UID or (found[1] and number > MOST):
         return None
-    return pid_of(uid, number)
+    return pid_of(uid, number) if uid or not found[1] else MARK | number
 
 
 def told(text: str, uid: int = 0) -> str:

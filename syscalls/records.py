@@ -35,6 +35,11 @@ PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, p
 TENANT = r"\A(?!\.{1,2}\Z|session-|key-)[A-Za-z0-9_.-]*\Z"
 _TENANT = "letters, digits, '_', '.' and '-', and no 'session-' or 'key-' before them"
 Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT, description=_TENANT)]
+OWNER = r"\A[0-9]{1,10}(/[A-Za-z0-9_.-]+)?\Z"
+OwnerName = Annotated[
+    str,
+    Meta(max_length=limits.MAX_TENANT + 11, pattern=OWNER, description="a user id, or that and a tenant, as 1000/acme"),
+]
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
@@ -271,6 +276,18 @@ class ProcessInfo(Record):
     record_bytes: int = 0  # of its records (`records`)
     budget: float = 0.0  # of a REALTIME process: seconds of its device's time
     period: float = 0.0  # in each so many seconds
+
+
+class GrantInfo(Record):
+    """Rights on a process that were handed to another program, or wait for it."""
+
+    handle: int
+    pid: int  # of the process
+    rights: int  # bits, as of the call `grant`
+    to: str  # the owner to whose programs it was given
+    holder: int = 0  # pid of the program that has accepted it; 0: none has yet
+    parent: int = 0  # handle that it was made of; 0: none, or none that the caller may know
+    ticket: bytes = b""  # for `accept`; told once
 
 
 class ExitInfo(Record):

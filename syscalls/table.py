@@ -30,6 +30,7 @@ from llmasos.syscalls.records import (
     EstimateInfo,
     ExitInfo,
     FilePath,
+    GrantInfo,
     GroupInfo,
     GroupPath,
     GroupSettings,
@@ -40,6 +41,7 @@ from llmasos.syscalls.records import (
     ModelName,
     Name,
     Nice,
+    OwnerName,
     Pid,
     PolicyName,
     Position,
@@ -155,6 +157,7 @@ class Entry(NamedTuple):
     draws: bool = False  # random bits come with it (kernel/events.py, Syscall)
     audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
     tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
+    synced: bool = False  # it is answered when the journal is on the disk, whatever `fsync` says
 
 
 TABLE: dict[int, Entry] = {}
@@ -173,6 +176,7 @@ def _call(
     tells: bool = True,
     touches: tuple[Touches, ...] = (),
     audit: str = "",
+    synced: bool = False,
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
@@ -180,7 +184,9 @@ def _call(
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
-        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells)
+        entry = Entry(
+            number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells, synced
+        )
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -226,6 +232,10 @@ class Attach(Call[BootInfo]):
     With `seen`, answers have a fifth element if a journal is kept: its position. A program that comes back shows the
     last one that it has had (0: none). ESTALE: the journal that this kernel read ends before it, so answers that the
     program has had are lost; with `seen` 0 it is taken up nevertheless, and goes on with what there is.
+
+    A `confined` program has nothing of its own but itself: it sees init, itself, and the processes that it was granted
+    (`accept`), and makes only calls that name nothing else. That is for good, and its rights are QUERY and CONTROL at
+    most. It is the program that gives these up: whoever can start another connection is not held by it.
     """
 
     name: Name = ""
@@ -233,6 +243,7 @@ class Attach(Call[BootInfo]):
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)] = b""
     tenant: Tenant = ""
     seen: Annotated[int, Meta(ge=-1)] = -1
+    confined: bool = False
 
 
 @_call(2, "system", Right(0), tells=False)
@@ -686,7 +697,8 @@ class Records(Call[RecordsResult]):
 
 @_call(60, "memory", Right.QUERY, tells=False)
 class Models(Call[list[ModelInfo]]):
-    """The models that this kernel knows by name, and of those in memory the ones that the caller's user has asked for."""
+    """The models that this kernel knows by name, and of those in memory the ones that the caller's user has asked for and
+    those of processes that it was granted. A confined program gets to know these alone."""
 
 
 @_call(
@@ -933,6 +945,77 @@ class GroupKill(Call[int]):
 
     path: GroupPath
     signal: Signal = Signal.TERM
+
+
+# --- rights ---------------------------------------------------------------------------------------------------------
+
+# The rights that can be handed on: those that calls on processes need.
+HANDED = int(Needs.SEE | Needs.READ | Needs.CONTROL | Needs.LIMITS)
+Handed = Annotated[int, Meta(ge=1, le=HANDED)]
+
+
+@_call(
+    100,
+    "rights",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EBUSY,
+    E.EDQUOT,
+    changes=True,
+    draws=True,
+    touches=(_process(Names.LLM, N.SEE),),
+    audit="rights",
+)
+class Grant(Call[GrantInfo]):
+    """Hand rights on an LLM process to another program. `rights` are bits: 1 see it, 2 read its log, 4 control it, 8
+    change its limits; one must have them oneself, and sees what one has any right on.
+
+    The answer has a ticket. It is good once, and only for a program of the owner `to` (a uid, or `uid/tenant`), which
+    gives it to `accept`. Who has a right by a grant can pass on as much of it, or less, and so on; each grant is made of
+    the one before it. `revoke` takes a grant back with all that was made of it. It also ends with the program that holds
+    it, and with the process. EDQUOT: there are too many grants, or this one was passed on too often.
+    """
+
+    pid: Pid
+    to: OwnerName
+    rights: Handed
+
+
+@_call(101, "rights", Right.QUERY, E.ESRCH, E.EDQUOT, changes=True, audit="rights")
+class Accept(Call[GrantInfo]):
+    """Take what a ticket of `grant` gives: the process is there for the calling program from here on, under the pid of
+    the answer. ESRCH: no grant waits under this ticket for a program of this owner."""
+
+    ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)]
+
+
+@_call(102, "rights", Right.QUERY)
+class Grants(Call[list[GrantInfo]]):
+    """At most `limit` grants that the caller holds or may take back, from the first handle above `after` on."""
+
+    after: Count = 0
+    limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
+
+
+@_call(103, "rights", Right.QUERY, E.ESRCH, changes=True, audit="rights", synced=True)
+class Revoke(Call[int]):
+    """Take back a grant and all that was made of it, at once, and return how many these were.
+
+    Whoever owns the process may, and who holds the grant or one that it was made of. Calls that wait by it fail with
+    EPERM before this one is answered, and the journal is on the disk, whatever its `fsync` says. What was read, and what
+    was forked or written to a file, is not reached.
+    """
+
+    handle: Annotated[int, Meta(ge=1)]
+
+
+PROCESSES = frozenset({Names.PROCESS, Names.ROW, Names.CHILD, Names.MEMBER, Names.LLM, Names.LOG, Names.RUNNER})
+
+# The calls of a confined program: those that name processes alone, and these.
+_PLAIN: frozenset[type[Call[Any]]] = frozenset({Attach, Null, BootInfoCall, Ps, Models, Accept, Grants, Revoke})
+CONFINED: frozenset[type[Call[Any]]] = _PLAIN | {
+    row.record for row in TABLE.values() if row.touches and all(touches.what in PROCESSES for touches in row.touches)
+}
 
 
 # Number 0 is no call of its own: it cancels the caller's call with the given sequence number (see wire.py).

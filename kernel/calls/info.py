@@ -10,7 +10,7 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import inward, rights_on
+from llmasos.kernel.rights import rights_on, rows
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_MAPPED
@@ -42,10 +42,8 @@ def getinfo(system: System, request: Request, call: Getinfo, process: Process) -
 def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     """Row 27 of the table, `Ps`."""
     program = request.program
-    view = system.table.view(program.owner, everybody=system.config.show_all)
-    after = inward(system, program, call.after) if call.after else 0
-    rows = view.after(after, call.limit)
-    return [process_info(system, process, _told(system, program, process)) for process in rows]
+    seen = rows(system, program, call.after, call.limit)
+    return [process_info(system, process, _told(system, program, process)) for process in seen]
 
 
 def _told(system: System, program: Program, process: Process) -> bool:

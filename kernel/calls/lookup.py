@@ -66,27 +66,17 @@ def find(system: System, request: Request, touches: Touches) -> Any:
 def _allowed(system: System, request: Request, touches: Touches, thing: T) -> T:
     """The object, or EPERM where the caller has not the rights on it that the call needs."""
     held = rights.rights_on(system, request.program, thing)
-    if held != rights.ALL and (lacking := _needs(request, touches) & ~held):
+    if held != rights.ALL and (lacking := rights.needed(request, touches) & ~held):
         what = " and ".join(need.name or "" for need in Needs if need & lacking and need is not Needs.ALL)
-        raise Errno.EPERM(
-            f"{request.entry.name} needs the right {what} on {_called(thing)}, which is not yours to use so"
-        )
+        on = _called(system, request, thing)
+        raise Errno.EPERM(f"{request.entry.name} needs the right {what} on {on}, which is not yours to use so")
     return thing
 
 
-def _needs(request: Request, touches: Touches) -> int:
-    needs = int(touches.needs)
-    for more in touches.more:
-        value = getattr(request.call, more.field)
-        if value if more.value is None else value == more.value:
-            needs |= int(more.needs)
-    return needs
-
-
-def _called(thing: object) -> str:
+def _called(system: System, request: Request, thing: object) -> str:
     match thing:
         case Process():
-            return f"process {thing.pid}"
+            return f"process {rights.called(system, request.program, thing.pid)}"
         case Group():
             return f"group {thing.path}"
         case Image():

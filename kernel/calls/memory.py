@@ -9,7 +9,7 @@ from llmasos.kernel.models.paging import allotment
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import LOADING, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import is_shown
+from llmasos.kernel.rights import is_shown, knows_model
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno
@@ -24,8 +24,10 @@ def models(system: System, request: Request, call: Models) -> list[ModelInfo]:
         model_info(system, program, image, device.name)
         for device in system.devices.values()
         for image in device.images.values()
-        if is_shown(system, program.owner, image)
+        if knows_model(system, program, image)
     ]
+    if program.confined:
+        return rows
     loaded = {row.path for row in rows}
     return rows + [ModelInfo(name, path) for name, path in system.config.models.items() if path not in loaded]
 

@@ -17,9 +17,9 @@ from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits, pids
-from llmasos.syscalls.budgets import GROUPS, LOGS, PROCESSES
+from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import BootInfo, Budget, LogLine, SchedInfo, Stats, TraceResult
+from llmasos.syscalls.records import BootInfo, Budget, LogLine, Right, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
 
 _COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in")
@@ -34,6 +34,9 @@ def attach(system: System, request: Request, call: Attach) -> BootInfo:
         why = f"program {program.pid} belongs to {program.owner.name} already; another tenant's is another connection"
         raise Errno.EINVAL(why)
     program.rights &= call.rights
+    if call.confined:
+        program.confined = True
+        program.rights &= int(Right.QUERY | Right.CONTROL)
     program.name = call.name or program.name or f"program-{pids.number_of(program.pid)}"
     changed(system, program)
     return boot_info(system, request, call)
@@ -47,7 +50,9 @@ def null(system: System, request: Request, call: Null) -> None:
 def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
     program = request.program
-    private = {} if program.owner.operator else {"journal_path": "", "arguments": [], "audit": ""}  # paths
+    private = (
+        {} if program.owner.operator and not program.confined else {"journal_path": "", "arguments": [], "audit": ""}
+    )  # paths
     return row(
         BootInfo,
         system.config,
@@ -90,7 +95,7 @@ def stats(system: System, request: Request, call: StatsCall) -> Stats:
 
 def _tables(system: System) -> list[Budget]:
     """What the tables of the kernel have in them."""
-    root, sessions = system.groups.root, [group for group in system.groups if group.session]
+    grants, root, sessions = system.grants, system.groups.root, [group for group in system.groups if group.session]
     logs = max((group.logs for group in sessions), default=0)
     pids = max((group.pids for group in sessions), default=0)
     inside = max((group.inside for group in sessions), default=0)
@@ -98,6 +103,7 @@ def _tables(system: System) -> list[Budget]:
         LOGS.told(root.logs, sum(group.refused for group in system.groups), logs),
         PROCESSES.told(len(system.table), system.table.refused, pids, system.config.max_processes),
         GROUPS.told(root.inside, system.groups.refused, inside),
+        GRANTS.told(len(grants), grants.refused, grants.most),
     ]
 
 

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmasos.kernel.calls import context, estimate, group, image, info, inventory, memory, move, process, shred, system
+from llmasos.kernel.calls import (
+    context,
+    estimate,
+    group,
+    image,
+    info,
+    inventory,
+    memory,
+    move,
+    process,
+    rights,
+    shred,
+    system,
+)
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.table import Call
 
@@ -54,4 +67,8 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Shutdown: system.shutdown,
     calls.Sched: system.sched,
     calls.Inventory: inventory.inventory,
+    calls.Grant: rights.grant,
+    calls.Accept: rights.accept,
+    calls.Grants: rights.grants,
+    calls.Revoke: rights.revoke,
 }

@@ -87,6 +87,7 @@ class Keeper:
         self._forgets: list[_Forget] = []
         self._stumbled = False  # a frame could not be encrypted, so that only a new snapshot has it
         self._unsynced = trio.Event()
+        self._hurry = trio.Event()  # an answer waits for a sync
         self._wanted = trio.Event()  # a new file
         self._switching = trio.Lock()  # held while the files are synced or exchanged
         self._stopping = threading.Event()
@@ -120,17 +121,22 @@ class Keeper:
                     copy.size += len(data)
             if self._due():
                 self._wanted.set()
-        self._unsynced.set()
+        if self._fsync != "never":
+            self._unsynced.set()
 
-    def when_kept(self, then: Callable[[], None], *, changes: bool = True, tells: bool = True) -> None:
-        """Call `then` as soon as all frames so far are as safe as `fsync` wants: mostly at once. Calls are made in
-        order; but one that `tells` of nothing that is kept does not wait, and while the journal fails neither does one
-        that `changes` nothing."""
-        kept = self._fsync != "always" or not tells or (self._synced == self._frames and not self._waiting)
-        if kept or (self.failing and not changes):
+    def when_kept(
+        self, then: Callable[[], None], *, changes: bool = True, tells: bool = True, synced: bool = False
+    ) -> None:
+        """Call `then` as soon as all frames so far are as safe as `fsync` wants: mostly at once; `synced`: as soon as
+        they are on the disk, whatever it wants. Calls are made in order; but one that `tells` of nothing that is kept
+        does not wait, and while the journal fails neither does one that `changes` nothing."""
+        waits = tells and (self._fsync == "always" or synced)
+        if not waits or (self._synced == self._frames and not self._waiting) or (self.failing and not changes):
             then()
-        else:
-            self._waiting.append((self._frames, then))
+            return
+        self._waiting.append((self._frames, then))
+        self._unsynced.set()
+        self._hurry.set()
 
     async def forget(self, pid: int, patience: float) -> tuple[list[str], str]:
         """Leave nothing of a process in any file: the journal is written anew without it, what it was is overwritten, the
@@ -174,8 +180,7 @@ class Keeper:
         """Sync the file as `fsync` wants, compact it, repair it; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._renew)
-            if self._fsync != "never":
-                nursery.start_soon(self._sync)
+            nursery.start_soon(self._sync)
 
     def stop(self) -> None:
         """The kernel halts: send the answers that still wait. Call this before `run` is cancelled."""
@@ -196,10 +201,10 @@ class Keeper:
             os.close(copy.fd)
 
     async def _sync(self) -> None:
-        """Sync all frames that there are with one fsync, again and again."""
+        """Sync all frames that there are with one fsync, again and again; with `never`, when an answer waits for it."""
         while True:
             await self._unsynced.wait()
-            self._unsynced = trio.Event()
+            self._unsynced, self._hurry = trio.Event(), trio.Event()
             if not self.failing and self._frames > self._synced:
                 async with self._switching:
                     frames = self._frames
@@ -210,7 +215,8 @@ class Keeper:
                 if not self.failing:
                     self._kept(frames)
             if self._fsync == "interval":
-                await trio.sleep(INTERVAL_SECONDS)
+                with trio.move_on_after(INTERVAL_SECONDS):
+                    await self._hurry.wait()
 
     def _sync_keys(self) -> None:
         """A frame is of no use without its keys."""

@@ -346,7 +346,9 @@ class Server:
         if self._keeper is None:
             self._give(peer, frame)
         else:
-            self._keeper.when_kept(lambda: self._give(peer, frame), changes=action.changes, tells=action.tells)
+            self._keeper.when_kept(
+                lambda: self._give(peer, frame), changes=action.changes, tells=action.tells, synced=action.synced
+            )
 
     def _give(self, peer: Peer | None, frame: bytes) -> None:
         if peer is not None:

@@ -28,6 +28,7 @@ from llmasos.kernel.journal.records import (
     Exited,
     Frame,
     Gone,
+    Granted,
     GroupGone,
     GroupHead,
     GroupSpent,
@@ -37,12 +38,15 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Revoked,
     Shredded,
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
+from llmasos.kernel.objects.grant import Grant, Grants
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import TABLE, Names
 
@@ -127,7 +131,9 @@ class Recorder:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
         if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
-            number, about = request.entry.number, getattr(request.call, _ABOUT.get(request.entry.number, ""), 0)
+            number, owner = request.entry.number, request.program.owner
+            about = getattr(request.call, _ABOUT.get(number, ""), 0)  # as its caller calls it
+            about = pids.plain(about) if about > pids.MOST or not about else pids.pid_of(owner.space, about)
             answer = Answer(request.program.pid, request.seq, number, errno, _encode(value), reason, about)
             self._answers.append((request.program, answer))
 
@@ -168,12 +174,13 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, table: ProcessTable, owners: Owners, now: int) -> Frame | None:
+    def frame(self, table: ProcessTable, owners: Owners, grants: Grants, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
             table.gone.clear()
             owners.changed.clear()
+            grants.changed.clear()
             return None
         entries, self._first = self._first, []
         if table.next != self._next:
@@ -194,6 +201,8 @@ class Recorder:
         if self._noted:
             entries += [_noted(process) for pid, process in self._noted.items() if pid in self._known]
             self._noted.clear()
+        if grants.changed:
+            self._grants(grants, entries)
         for process in table.gone:
             self.left(process.group)
             if process.pid in self._known:
@@ -238,6 +247,13 @@ class Recorder:
                 if not known and process.records.rows:
                     self._noted[process.pid] = process
 
+    @staticmethod
+    def _grants(grants: Grants, entries: list[AnyEntry]) -> None:
+        entries += [grant_head(grant) for grant in grants.changed.values() if grant is not None]
+        if gone := [number for number, grant in grants.changed.items() if grant is None]:
+            entries.append(Revoked(gone, grants.next))
+        grants.changed.clear()
+
     def _settings(self, entries: list[AnyEntry]) -> None:
         for path, group in self._set.items():
             self._groups[path] = group
@@ -264,13 +280,21 @@ class Recorder:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def snapshot(
-        self, table: ProcessTable, groups: GroupTree, devices: Iterable[Device], owners: Owners, now: int, secret: bytes
+        self,
+        table: ProcessTable,
+        groups: GroupTree,
+        devices: Iterable[Device],
+        owners: Owners,
+        grants: Grants,
+        now: int,
+        secret: bytes,
     ) -> State:
         """The state that the journal must add up to, from the live kernel. Logs are not copied."""
         numbers = table.next.copy()
         state = State(secret, now, numbers.pop(0), numbers=numbers)
         state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
+        state.grants, state.next_grant = {grant.number: grant_head(grant) for grant in grants}, grants.next
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
@@ -296,7 +320,14 @@ class Recorder:
 
 
 def program_head(program: Program) -> ProgramHead:
-    return ProgramHead(program.pid, program.name, program.rights, program.group.path, program.owner.key)
+    told = program.name, program.rights, program.group.path, program.owner.key, program.confined
+    return ProgramHead(program.pid, *told)
+
+
+def grant_head(grant: Grant) -> Granted:
+    parent = grant.parent.number if grant.parent is not None else 0
+    holder = grant.holder.pid if grant.holder is not None else 0
+    return Granted(grant.number, grant.thing.pid, grant.rights, grant.maker, grant.to, parent, grant.secret, holder)
 
 
 def owner_head(owner: Owner) -> OwnerHead:

@@ -74,6 +74,7 @@ class ProgramHead(Entry, tag=3):
     rights: int
     group: str
     owner: str = ""  # empty: the user that the kernel runs as
+    confined: bool = False
 
 
 class Doing(Entry, tag=4):
@@ -232,6 +233,27 @@ class Shredded(Entry, tag=22):
     pid: int
 
 
+class Granted(Entry, tag=23):
+    """A grant as it is from here on, on process `pid`. Owners are named as in OwnerHead. `parent` 0: it is of the first;
+    `holder` 0: it waits under its ticket, whose `secret` is there only then."""
+
+    number: int
+    pid: int
+    rights: int
+    maker: str
+    to: str
+    parent: int
+    secret: int
+    holder: int
+
+
+class Revoked(Entry, tag=24):
+    """These grants are gone. `next` is the number of the next new one."""
+
+    numbers: list[int]
+    next: int
+
+
 AnyEntry = (
     Secret
     | Pids
@@ -243,6 +265,8 @@ AnyEntry = (
     | Sealed
     | Began
     | Shredded
+    | Granted
+    | Revoked
     | Gone
     | Answer
     | GroupHead

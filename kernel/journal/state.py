@@ -20,6 +20,7 @@ from llmasos.kernel.journal.records import (
     DeviceHead,
     Frame,
     Gone,
+    Granted,
     GroupGone,
     GroupHead,
     GroupSpent,
@@ -29,6 +30,7 @@ from llmasos.kernel.journal.records import (
     Pids,
     ProcessHead,
     ProgramHead,
+    Revoked,
     Sealed,
     Secret,
     Shredded,
@@ -188,6 +190,8 @@ class State:
     devices: dict[str, DeviceHead] = field(default_factory=dict)
     owners: dict[str, OwnerHead] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
+    grants: dict[int, Granted] = field(default_factory=dict)
+    next_grant: int = 1
     position: int = 0
     ends: list[int] = field(default_factory=list)  # last positions of the kernels before
     machine: str = ""
@@ -253,6 +257,8 @@ class State:
                 self.spent[entry.path] = entry.tokens
             case DeviceHead():
                 self.devices[entry.name] = entry
+            case Granted() | Revoked():
+                self._grant(entry)
             case OwnerHead():
                 self.owners[entry.name] = entry
             case Began():
@@ -279,6 +285,15 @@ class State:
             del process.logprobs[entry.known :]
             process.logprobs += entry.logprobs
 
+    def _grant(self, entry: Granted | Revoked) -> None:
+        if isinstance(entry, Granted):
+            self.grants[entry.number] = entry
+            self.next_grant = max(self.next_grant, entry.number + 1)
+            return
+        for number in entry.numbers:
+            self.grants.pop(number, None)
+        self.next_grant = entry.next
+
     def _note(self, entry: Noted) -> None:
         process = self.processes[entry.pid]
         records = process.records = process.records or []
@@ -300,6 +315,8 @@ class State:
             self.devices.copy(),
             self.owners.copy(),
             self.numbers.copy(),
+            self.grants.copy(),
+            self.next_grant,
             self.position,
             self.ends.copy(),
             self.machine,
@@ -316,6 +333,8 @@ class State:
             head.append(Began(self.ends, self.machine))
         for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
             yield Frame(self.now, entries)
+        if self.next_grant > 1:
+            yield Frame(self.now, [Revoked([], self.next_grant)])
         yield Frame(self.now, [], self.position)
 
     def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
@@ -334,11 +353,13 @@ class State:
                 entries = []
             if process.records:
                 yield [Noted(pid, 0, process.records)]
+        for grant in self.grants.values():
+            yield [grant]
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        facts = "secret", "next_pid", "groups", "spent", "devices", "owners", "numbers", "position", "ends", "machine"
-        for name in facts:
+        facts = "secret next_pid groups spent devices owners numbers grants next_grant position ends machine"
+        for name in facts.split():
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"
         for what, mine, others in (

@@ -146,6 +146,8 @@ class Program(Process):
     os_pid: int = 0
     rights: int = 0
     told: bool = False  # its answers tell the journal's position
+    confined: bool = False  # to what it was granted
+    granted: dict[int, int] = field(default_factory=dict)  # by pid, the rights that it has by grants (objects/grant.py)
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has

@@ -24,6 +24,7 @@ from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.grant import Grant
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
@@ -125,6 +126,7 @@ def recover(system: System, state: State) -> None:
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
     processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
     system.table.sort()
+    _grants(system, state, programs)
     forget_old(system)
     for process in processes:
         if not process.is_zombie() and lives_on(system, process):
@@ -174,12 +176,25 @@ def _program(system: System, saved: SavedProgram) -> Program:
         system.now,
         owner=system.owners.recall(head.owner),
         rights=head.rights,
+        confined=head.confined,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
     program.grace = system.timers.at(system.now + nanoseconds(system.config.grace), _missing, program)
     system.table.add(program)
     return program
+
+
+def _grants(system: System, state: State, programs: dict[int, Program]) -> None:
+    """Every grant again: what it was made of has a lower number."""
+    for _, head in sorted(state.grants.items()):
+        parent = system.grants.get(head.parent) if head.parent else None
+        thing, holder = system.table.find(head.pid), programs.get(head.holder)
+        if isinstance(thing, LLMProcess):
+            known = head.number, thing, head.rights, head.maker, head.to, parent, head.secret, holder
+            system.grants.add(Grant(*known))
+    system.grants.next = state.next_grant
+    system.grants.changed.clear()
 
 
 def _missing(system: System, program: Program) -> None:

@@ -22,7 +22,7 @@ from llmasos.syscalls import budgets, wire
 from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
-from llmasos.syscalls.table import Feed, Fork, Getinfo, GroupCreate, Null, Read, Spawn, StatsCall, Trace
+from llmasos.syscalls.table import Feed, Fork, Getinfo, Grant, GroupCreate, Null, Read, Spawn, StatsCall, Trace
 from tests.doorway import Doorway, apart, doorway, reached, until
 from tests.zmtp_client import Raw, frame
 
@@ -87,6 +87,11 @@ def groups(sim: Simulation, one: Prog) -> SyscallError:
     return end_of(one, *[GroupCreate(f"{path}/g{number}") for number in range(6)])
 
 
+def grants(sim: Simulation, one: Prog) -> SyscallError:
+    pid = one.call(Spawn("sim", [1]))
+    return end_of(one, *[Grant(pid, "1001", 2)] * 4)
+
+
 CORE: dict[str, tuple[Callable[[Simulation, Prog], SyscallError], dict[str, int], str]] = {
     "parked calls": (parked, {"each": 3}, r"parked calls of program \d+: 3 of at most 3 are used"),
     "parked bytes": (parked_bytes, {"each": 1000}, r"parked bytes of program \d+: [\d,]+ of at most 1,000 bytes"),
@@ -94,6 +99,7 @@ CORE: dict[str, tuple[Callable[[Simulation, Prog], SyscallError], dict[str, int]
     "log bytes": (logs, {"each": 10_000}, r"log bytes of group /users/\S+: [\d,]+ of at most 10,000 bytes are used"),
     "processes": (processes, {}, r"do not fit the process table \(\d+ of 12"),
     "groups": (groups, {"each": 3}, r"there are 3 groups in /users/\S+ already"),
+    "grants": (grants, {"each": 3}, r"grants of process \d+: 3 of at most 3 are used"),
 }
 
 

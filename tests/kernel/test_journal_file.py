@@ -495,3 +495,32 @@ def test_always_answers_wait_for_the_disk_and_keep_their_order(
     rig.run(scenario)
     assert [count for count, _ in told] == list(range(-1, 200))
     assert 1 <= len(synced) < 200, "one fsync serves all who wait"
+
+
+@pytest.mark.parametrize("fsync", ["interval", "never", "always"])
+def test_what_has_to_be_on_the_disk_is_synced_before_it_is_told_under_every_policy(
+    tmp_path: Path, frames: list[Frame], fsync: Fsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "INTERVAL_SECONDS", 3600.0)
+    done: list[str] = []
+    sync = os.fdatasync
+
+    def synced(fd: int) -> None:
+        sync(fd)
+        done.append("synced")
+
+    monkeypatch.setattr(os, "fdatasync", synced)
+
+    async def scenario(rig: Rig) -> None:
+        begin(rig, frames)
+        for count in range(3):
+            await trio.sleep(0.02)
+            done.clear()
+            rig.append(growth(rig.live, count))
+            rig.keeper.when_kept(lambda: done.append("told"), synced=True)
+            assert not done
+            await rig.until(lambda: "told" in done)
+            assert "synced" in done[: done.index("told")]
+
+    rig = Rig(tmp_path, fsync)
+    rig.run(scenario)

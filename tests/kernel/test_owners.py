@@ -138,7 +138,7 @@ def test_a_uid_has_no_more_tenants_than_it_may() -> None:
     [
         ("7", 7),
         ("1001:7", pid_of(1001, 7)),
-        ("0:7", 7),
+        ("0:7", pids.MARK | 7),
         (str(pid_of(1001, 7)), pid_of(1001, 7)),
         ("", None),
         ("x", None),

@@ -36,6 +36,7 @@ from llmasos.syscalls.records import (
 )
 from llmasos.syscalls.table import (
     TABLE,
+    Accept,
     Advise,
     Attach,
     BootInfoCall,
@@ -48,6 +49,7 @@ from llmasos.syscalls.table import (
     Feed,
     Fork,
     Getinfo,
+    Grant,
     GroupCreate,
     GroupKill,
     GroupSet,
@@ -88,6 +90,8 @@ VALUES: dict[str, Any] = {  # arguments that would do something, were the call a
     "count": 1,
     "status": 1,
     "timeout": 0.0,
+    "to": "1003",
+    "rights": 7,
 }
 FILES = {"checkpoint", "restore"}  # whose `path` is one
 
@@ -205,11 +209,14 @@ def test_a_process_of_others_that_can_be_seen_can_not_be_used(
     for name, pid in rows.things.items():
         if name == "zombie" and entry.name not in ("getinfo", "wait", "read", "records"):
             continue  # to all others it is gone, whosever it was
-        if needs is Needs.SEE:
+        if entry.name == "getinfo":
             row = rows.other.call(call_on(entry, field, pid))
             assert (row.name, row.seed, row.reason) in (("", 0, ""), ("ann", 0, ""))
             continue
         errno, reason = rows.refusal(call_on(entry, field, pid))
+        if entry.name == "grant" and name == "program":
+            assert errno is Errno.EINVAL  # of what it is, the row told
+            continue
         assert errno is Errno.EPERM, f"{name}: {reason}"
 
 
@@ -233,15 +240,58 @@ def test_groups_of_others_are_not_there_and_their_home_is_not_to_be_used(
     assert hidden.refusal(call_on(entry, field, f"/users/nobody{inside}"))[0] is Errno.ENOENT
 
 
+@pytest.mark.parametrize("granted", [1, 3, 5, 9, 7, 15], ids=lambda rights: Needs(rights).name)
+@pytest.mark.parametrize(("entry", "field", "needs"), entries(PROCESSES))
+def test_a_grant_allows_what_the_table_says_and_no_more(entry: Entry, field: str, needs: Needs, granted: int) -> None:
+    sim = simulate(256)
+    ann, ben = sim.program(uid=ANN), sim.program(uid=BEN)
+    number = ann.call(Spawn("sim", [1, 2, 3, 4], detached=True))
+    ben.call(Accept(ann.call(Grant(number, str(BEN), granted)).ticket))
+    call = call_on(entry, field, pid_of(ANN, number))
+    (row,) = (one for one in entry.touches if one.field == field)
+    wanted = int(needs)
+    for more in row.more:
+        wanted |= int(more.needs) if getattr(call, more.field) else 0
+    if entry.name == "grant":
+        wanted = int(VALUES["rights"])  # what one passes on
+    future = ben.start(call)
+    sim.run_for(1.0)
+    refused = future.errno is Errno.EPERM
+    assert refused == bool(wanted & ~granted), (future.errno, future.reply)
+    assert future.errno is not Errno.ESRCH
+    if refused:
+        assert ann.call(Read(number)).tokens == [1, 2, 3, 4]
+
+
 def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
     kinds = {touches.what for entry in TABLE.values() for touches in entry.touches}
     assert kinds <= {*PROCESSES, *GROUPS, Names.DEVICE, Names.MODEL, Names.FILE}
     nothing = {entry.name for entry in TABLE.values() if not entry.touches}
-    assert nothing == {"attach", "null", "boot_info", "stats", "trace", "dmesg", "shutdown", "ps", "models", "inventory"}
+    assert nothing == {
+        "attach",
+        "null",
+        "boot_info",
+        "stats",
+        "trace",
+        "dmesg",
+        "shutdown",
+        "ps",
+        "models",
+        "inventory",
+        "accept",
+        "grants",
+        "revoke",
+    }
     unguarded = {
         (entry.name, touches.field) for entry in TABLE.values() for touches in entry.touches if touches.needs is Needs.SEE
     }
-    assert unguarded == {("getinfo", "pid"), ("group_stat", "path"), ("checkpoint", "path"), ("restore", "path")}
+    assert unguarded == {
+        ("getinfo", "pid"),
+        ("grant", "pid"),
+        ("group_stat", "path"),
+        ("checkpoint", "path"),
+        ("restore", "path"),
+    }
 
 
 def test_models_of_others_are_not_there_and_those_in_common_are_not_to_be_taken_out(hidden: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Sampler
 from llmasos.syscalls.table import Decode, Feed, Fork, Getinfo, Kill, Ps, Read, Records, Shred, Spawn, Wait
 from tests.kernel.journaled import log_of, reboot
@@ -82,18 +83,20 @@ def test_a_zombie_can_be_shredded_and_a_process_of_nobody_is_esrch() -> None:
     assert caught.value.errno is Errno.ESRCH
 
 
-def test_after_the_kernel_s_death_nothing_of_it_comes_back_and_its_answers_tell_nothing() -> None:
+@pytest.mark.parametrize("uid", [None, 1001])  # whose numbers are his own
+def test_after_the_kernel_s_death_nothing_of_it_comes_back_and_its_answers_tell_nothing(uid: int | None) -> None:
     sim = simulate()
-    program = sim.program()
+    program = sim.program(uid=uid)
     pid = program.call(Spawn("sim", PROMPT, SAMPLER))
     other = program.call(Spawn("sim", PROMPT, SAMPLER))
     program.call(Decode(pid, 8))
     program.call(Feed(other, [5]))
     program.call(Shred(pid))
     assert sim.saved is not None
-    saved = sim.saved.processes[pid]
+    known = pid_of(uid or 0, pid)
+    saved = sim.saved.processes[known]
     assert (list(saved.log), saved.records) == ([], [])
-    kept = [answer for one in sim.saved.programs.values() for answer in one.answers if answer.about == pid]
+    kept = [answer for one in sim.saved.programs.values() for answer in one.answers if answer.about == known]
     assert kept
     assert all(len(answer.value) < 8 or answer.call == 32 for answer in kept)
     reboot(sim, program)

@@ -46,6 +46,8 @@ def values(annotation: Any, meta: tuple[msgspec.Meta, ...] = ()) -> st.SearchStr
     if annotation is str:
         least = max((m.min_length or 0 for m in meta), default=0)
         printable = any(m.pattern == records.PRINTABLE for m in meta)
+        if any(m.pattern == records.OWNER for m in meta):
+            return st.from_regex(re.compile(records.OWNER, re.ASCII)).filter(lambda text: len(text) <= 64)
         if any(m.pattern == records.TENANT for m in meta):
             return st.from_regex(re.compile(records.TENANT, re.ASCII)).filter(lambda text: len(text) <= 64)
         alphabet = st.characters(exclude_categories=["Cs", "Cc"] if printable else ["Cs"])

@@ -14,16 +14,19 @@ import msgspec
 from llmasos.syscalls.records import (
     CheckpointInfo,
     ExitInfo,
+    GrantInfo,
     Limits,
     ProcessInfo,
     SchedClass,
     Signal,
 )
+from llmasos.syscalls.rights_words import rights_of
 from llmasos.syscalls.table import (
     Checkpoint,
     Detach,
     Fork,
     Getinfo,
+    Grant,
     GroupMove,
     Kill,
     Rename,
@@ -31,7 +34,7 @@ from llmasos.syscalls.table import (
     Setsched,
 )
 from llmasos.userland.sdk import actions, notebook, options, script
-from llmasos.userland.sdk.arguments import Dtype, Ids, Model, SchedClassName, SignalName, member
+from llmasos.userland.sdk.arguments import Dtype, Ids, Model, SchedClassName, SignalName, Strings, member
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.talk import Talk
 
@@ -219,6 +222,18 @@ class Process(Talk):
             old = agent.rename("clerk")
         """
         return self.system(Rename(self.pid, name), timeout=timeout)
+
+    @public
+    def grant(self, to: int | str, rights: Strings = "read", *, timeout: float | None = None) -> GrantInfo:
+        """Hand rights on it to a program of another owner: `to` is a user id, or `uid/tenant`; rights are "see", "read",
+        "control", "limits", of which one must have each oneself. The answer's `ticket` is good once, for
+        `System.accept` there; `System.revoke` takes back its `handle`. Raises EINVAL, ESRCH, EPERM, EDQUOT.
+
+        Example:
+            ticket = agent.grant(1002, ["read", "control"]).ticket
+        """
+        bits = rights_of([rights] if isinstance(rights, str) else rights)
+        return self.system(Grant(self.pid, str(to), bits), timeout=timeout)
 
     @public
     def move(self, device: str, *, timeout: float | None = None) -> None:

@@ -22,6 +22,7 @@ from llmasos.syscalls.records import (
     Advice,
     EstimateInfo,
     ExitInfo,
+    GrantInfo,
     GroupInfo,
     KvAction,
     Limits,
@@ -32,14 +33,18 @@ from llmasos.syscalls.records import (
     Stats,
 )
 from llmasos.syscalls.table import (
+    Accept,
     Advise,
+    Attach,
     Estimate,
     Evict,
+    Grants,
     GroupRemove,
     GroupStat,
     Models,
     Ps,
     Restore,
+    Revoke,
     Sched,
     StatsCall,
     Wait,
@@ -175,6 +180,49 @@ class System(Connection):
         """
         model, setup = self.run(options.handle(pid), timeout)
         return Process(self, pid, model, setup=setup)
+
+    @public
+    def accept(self, ticket: bytes, *, timeout: float | None = None) -> Process:
+        """A handle on the process on which the ticket of a grant (`Process.grant`) gives rights. They end with this
+        program, or when the grant is taken back. Raises ESRCH: the ticket was used, taken back, or is not for this user;
+        EPERM: the rights are not enough to read it, which a handle does (it is granted nevertheless).
+
+        Example:
+            print(system.grants()[:1])
+        """
+        taken = self(Accept(ticket), timeout=timeout)
+        return self.process(taken.pid, timeout=timeout)
+
+    @public
+    def grants(self, *, timeout: float | None = None) -> Table[GrantInfo]:
+        """The grants that this program holds or may take back.
+
+        Example:
+            for grant in system.grants():
+                print(grant.handle, grant.pid, grant.to)
+        """
+        return Table(self.run(options.pages(lambda rows: Grants(rows[-1].handle if rows else 0)), timeout))
+
+    @public
+    def revoke(self, handle: int, *, timeout: float | None = None) -> int:
+        """Take back a grant and all that was made of it; returns how many these were. Calls that wait by it fail at once.
+        What was read is not reached. Raises ESRCH.
+
+        Example:
+            grant = agent.grant(1002)
+            system.revoke(grant.handle)
+        """
+        return self(Revoke(handle), timeout=timeout)
+
+    @public
+    def confine(self, *, timeout: float | None = None) -> None:
+        """Give up everything but what this program was granted, for good: it sees itself and those processes, and starts
+        none. That keeps it from accidents; whoever can start another program is not held by it.
+
+        Example:
+            system.confine()
+        """
+        self(Attach(confined=True), timeout=timeout)
 
     @public
     def ps(self, *, timeout: float | None = None) -> Table[ProcessInfo]:

@@ -181,6 +181,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("pagein", "evict", "advise"), "do_control"),
     **dict.fromkeys(("checkpoint", "restore"), "do_images"),
+    **dict.fromkeys(("grant", "grants", "revoke"), "do_grants"),
     **dict.fromkeys(("spawn", "say", "chat"), "do_talk"),
     "cat": "do_cat",
     "wait": "do_wait",

@@ -185,6 +185,19 @@ _ALL = (
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
         _JSON,
     ), details="0 takes a limit away."),
+    Command("grant", "hand rights on an agent to another user", (
+        _AGENT, Param("WHO", Kind.NAME), Param("RIGHT", Kind.WORDS, required=False)), (_JSON,),
+            details="WHO is a user id, or that and a tenant (`1002/acme`). RIGHT is read (the default), control, limits "
+                    "or see, several if need be. Prints a ticket, which is good once, in a shell or program of WHO: "
+                    "`accept TICKET`. What you were granted yourself you can pass on, as much of it or less."),
+    Command("accept", "take what a ticket of `grant` gives", (Param("TICKET", Kind.NAME),),
+            details="The agent is there from then on, as `ps` shows it (`1001:7`), until the shell ends or the grant is "
+                    "taken back. A program does the same by `system.accept(ticket)`."),
+    Command("grants", "rights that you have handed on, or were handed", options=_LISTING,
+            details="OF is the grant that one was made of."),
+    Command("revoke", "take grants back, and all that was made of them", (Param("HANDLE", Kind.WORDS),),
+            details="By the handles that `grants` lists. Calls that wait by them fail at once; what was read "
+                    "stays read."),
     Command("groups", "the tree of control groups: limits, memory, tokens, pressure",
             (Param("PATH", Kind.GROUP, required=False),), _LISTING),
     Command("group", "show a control group; with settings, make it or change it",
@@ -331,11 +344,28 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "advise",
             "checkpoint",
             "restore",
+            "grant",
+            "accept",
+            "revoke",
         ),
     ),
     (
         "Looking",
-        ("ps", "top", "groups", "models", "devices", "stats", "uptime", "dmesg", "strace", "trace", "audit", "inventory"),
+        (
+            "ps",
+            "top",
+            "groups",
+            "grants",
+            "models",
+            "devices",
+            "stats",
+            "uptime",
+            "dmesg",
+            "strace",
+            "trace",
+            "audit",
+            "inventory",
+        ),
     ),
     ("Shell", ("run", "watch", "history", "alias", "unalias", "source", "help", "man", "clear", "exit", "halt")),
     (
@@ -364,7 +394,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 # Those that are no verbs of the command line: they are about a shell or a script, or (halt) are a verb of their own.
 SHELL_ONLY = frozenset(
-    {"jobs", "fg", "bg", "history", "source", "alias", "unalias", "clear", "exit", "halt", *GROUPS[-1][1]}
+    {"accept", "jobs", "fg", "bg", "history", "source", "alias", "unalias", "clear", "exit", "halt", *GROUPS[-1][1]}
 )
 
 # The verbs that are no commands of the shell, with their summaries and words.
@@ -416,6 +446,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("group guests kv_max=64MiB cpu_weight=50", "make a group, or change it"),
         ("group guests --remove", "remove it, once it is empty"),
     ),
+    "grant": (("grant alice 1002 read control", "user 1002 may read what she says, and talk with her"),),
+    "revoke": (("revoke 3", "take a grant back, and all that was made of it"),),
     "policy": (("policy lottery", "from the next step on"), ("policy --max-runs 8", "at most 8 processes in a step")),
     "checkpoint": (("checkpoint alice alice.img", "to be restored later, or elsewhere"),),
     "restore": (("restore alice.img twin", "under another name"),),
