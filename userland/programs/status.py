@@ -85,7 +85,7 @@ def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
             ("journal", journal["path"]),
             ("", "the next kernel goes on with the agents; `llmasos halt` ends them"),
             ("", _SAFE.get(journal["fsync"], "")),
-            ("", "conversations lie there in clear, readable by you alone"),
+            ("", "conversations lie there, readable by you alone; `llmasos seal status` says under which key"),
         ]
         if journal["trouble"]:
             told.append(("", f"it cannot be written now: {journal['trouble']}"))
