@@ -126,7 +126,8 @@ def check_in_flight(system: System) -> None:
 
 def check_realtime(system: System) -> None:
     """A REALTIME process that wanted the device before the step began, and had some of its budget left, is in the step,
-    unless others of its class filled it. One place may be given to a process that has waited too long."""
+    unless others of its class filled it: as it was planned, whatever has been set or cut since. One place may be given to
+    a process that has waited too long; a prompt for which there were no tokens keeps its place from others."""
     for device in system.devices.values():
         reserved = {p.pid for p in _llms(system) if p.reserve is not None and not p.is_zombie()}
         coming = {p.pid for p in _llms(system) if p.transition is not None}
@@ -139,9 +140,10 @@ def check_realtime(system: System) -> None:
             held = p.reserve
             if held is None or not held.open or max(p.since, held.since) >= flight.began or p.crashes or p.preempted:
                 continue
-            full = len(flight.processes) >= device.max_runs or flight.tokens >= device.step_tokens
-            fair = full and (len(weaker) <= 1 or p.todo > 1)
-            _require(fair or p.todo > 1, f"REALTIME process {p.pid} was left behind for {weaker}")
+            places = len(flight.processes) + len(flight.passed)
+            full = places >= flight.max_runs or flight.tokens >= flight.step_tokens
+            fair = (full and len(weaker) <= 1) or p in flight.passed
+            _require(fair, f"REALTIME process {p.pid} was left behind for {weaker}")
 
 
 def check_frames(system: System) -> None:

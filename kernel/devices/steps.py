@@ -55,7 +55,8 @@ def pump(system: System, device: Device) -> None:
         if image.pool.wipes:
             wipes += [(number, frame) for frame in image.pool.to_wipe()]
     step = Step(system.ref(), plan.runs, plan.copies, outs, plan.ins, wipes)
-    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now)
+    limits = device.max_runs, device.step_tokens
+    device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now, plan.passed, *limits)
     device.progress_at = system.now
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs

@@ -34,12 +34,16 @@ _MOST_SHOWN = 200  # characters of a message that is no answer
 @dataclass(slots=True)
 class InFlight:
     """The step on the device: its message and the processes of its runs, in the same order. One without runs only moves
-    frames out."""
+    frames out. `passed`: the prompts that had a place in it, but for which others before them left no tokens. It was
+    planned for at most `max_runs` runs and `step_tokens` tokens; for the next one that may be otherwise."""
 
     step: Step
     processes: list[LLMProcess]
     tokens: int
-    began: int = 0
+    began: int
+    passed: list[LLMProcess]
+    max_runs: int
+    step_tokens: int
 
 
 @dataclass(slots=True, eq=False)

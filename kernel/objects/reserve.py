@@ -29,7 +29,7 @@ class Reserve:
     period: int
     left: int = 0
     ends: int = 0
-    since: int = 0  # when it was last refilled after having been used up
+    since: int = 0  # when the device got it, or last refilled it after it had been used up
     timer: Timer | None = None  # for that
 
     @property

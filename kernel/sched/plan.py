@@ -42,6 +42,7 @@ class Plan:
     ins: list[Move]
     processes: list[LLMProcess]
     tokens: int
+    passed: list[LLMProcess]
 
 
 def plan_step(system: System, device: Device) -> Plan:
@@ -100,7 +101,7 @@ def _wake_starved(system: System, device: Device) -> None:
 
 def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
     aging = nanoseconds(system.config.aging_seconds)
-    plan = Plan([], [], [], [], 0)
+    plan = Plan([], [], [], [], 0, [])
     left, slots = device.step_tokens, device.max_runs
     passed: list[LLMProcess] = []
     aged = None
@@ -108,21 +109,22 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
         aged = _take_suspect(device) or device.queue.take_aged(system.now - aging)
     while slots and left:
         chosen: list[tuple[LLMProcess, Image, int]] = []
-        while len(chosen) < min(slots, left) and (process := aged or device.queue.take()) is not None:
+        alone = False
+        while not alone and len(chosen) < min(slots, left) and (process := aged or device.queue.take()) is not None:
             aged = None
-            if process.crashes:  # a suspect of a driver's death runs alone, so that the innocent are cleared
-                if plan.runs or chosen:
-                    passed.append(process)
-                    if device.suspect is None and system.now - process.since >= aging:
-                        device.suspect = process
-                    continue
-                slots = 1
+            if process.crashes and (plan.runs or chosen):
+                # A suspect of a driver's death runs alone, so that the innocent are cleared.
+                passed.append(process)
+                if device.suspect is None and system.now - process.since >= aging:
+                    device.suspect = process
+                continue
             if hold_back(system, process):
                 continue
             image = process.mapped
             gained = _reuse(process, image)
             if process.todo:
                 chosen.append((process, image, gained))
+                alone = process.crashes > 0
             else:  # the prefix cache had all tokens that were to be computed ahead
                 _count_reused(process, gained)
                 stale(system, process)
@@ -134,13 +136,14 @@ def _fill(system: System, device: Device, *, desperate: bool) -> Plan:
             if tokens and not preempted and _admit(system, process, image, tokens, plan, desperate):
                 _count_reused(process, gained)
                 left -= process.running
-                slots -= 1
+                slots = 0 if alone else slots - 1
                 continue
             # It had no pages before and cannot run, so it holds back none from others.
             if gained and gained == process.table.cached:
                 image.cut(process, 0)
             if not tokens:
                 slots -= 1  # processes behind it do not get the place that it could not use
+                plan.passed.append(process)
             if not tokens or preempted:
                 passed.append(process)
     for process in passed:

@@ -61,6 +61,7 @@ def grant(system: System, process: LLMProcess, device: Device, wanted: Reserve) 
         wanted.woke(system.now)
     else:
         wanted.left, wanted.ends = min(old.left, wanted.budget), old.ends
+    wanted.since = old.since if old is not None and device is process.device else system.now
     _watch(system, process, wanted)
     process.traits = replace(process.traits, sched_class=SchedClass.REALTIME)
 

@@ -12,11 +12,26 @@ from hypothesis import strategies as st
 from llmasos.kernel.clock import MILLISECOND, SECOND, nanoseconds
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.objects.reserve import Reserve
-from llmasos.simulator import Future, Prog, Simulation, simulate
+from llmasos.simulator import Future, Prog, Simulation, invariants, simulate
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.records import Right, SchedClass, State
-from llmasos.syscalls.table import Checkpoint, Decode, Exit, Fork, Getinfo, Kill, Restore, Setsched, Spawn
+from llmasos.syscalls.records import GroupSettings, Right, SchedClass, State
+from llmasos.syscalls.table import (
+    Checkpoint,
+    Decode,
+    Exit,
+    Feed,
+    Fork,
+    Getinfo,
+    GroupCreate,
+    GroupSet,
+    Kill,
+    Restore,
+    Sched,
+    Setsched,
+    Spawn,
+    Truncate,
+)
 from tests.kernel.moved import refused
 
 RT = SchedClass.REALTIME
@@ -256,3 +271,119 @@ def test_reserves_outlive_the_kernel() -> None:
     classes = {process(sim, one).traits.sched_class for one in (pid, other)}
     assert classes == {RT, SchedClass.FAIR}, "one device cannot take both"
     assert any("is FAIR from here on" in line.text for line in sim.log)
+
+
+# --- what a step in flight owes it ----------------------------------------------------------------------------------
+
+
+def left_out(sim: Simulation, pids: list[int]) -> int:
+    """Run until a step is in flight that began while one of the processes waited; returns which."""
+    device = sim.kernel.devices["sim0"]
+
+    def waiting() -> list[int]:
+        flight = device.in_flight
+        return [
+            pid for pid in pids if flight and process(sim, pid) in device.queue and process(sim, pid).since < flight.began
+        ]
+
+    sim.run_until(lambda: bool(waiting()), limit=1.0)
+    return waiting()[0]
+
+
+def in_next_step(sim: Simulation, pid: int) -> bool:
+    before = sim.kernel.devices["sim0"].steps
+    sim.run_until(lambda: sim.kernel.devices["sim0"].steps > before)
+    flight = sim.kernel.devices["sim0"].in_flight
+    return flight is not None and process(sim, pid) in flight.processes
+
+
+def test_who_becomes_realtime_during_a_step_is_in_the_next_one() -> None:
+    sim = simulate(frames=700, max_runs=2, options=LONG)
+    program = sim.program()
+    pid = left_out(sim, crowd(program, 6))
+    program.call(Setsched(pid, sched_class=RT))
+    invariants.check(sim.kernel)
+    assert in_next_step(sim, pid)
+
+
+def test_a_changed_budget_that_was_refilled_during_a_step_is_no_older() -> None:
+    sim = simulate(frames=700, max_runs=2, options={**LONG, "overhead": "0.03"})
+    program = sim.program()
+    crowd(program, 6, nice=-20)
+    pid = spawn(program, 1, sched_class=RT, budget=0.01, period=0.1, nice=19)
+    decode(program, pid)
+    one, device = process(sim, pid), sim.kernel.devices["sim0"]
+
+    def refilled() -> bool:
+        held, flight = one.reserve, device.in_flight
+        assert held is not None
+        return held.open and flight is not None and one.since < flight.began < held.since
+
+    sim.run_until(refilled, limit=5.0)
+    program.call(Setsched(pid, budget=0.02, period=0.1))
+    invariants.check(sim.kernel)
+    assert in_next_step(sim, pid)
+
+
+def test_a_step_is_as_large_as_it_was_when_it_was_planned() -> None:
+    sim = simulate(frames=700, max_runs=1, options=LONG)
+    program = sim.program()
+    pids = crowd(program, 3, sched_class=RT, budget=0.2, period=1.0)
+    pid = left_out(sim, pids)
+    program.call(Sched("", max_runs=4, step_tokens=32))
+    invariants.check(sim.kernel)
+    assert in_next_step(sim, pid)
+
+
+def test_a_prompt_that_is_cut_to_one_token_during_a_step_had_been_a_prompt() -> None:
+    sim = simulate(frames=700, max_runs=4, step_tokens=24, options=LONG)
+    program = sim.program()
+    crowd(program, 2)
+    prompts = [program.call(Spawn("sim", tokens=[5], sched_class=RT, budget=0.2, period=1.0)) for _ in range(2)]
+    for pid in prompts:
+        program.call(Feed(pid, tokens=list(range(10 * pid, 10 * pid + 200))))
+    pid = left_out(sim, prompts)
+    program.call(Truncate(pid, process(sim, pid).table.cached + 2))
+    assert process(sim, pid).todo == 1, "the last one is not computed ahead"
+    invariants.check(sim.kernel)
+    assert in_next_step(sim, pid)
+
+
+def test_a_suspect_that_its_group_holds_back_leaves_the_step_to_the_others() -> None:
+    sim = simulate(frames=700, max_runs=4, options=LONG)
+    program = sim.program()
+    program.call(GroupCreate("g", GroupSettings()))
+    suspect = spawn(program, 1, group="g", sched_class=RT, budget=0.2, period=1.0)
+    others = [spawn(program, 100 + i) for i in range(3)]
+    decode(program, suspect)
+    sim.run_for(0.01)
+    assert process(sim, suspect).state is State.RUNNING
+    sim.crash()
+    sim.run_until(lambda: process(sim, suspect).crashes == 1)
+    for pid in others:
+        decode(program, pid)
+    program.call(GroupSet("g", GroupSettings(tokens_total=1)))
+    device = sim.kernel.devices["sim0"]
+    sim.run_until(lambda: device.in_flight is not None)
+    assert device.in_flight is not None
+    assert sorted(p.pid for p in device.in_flight.processes) == others
+
+
+def test_a_prompt_for_which_a_step_has_no_tokens_keeps_its_place_in_it() -> None:
+    sim = simulate(frames=700, max_runs=3, step_tokens=24, options={**LONG, "stream_tokens": "4"})
+    program = sim.program()
+    device = sim.kernel.devices["sim0"]
+    streams = [process(sim, pid) for pid in crowd(program, 3, sched_class=RT, budget=0.1, period=1.0)]
+    for i in range(2):  # their periods end first
+        pid = spawn(program, 5 + i, sched_class=RT, budget=0.1, period=0.5)
+        program.start(Feed(pid, tokens=list(range(50 * i, 50 * i + 200))))
+
+    def waits() -> bool:
+        flight = device.in_flight
+        return bool(flight and flight.passed and any(p in device.queue and p.since < flight.began for p in streams))
+
+    sim.run_until(waits, limit=1.0)
+    assert device.in_flight is not None
+    assert len(device.in_flight.processes) < 3
+    assert device.in_flight.tokens < 24
+    invariants.check(sim.kernel)
