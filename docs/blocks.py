@@ -201,6 +201,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.privacy": lambda: _keys(settings.Privacy, KernelConfig),
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "budgets": _budgets,
+    "config.net": lambda: _keys(settings.Net),
     "config.partition": lambda: _keys(settings.PartitionFile, Partition),
     "shell.only": _shell_only,
     "chart.bars": _bars,

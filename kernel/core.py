@@ -89,6 +89,8 @@ class Kernel(System):
                 self.figures, self.budgets = event.figures, event.budgets
             case events.Noted():
                 self.log(event.level, event.text)
+                if event.what:
+                    audit.note(self, event.what, "rights", on=event.on)
             case events.Rejected():
                 self.counters["rejected"] += 1
                 if event.errno is Errno.EPERM:
@@ -232,7 +234,9 @@ class Kernel(System):
     def _attach(self, event: events.Syscall, call: Attach) -> Program:
         if (event.uid or 0) > pids.MOST_UID:
             raise Errno.EPERM(f"user id {event.uid} is greater than any that this kernel serves ({pids.MOST_UID})")
-        owner = self.owners.of(event.uid, call.tenant, event.drawn)
+        if event.tenant and call.tenant not in ("", event.tenant):
+            raise Errno.EPERM(f"this program came by a key of tenant {event.tenant}, and attaches for no other")
+        owner = self.owners.of(event.uid, event.tenant or call.tenant, event.drawn)
         self.table.check_room(1, owner)
         self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid(owner.space)

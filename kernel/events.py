@@ -32,6 +32,7 @@ class Syscall(Event):
     uid: int | None = None  # of its OS process, likewise; None: the kernel's own
     drawn: int = 0  # 63 random bits, where the call asks for some (table.Entry.draws)
     size: int = 0  # bytes of its frame
+    tenant: str = ""  # of that uid, whose programs come by the key that this one has shown
 
 
 class Cancel(Event):
@@ -90,10 +91,12 @@ class OsFigures(Event):
 
 
 class Noted(Event):
-    """A line of the edge's for the kernel log."""
+    """A line of the edge's for the kernel log; with `what` it is one of the audit log, too, in the class "rights"."""
 
     level: str
     text: str
+    what: str = ""
+    on: dict[str, str | int] = {}
 
 
 class Tick(Event):

@@ -99,7 +99,7 @@ def _act(words: list[str]) -> int:
         raise UsageError(oneshot.no_verb(rest[0], own))
     try:
         args, unknown = parser.parse_known_args(words)
-        if unknown and args.verb not in ("boot", "seal", "shred"):
+        if unknown and args.verb not in ("boot", "key", "seal", "shred"):
             parser.error(f"not understood: {' '.join(unknown)}")
     except SystemExit as ended:  # after --help, or a usage error
         return int(ended.code or 0)
@@ -179,6 +179,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     for name, summary in (
         ("seal", "the keys of journal and process images: status, rotate, load"),
         ("shred", "destroy process images: their keys, and the files"),
+        ("key", "who may come from other machines: new, trust, server, add, list, revoke"),
     ):
         verb(name, _keys, summary, help_flag=False)
     done = verb("completion", _completion, "print a script that completes llmasos in bash, zsh or fish")
@@ -258,7 +259,8 @@ def _boot(args: argparse.Namespace) -> int:
 
 def _keys(args: argparse.Namespace) -> int:
     sys.stdout.flush()
-    words = [*runtime.module("llmasos.kernel.edge.seal"), args.verb, *args.rest]
+    module = ("llmasos.kernel.edge.key",) if args.verb == "key" else ("llmasos.kernel.edge.seal", args.verb)
+    words = [*runtime.module(module[0]), *module[1:], *args.rest]
     os.execve(sys.executable, words, runtime.environment())
 
 

@@ -26,12 +26,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from llmasos.syscalls import calls, runtime, wire
+from llmasos.syscalls import calls, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.line import Line
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
+from llmasos.syscalls.remote import Place, directory, located
 from llmasos.syscalls.table import Attach, Call
 
 R = TypeVar("R")
@@ -46,16 +47,18 @@ def connect(
     reconnect: float = RECONNECT_SECONDS,
     tenant: str = "",
     ticket: bytes = b"",
+    key: str | os.PathLike[str] | None = None,
 ) -> Client:
     """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), attached under `name`
-    (for a `tenant` of the program's user, if one is named).
+    (for a `tenant` of the program's user, if one is named); or of `tcp://HOST:PORT`, where this program shows the key in
+    the file `key` (None: the user's own; see `llmasos key`).
 
     Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and
     does not answer within `timeout` seconds. When a kernel with a journal dies, waits `reconnect` seconds for the next
     one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is its program, and goes on with
     what the journal has.
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect, tenant, ticket)
+    return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class _Waiter:
@@ -80,7 +83,7 @@ class Client:
 
     def __init__(
         self,
-        directory: Path,
+        place: Place,
         name: str,
         rights: Right,
         timeout: float,
@@ -88,29 +91,29 @@ class Client:
         tenant: str = "",
         ticket: bytes = b"",
     ) -> None:
-        self.runtime = directory
+        self.place = place
         self.notify: Notify | None = None
         self.origin = Origin()
         deadline = time.monotonic() + timeout
-        _await_kernel(directory, deadline, timeout)
+        _await_kernel(place, deadline, timeout)
         self._turn = threading.Condition()  # guards all below; notified when an answer has arrived or the lead is free
-        self._line = Line(runtime.endpoint(directory))
+        self._line = Line(calls.endpoint(place))
         self._calls: calls.Calls[_Waiter] = calls.Calls()
         self._inbox: deque[bytes] = deque()
         self._leader: _Waiter | None = None
         self._gone: SyscallError | None = None
         self._closed = False
-        self.reconnect = reconnect
+        self.reconnect = reconnect if isinstance(place, Path) else 0.0
         self._watch: threading.Thread | None = None
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
             self._attach = Attach(name or calls.default_name(), int(rights), ticket, tenant, seen=0)
             while not self._enter(deadline, timeout):
                 time.sleep(calls.retry_pause())
-                _await_kernel(directory, deadline, timeout)
-                self._line = Line(runtime.endpoint(directory))
+                _await_kernel(place, deadline, timeout)
+                self._line = Line(calls.endpoint(place))
             self.pid = self.boot.pid
-            if reconnect > 0 and self.boot.ticket:
+            if self.reconnect > 0 and self.boot.ticket:
                 self._bell, self._ring = sockets.socketpair()
                 self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
                 self._watch.start()
@@ -121,10 +124,12 @@ class Client:
     def _enter(self, deadline: float, timeout: float) -> bool:
         """Attach. False: the line was refused or lost, as happens when very many programs connect at once."""
         try:
-            self._attached(self._call(self._attach, deadline, calls.silent(self.runtime, timeout)))
+            self._attached(self._call(self._attach, deadline, calls.silent(self.place, timeout)))
         except SyscallError as error:
             if error.errno is not Errno.EPIPE:
                 raise
+            if self._line.refused is not None:
+                raise self._line.refused from None
             self._line.close()
             self._calls, self._gone = calls.Calls(), None
             return False
@@ -171,6 +176,11 @@ class Client:
         return self._call(call, time.monotonic() + timeout, calls.overdue(call, timeout), patient=patient)
 
     @property
+    def runtime(self) -> Path:
+        """The kernel's runtime directory. Raises SyscallError ENOTSUP: it is on another machine."""
+        return directory(self.place)
+
+    @property
     def closed(self) -> bool:
         """Whether this program has closed it, or it is the parent's."""
         return self._closed or not self.origin.here
@@ -181,7 +191,7 @@ class Client:
         return self.origin.here and self._down and self._gone is None
 
     def __repr__(self) -> str:
-        return f"<Client of {self.runtime}, pid {self.pid}{', closed' if self.closed else ''}>"
+        return f"<Client of {self.place}, pid {self.pid}{', closed' if self.closed else ''}>"
 
     def post(self, call: Call[Any]) -> None:
         """Have the kernel, or the next one, make a call that nobody waits for."""
@@ -238,7 +248,7 @@ class Client:
                             raise too_late
                     if self._down:
                         if not patient:
-                            raise calls.unanswered(call, calls.away(self.runtime))
+                            raise calls.unanswered(call, calls.away(self.place))
                         self._pass_lead(waiter)
                         self._turn.wait(timeout)
                         continue
@@ -275,7 +285,7 @@ class Client:
         if connected:
             return
         if self._watch is None:
-            self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone"))
+            self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.place} has gone"))
         else:
             self._ring.send(b"!")  # first: whatever interrupts this, `_lost` does the rest
             self._down = True
@@ -353,7 +363,7 @@ class Client:
         died too."""
         while not search.found(time.monotonic()):
             self._pause()
-        line = Line(runtime.endpoint(self.runtime))
+        line = Line(calls.endpoint(self.place))
         try:
             if self._shown(line, search) and self._sent_again(line):
                 return True
@@ -432,9 +442,9 @@ class Client:
         self._attach = msgspec.structs.replace(self._attach, ticket=boot.ticket)
 
 
-def _await_kernel(directory: Path, deadline: float, timeout: float) -> None:
+def _await_kernel(place: Place, deadline: float, timeout: float) -> None:
     """Wait until a kernel listens. Raises SyscallError ECONNREFUSED: none runs; ETIME: none does by `deadline`."""
-    while not calls.kernel_listens(directory):
+    while not calls.kernel_listens(place):
         if time.monotonic() >= deadline:
-            raise calls.silent(directory, timeout)
+            raise calls.silent(place, timeout)
         time.sleep(calls.POLL_SECONDS)

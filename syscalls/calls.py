@@ -18,6 +18,7 @@ from llmasos.syscalls import runtime, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import Signal
+from llmasos.syscalls.remote import Place, Remote
 from llmasos.syscalls.table import BY_RECORD, Call, Decode, Fork, Kill, Restore, Spawn, Wait
 
 W = TypeVar("W")
@@ -99,8 +100,15 @@ class Calls(Generic[W]):
         return waiting
 
 
-def kernel_listens(directory: Path) -> bool:
+def endpoint(place: Place) -> str | Remote:
+    return runtime.endpoint(place) if isinstance(place, Path) else place
+
+
+def kernel_listens(place: Place) -> bool:
     """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED if none runs."""
+    if isinstance(place, Remote):
+        return True  # to connect is the only way to know
+    directory = place
     try:
         zeromq.check_endpoint(runtime.endpoint(directory))
         if runtime.listening(directory):
@@ -126,7 +134,9 @@ def retry_pause() -> float:
     return POLL_SECONDS * random.uniform(0.5, 1.5)
 
 
-def silent(directory: Path, seconds: float) -> SyscallError:
+def silent(directory: Place, seconds: float) -> SyscallError:
+    if isinstance(directory, Remote):
+        return Errno.ETIME(f"{directory} has not answered within {seconds:g} s; is the address right, and the way open?")
     return SyscallError(
         Errno.ETIME,
         f"the kernel of {directory} (pid {runtime.holder(directory)}) has not answered within {seconds:g} s; "
@@ -147,7 +157,7 @@ def unanswered(call: Call[Any], why: SyscallError) -> SyscallError:
     return SyscallError(why.errno, f"{BY_RECORD[type(call)].name}: {why.reason}")
 
 
-def away(directory: Path) -> SyscallError:
+def away(directory: Place) -> SyscallError:
     return SyscallError(Errno.EPIPE, f"the kernel of {directory} has died, and no other has come yet")
 
 

@@ -21,13 +21,15 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from llmasos.syscalls import calls, loops, runtime, wire
+from llmasos.syscalls import calls, loops, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.link import RETRY_SECONDS, Link
 from llmasos.syscalls.loops import Found, Place, Undo
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
+from llmasos.syscalls.remote import Place as Address
+from llmasos.syscalls.remote import directory, located
 from llmasos.syscalls.table import Attach, Call
 
 R = TypeVar("R")
@@ -42,15 +44,17 @@ def connect(
     reconnect: float = RECONNECT_SECONDS,
     tenant: str = "",
     ticket: bytes = b"",
+    key: str | os.PathLike[str] | None = None,
 ) -> Client:
-    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async with`.
+    """A connection to the kernel of a runtime directory (or `ipc://` endpoint; None: the default), for `async with`, or
+    of `tcp://HOST:PORT`, where this program shows the key in the file `key` (None: the user's own; see `llmasos key`).
 
     Entering it attaches the program under `name` with `rights`, for a `tenant` of its user if one is named. Raises
     SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and does not answer within `timeout` seconds.
     When a kernel with a journal dies, waits `reconnect` seconds for the next one (0: not at all). With the `ticket` of a
     connection that ended with ESTALE this is its program, and goes on with what the journal has.
     """
-    return Client(runtime.locate(where), name, rights, timeout, reconnect, tenant, ticket)
+    return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class Client:
@@ -66,7 +70,7 @@ class Client:
 
     def __init__(
         self,
-        directory: Path,
+        place: Address,
         name: str,
         rights: Right,
         timeout: float,
@@ -74,10 +78,10 @@ class Client:
         tenant: str = "",
         ticket: bytes = b"",
     ) -> None:
-        self.runtime = directory
+        self.place = place
         self.notify: Notify | None = None
         self._attach = Attach(name or calls.default_name(), int(rights), ticket, tenant, seen=0)
-        self._timeout, self.reconnect = timeout, reconnect
+        self._timeout, self.reconnect = timeout, reconnect if isinstance(place, Path) else 0.0
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
         self._closed = False
@@ -91,20 +95,22 @@ class Client:
             while not await self._enter():  # noqa: ASYNC110 - a refusal is followed by no event
                 await anyio.sleep(calls.retry_pause())
             return self
-        raise calls.silent(self.runtime, self._timeout)
+        raise calls.silent(self.place, self._timeout)
 
     async def _enter(self) -> bool:
         """Connect and attach. False: the connection was refused or lost, as happens when very many programs connect at
         once."""
-        while not calls.kernel_listens(self.runtime):  # noqa: ASYNC110 - nor is a boot
+        while not calls.kernel_listens(self.place):  # noqa: ASYNC110 - nor is a boot
             await anyio.sleep(calls.POLL_SECONDS)
-        self._link, self._up = Link(self._loop, runtime.endpoint(self.runtime), self._deliver, self._lost), True
+        self._link, self._up = Link(self._loop, calls.endpoint(self.place), self._deliver, self._lost), True
         try:
             boot = await self(self._attach)
         except SyscallError as error:
             self.close()
             if error.errno is not Errno.EPIPE:
                 raise
+            if self._link.refused is not None:
+                raise self._link.refused from None
             self._gone, self._closed = None, False
             return False
         except BaseException:
@@ -145,6 +151,11 @@ class Client:
         raise calls.overdue(call, timeout)
 
     @property
+    def runtime(self) -> Path:
+        """The kernel's runtime directory. Raises SyscallError ENOTSUP: it is on another machine."""
+        return directory(self.place)
+
+    @property
     def closed(self) -> bool:
         """Whether this program has closed it, or it is the parent's."""
         return self._closed or not self.origin.here
@@ -155,7 +166,7 @@ class Client:
         return self.origin.here and not self._up and self._gone is None
 
     def __repr__(self) -> str:
-        return f"<Client of {self.runtime}, pid {self.pid}{', closed' if self.closed else ''}>"
+        return f"<Client of {self.place}, pid {self.pid}{', closed' if self.closed else ''}>"
 
     def post(self, call: Call[Any]) -> None:
         """Have the kernel, or the next one, make a call that nobody waits for."""
@@ -174,7 +185,7 @@ class Client:
         except RuntimeError:
             raise loops.elsewhere() from None
         if not patient and not self._up:
-            raise calls.unanswered(call, calls.away(self.runtime))
+            raise calls.unanswered(call, calls.away(self.place))
         seq, frame = self._calls.begin(call, place)
         if self._up:
             self._send(self._link, seq, frame)
@@ -225,11 +236,11 @@ class Client:
         if self._gone is not None:
             return
         if self.reconnect > 0 and self._attach.ticket:
-            self._search = self._loop.background(self._go_on, f"reconnection to {self.runtime}")
+            self._search = self._loop.background(self._go_on, f"reconnection to {self.place}")
             for place in self._impatient:
-                place.put(calls.away(self.runtime))
+                place.put(calls.away(self.place))
         else:
-            self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.runtime} has gone"))
+            self._fail(SyscallError(Errno.EPIPE, f"the kernel of {self.place} has gone"))
 
     async def _go_on(self) -> None:
         """Find the next kernel, and have it take this program up. If there is none, every call fails."""
@@ -258,7 +269,7 @@ class Client:
                 else:
                     attempt.cancel()
 
-            link = Link(self._loop, runtime.endpoint(self.runtime), self._deliver, lost)
+            link = Link(self._loop, calls.endpoint(self.place), self._deliver, lost)
             try:
                 boot: BootInfo | None = None
                 with anyio.CancelScope(deadline=search.until) as patience:

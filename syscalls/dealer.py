@@ -15,19 +15,28 @@ from itertools import islice
 import zmq
 
 from llmasos.syscalls import limits, zeromq
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.remote import Remote
+
+_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 
 class Dealer:
     """One connection. `fd` and `monitor_fd` become readable when something may have arrived, or the connection has
     gone."""
 
-    def __init__(self, endpoint: str) -> None:
-        zeromq.check_endpoint(endpoint)
+    def __init__(self, endpoint: str | Remote) -> None:
+        self._remote = endpoint if isinstance(endpoint, Remote) else None
+        zeromq.check_endpoint(str(endpoint))
         self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED))
+        if self._remote is not None:
+            self._remote.secure(self._raw)
+        events = _EVENTS | _FAILURES if self._remote is not None else _EVENTS
+        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(events))
         self.fd, self.monitor_fd = zeromq.descriptor(self._raw), self._monitor.fd
         self._next = partial(self._raw.recv, zeromq.NOBLOCK)
-        self._raw.connect(endpoint)
+        self._raw.connect(str(endpoint))
 
     def send(self, frame: bytes) -> bool:
         """Send a frame. False: the pipe is full, or the connection lost."""
@@ -53,6 +62,11 @@ class Dealer:
         """Whether the connection has gone since the last look. What arrived by it shows within zeromq.LAST_WORDS."""
         down = [link for link in self._monitor.drain() if not link.up]
         return bool(down)
+
+    @property
+    def refused(self) -> SyscallError | None:
+        """Why a connection to another machine could not be made, once it went down."""
+        return self._remote.why_not(self._monitor.failed) if self._remote is not None else None
 
     def await_last_words(self) -> None:
         """Wait, in this thread, for what a lost connection still brings."""

@@ -10,6 +10,8 @@ from collections import deque
 from contextlib import suppress
 
 from llmasos.syscalls.dealer import Dealer
+from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.remote import Remote
 
 LONGEST_WAIT = 86400.0  # seconds; poll(2) takes at most 24 days
 
@@ -22,7 +24,7 @@ class Line:
     sending may have swallowed the wake-up of the waiter.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str | Remote) -> None:
         self._dealer = Dealer(endpoint)
         self._nudged, self._nudge = sockets.socketpair()
         self._nudged.setblocking(False)
@@ -69,6 +71,10 @@ class Line:
         watch.register(self._dealer.monitor_fd, select.POLLIN)
         watch.register(bell, select.POLLIN)
         watch.poll()
+
+    @property
+    def refused(self) -> SyscallError | None:
+        return self._dealer.refused
 
     def look(self) -> None:
         """Have the next `take` look whether the connection is lost."""

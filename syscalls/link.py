@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 from llmasos.syscalls import limits, zeromq
 from llmasos.syscalls.dealer import Dealer
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.loops import Loop, Undo
+from llmasos.syscalls.remote import Remote
 
 RETRY_SECONDS = 0.02  # longest wait before a full pipe is tried again
 MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait here
@@ -22,7 +24,9 @@ class Link:
     """One connection to a kernel, from connecting until it is lost or closed. `deliver` is called with each frame, and
     `lost` once, when the connection is lost and all that arrived by it delivered; neither may wait."""
 
-    def __init__(self, loop: Loop, endpoint: str, deliver: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, endpoint: str | Remote, deliver: Callable[[bytes], None], lost: Callable[[], None]
+    ) -> None:
         self._loop, self._deliver, self._lost = loop, deliver, lost
         self._dealer = Dealer(endpoint)
         self._inbox: deque[bytes] = deque()
@@ -34,6 +38,10 @@ class Link:
         # A descriptor tells of what comes after its socket was found empty.
         self.take()
         self._look()
+
+    @property
+    def refused(self) -> SyscallError | None:
+        return self._dealer.refused
 
     @property
     def backlog(self) -> int:

@@ -31,8 +31,9 @@ Nice = Annotated[int, Meta(ge=limits.NICE_MIN, le=limits.NICE_MAX)]
 Seconds = Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)]
 PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, pattern=PRINTABLE)]
 # One name of a control group, since a tenant has one of its own.
-TENANT = r"\A(?!\.{1,2}\Z|session-)[A-Za-z0-9_.-]*\Z"
-_TENANT = "letters, digits, '_', '.' and '-', and no 'session-' before them"
+# `key-NAME` is the owner of what comes by that key (syscalls/curve_keys.py).
+TENANT = r"\A(?!\.{1,2}\Z|session-|key-)[A-Za-z0-9_.-]*\Z"
+_TENANT = "letters, digits, '_', '.' and '-', and no 'session-' or 'key-' before them"
 Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT, description=_TENANT)]
 OWNER = r"\A[0-9]{1,10}(/[A-Za-z0-9_.-]+)?\Z"
 OwnerName = Annotated[

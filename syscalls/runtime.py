@@ -14,6 +14,9 @@ import struct
 import sys
 from pathlib import Path
 
+from llmasos.syscalls.errno import Errno
+
+REMOTE = "tcp://"  # begins the address of a kernel on another machine
 LOCK = "kernel.lock"
 PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
@@ -84,8 +87,18 @@ def journal_place(runtime: Path) -> Path:
     return state() if runtime.absolute() == usual().absolute() else runtime
 
 
+def is_remote(where: str | os.PathLike[str] | None) -> bool:
+    """Whether that names a kernel on another machine, `tcp://HOST:PORT`; None: $LLMASOS_RUNTIME does."""
+    text = os.environ.get("LLMASOS_RUNTIME", "") if where is None else os.fspath(where)
+    return text.startswith(REMOTE)
+
+
 def locate(runtime: str | os.PathLike[str] | None) -> Path:
-    """The directory that is meant by a runtime directory, an `ipc://.../kernel.sock` endpoint, or None (the default)."""
+    """The directory that is meant by a runtime directory, an `ipc://.../kernel.sock` endpoint, or None (the default).
+    Raises SyscallError ENOTSUP: a kernel on another machine is."""
+    if is_remote(runtime):
+        found = os.environ["LLMASOS_RUNTIME"] if runtime is None else os.fspath(runtime)
+        raise Errno.ENOTSUP(f"{found} is a kernel on another machine, and this is done on the machine of the kernel")
     if runtime is None:
         return default()
     place = os.path.expanduser(os.fspath(runtime))

@@ -24,6 +24,12 @@ NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)  # plain numbers: arithmetic of pyzmq's enums costs as much as a receive
 _SO_PEERPIDFD = 77  # Linux 6.5
 _DOWN = (int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_CLOSED))  # the second: it could not be made at all
+_FAILED = tuple(
+    int(event)
+    for event in (
+        zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    )
+)  # fmt: skip
 _EVENT = struct.Struct("=Hi")  # of a monitor: the event and the descriptor (zmq_socket_monitor(3))
 
 
@@ -52,6 +58,7 @@ class Monitor:
         self._raw = raw
         self.fd = descriptor(raw)
         self.closed = False
+        self.failed = 0  # the first event that says that a connection could not be made
 
     def drain(self) -> Iterator[Link]:
         """The changes since the last look."""
@@ -61,6 +68,10 @@ class Monitor:
             except zmq.Again:
                 return
             event, fd = _EVENT.unpack(parts[0])  # zmq.utils.monitor would import asyncio
+            if event in _FAILED or event == _DOWN[1]:
+                self.failed = self.failed or event
+            if event in _FAILED:  # it goes down, too
+                continue
             yield Link(fd, event not in _DOWN)
 
     def close(self) -> None:

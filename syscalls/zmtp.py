@@ -5,12 +5,13 @@ The kernel does not leave this to libzmq, since that keeps a message of several 
 come, and no option bounds these parts: a peer could have it allocate without end, and nobody could say which one. Here a
 message is one frame. Of what is refused (further parts, what is too long, what there is no room for) no byte is kept, and
 what breaks the form raises `Broken`. The security mechanism is NULL: who may connect is decided by the operating system.
+curve.py has that of connections from other machines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno
@@ -19,11 +20,24 @@ CHUNK = 1 << 14  # bytes to read at once, of short frames
 FEW = 1 << 9  # and of one whose OS process has as many bytes here as it may
 LONG_CHUNK = 1 << 18  # and of a frame that has a place of its own
 OWN_PLACE = 1 << 12  # bytes from which a frame that has not come whole gets one
-_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-_READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER"
-OPENING = _GREETING + bytes((4, len(_READY))) + _READY  # what the kernel says first
 _MORE, _LONG, _COMMAND = 1, 2, 4  # flags of a frame
-_MOST_COMMAND = 512  # bytes
+_MOST_COMMAND = 1024  # bytes; the longest is INITIATE of curve.py with an identity of 255
+
+
+def greeting(mechanism: bytes, *, server: bool = False) -> bytes:
+    """The first 64 bytes of a connection."""
+    return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + mechanism.ljust(20, b"\0") + bytes((server,)) + bytes(31)
+
+
+def command(name: bytes, rest: bytes = b"") -> bytes:
+    """The frame of a command."""
+    size = 1 + len(name) + len(rest)
+    head = bytes((_COMMAND, size)) if size < 256 else bytes((_COMMAND | _LONG,)) + size.to_bytes(8, "big")
+    return head + bytes((len(name),)) + name + rest
+
+
+METADATA = b"\x0bSocket-Type\x00\x00\x00\x06ROUTER"  # of the kernel's READY
+OPENING = greeting(b"NULL") + command(b"READY", METADATA)  # what the kernel says first
 _PREFIX = 24  # bytes of a refused frame in which its sequence number is looked for
 
 
@@ -46,13 +60,20 @@ class Refused(NamedTuple):
 
 
 class Pong(NamedTuple):
-    """The peer asks whether anybody is there; `frame` is the answer."""
+    """The peer asks whether anybody is there, or the mechanism wants an answer; `frame` is that."""
 
     frame: bytes
 
 
+class Shown(NamedTuple):
+    """The peer holds the secret half of the key `public` (32 bytes). It waits to hear whether that lets it in."""
+
+    public: bytes
+    identity: bytes
+
+
 Frame = bytes | bytearray
-Arrived = Ready | Refused | Pong | Frame
+Arrived = Ready | Refused | Pong | Shown | Frame
 
 
 def head(length: int) -> bytes:
@@ -65,6 +86,7 @@ class Incoming:
     messages out, one by one."""
 
     __slots__ = ("_at", "_body", "_data", "_got", "_most", "_parts", "_ready", "_skip", "_stage", "_sum")
+    mechanism: ClassVar[bytes] = b"NULL"
 
     def __init__(self, most: int = limits.MAX_REQUEST_BYTES) -> None:
         """`most`: bytes of a frame."""
@@ -144,8 +166,8 @@ class Incoming:
             raise Broken(f"it speaks ZMTP {seen[10]}; this kernel speaks 3")
         if len(seen) < 64:
             return False
-        if seen[12:32].rstrip(b"\0") != b"NULL":
-            raise Broken("it wants another security mechanism than NULL")
+        if seen[12:32].rstrip(b"\0") != self.mechanism:
+            raise Broken(f"it wants another security mechanism than {self.mechanism.decode()}")
         self._at += 64
         self._stage = 1
         return True
@@ -217,15 +239,23 @@ class Incoming:
         body = self._data[start : start + size]
         self._at = start + size
         name, rest = body[1 : 1 + body[0]] if body else b"", body[1 + body[0] :] if body else b""
+        return self._said(name, rest)
+
+    def _said(self, name: bytes, rest: bytes) -> Arrived | None:
+        """A command has come whole."""
         if name == b"READY" and self._stage == 1:
             self._stage = 2
-            return Ready(_property(rest, b"identity"))
+            return Ready(identity_of(rest))
         if name == b"PING" and self._stage == 2:
-            answer = b"\x04PONG" + rest[2:18]
-            return Pong(bytes((_COMMAND, len(answer))) + answer)
+            return Pong(command(b"PONG", rest[2:18]))
         if self._stage == 1:
             raise Broken("it says something else than READY")
         return _GO_ON
+
+
+def identity_of(metadata: bytes) -> bytes:
+    """The name that a peer gives itself in its READY."""
+    return _property(metadata, b"identity")
 
 
 def _property(metadata: bytes, wanted: bytes) -> bytes:

@@ -16,12 +16,14 @@ import importlib.metadata
 import json
 import os
 import select
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -41,12 +43,16 @@ from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
 from llmasos.kernel.edge.server import Server
+from llmasos.kernel.edge.server_key import authorized_keys, server_key
 from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
+
+if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
+    from llmasos.kernel.edge.gate import Gate
 
 _NEVER: Fsync = "never"
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
@@ -72,6 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--journal", metavar="DIR", default="", help="where to remember it (default: see `llmasos status`)"
     )
     add("--plain", action="store_true", help="encrypt neither the journal nor process images")
+    add("--tcp", metavar="HOST:PORT", default="", help="let programs on other machines come, by their keys (llmasos key)")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
@@ -104,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             victims=args.victims,
             evictions=args.evictions,
             plain=args.plain,
+            tcp=args.tcp,
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
@@ -128,8 +136,9 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
-    journal, standing = None, Standing()
+    journal, standing, gate = None, Standing(), None
     try:
+        gate = _gate(config.net)
         if args.log:
             open_log(Path(args.log))
         log, fsync = console(quiet=args.quiet, log=Path(args.log) if args.log else None), _NEVER
@@ -162,6 +171,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
             images=Images(keys, why, journal.seal if journal is not None else None),
+            gate=gate,
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -171,6 +181,8 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     finally:
         stop_watching()
         standing.close()
+        if gate is not None:
+            gate[1].close()
         if journal is not None and halted and not kept:
             sign.unlink(missing_ok=True)
             modules.forget()
@@ -179,6 +191,20 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             with contextlib.suppress(OSError):
                 directory.rmdir()
     return 0
+
+
+def _gate(wanted: settings.Net) -> tuple[Gate, socket.socket] | None:
+    """The gate for programs on other machines, and its socket. Raises SyscallError: nobody could come, a file of keys is
+    wrong or others may change it, the address cannot be had, or the package for CURVE is missing (ENOTSUP)."""
+    if not wanted.tcp:
+        return None
+    try:
+        from llmasos.kernel.edge.gate import Gate
+    except ImportError as error:
+        why = f"--tcp needs the package PyNaCl: pip install 'llmasos[net]' ({error})"
+        raise Errno.ENOTSUP(why) from None
+    found = Gate(wanted.tcp, server_key(wanted), authorized_keys(wanted))
+    return found, found.listen()
 
 
 def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:

@@ -13,6 +13,9 @@ from for a while. Its messages wait in its own socket then, and it itself at las
 Places. When all are taken, newcomers are let in to hear why they cannot stay. The last places are for OS processes that
 have no connection yet, so that one which takes all it can get does not lock out a `kill` or a `halt`. Who says nothing is
 cut off after a while.
+
+Programs on other machines come by the same door, through its gate (gate.py), and are served alike: budgets, turns and
+places know no difference, but that a host stands in for an OS process, and a key for its user.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -36,6 +40,9 @@ from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, NOTES, RECEIVED, Allo
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
+
+if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
+    from llmasos.kernel.edge.gate import Change, Gate
 
 NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 ENOUGH = 65_536  # descriptors
@@ -111,14 +118,17 @@ class Door:
         self.refusals: Counter[str] = Counter()  # of other budgets
         self._told_left_out = 0  # lines of the log that were left out, and a later one says so
         self.everybody = Account("all programs")
-        self._processes: dict[int, Account] = {}
-        self._owners: dict[int | None, Account] = {}
+        self._processes: dict[int | str, Account] = {}
+        self._owners: dict[int | str | None, Account] = {}
         self._peers: dict[int, Peer] = {}
         self._inside = 0  # of them, those that are not refused
         self._numbers = 0
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
         self._path = Path()
+        self.gate: Gate | None = None
+        self._outside: socket.socket | None = None  # where those from other machines come
+        self._changes: Callable[[list[Change]], None] = lambda changes: None
         self._spare = -1  # a descriptor to give up when there is no other
         self._turns: dict[Account, dict[Peer, None]] = {}
         self._paused: dict[Account, dict[Peer, None]] = {}
@@ -158,13 +168,16 @@ class Door:
             self._listener.close()
             self._listener = None
 
+    def open_gate(self, gate: Gate, listener: socket.socket, changes: Callable[[list[Change]], None]) -> None:
+        """Let programs on other machines come by TCP, too. `changes` is told what has become of keys."""
+        self._outside, self.gate, self._changes = listener, gate, changes
+        self._selector.register(self._outside, _READ, None)
+
     def __len__(self) -> int:
         return self._inside
 
-    def _accept(self) -> None:
-        listener = self._listener
-        for _ in range(_ACCEPTS if listener is not None else 0):
-            assert listener is not None
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS):
             try:
                 connection, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -188,6 +201,9 @@ class Door:
         self._numbers += 1
         try:
             peer = Peer(self._numbers, connection, self._received, self._sends)
+            if peer.host and self.gate is not None:
+                self.gate.prepare(connection)
+                peer.incoming = peer.curve = self.gate.incoming(self._received.each)
         except OSError:  # it has gone
             connection.close()
             return
@@ -196,24 +212,34 @@ class Door:
             connection.close()
             return
         process = self._account(peer)
-        owner = self._owners.get(peer.uid) or Account(f"user {peer.uid}")
+        owner = self._owner(peer)
         peer.refused = self._refusal(peer, process)
         self.refused += peer.refused is not None
         if peer.refused is not None and len(self._peers) - self._inside >= _TOLD:
             connection.close()  # there is no room to tell everybody; who is cut off tries again
             self._forget(process)
             return
-        self._processes[peer.os_pid], self._owners[peer.uid] = process, owner
+        self._processes[peer.host or peer.os_pid], self._owners[_whose(peer)] = process, owner
         peer.pays(process, owner, self.everybody)
         self._peers[peer.number] = peer
         self._inside += peer.refused is None
         self._stay(peer, TELL_SECONDS if peer.refused else SILENT_SECONDS)
         self._wait_for(peer, _READ)
-        self._offer(peer, zmtp.OPENING)
+        if self.gate is not None and peer.curve is not None:
+            self._is_stranger(peer, self.gate)
+        else:
+            self._offer(peer, zmtp.OPENING)
+
+    def _owner(self, peer: Peer) -> Account:
+        whose = _whose(peer)
+        name = f"user {whose}" if isinstance(whose, int | None) else whose
+        return self._owners.get(whose) or Account(name)
 
     def _account(self, peer: Peer) -> Account:
         """That of the OS process at the other end. A pid may be another's one day, a pidfd never is."""
-        account = self._processes.get(peer.os_pid)
+        account = self._processes.get(peer.host or peer.os_pid)
+        if peer.host:
+            return account or Account(f"host {peer.host}")
         if account is None or (account.pidfd >= 0 and zeromq.ended(account.pidfd)):
             found = zeromq.Credentials(peer.os_pid, peer.uid)
             account = Account(f"OS process {peer.os_pid}", zeromq.pidfd(peer.fd, found))
@@ -226,7 +252,7 @@ class Door:
             account.pidfd = -1
 
     def _refusal(self, peer: Peer, process: Account) -> SyscallError | None:
-        if peer.uid in self._strangers:
+        if peer.uid in self._strangers and not peer.host:
             if peer.uid is None:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
@@ -248,6 +274,61 @@ class Door:
         peer.until = 0.0
         if self._stays and self._stays[0][1] == peer.number:
             self._timed.set()
+
+    # --- those from other machines ------------------------------------------------------------------------------------
+
+    def _is_stranger(self, peer: Peer, gate: Gate) -> None:
+        """It has to show a key, within seconds; if there are too many of these, the oldest goes."""
+        from llmasos.kernel.edge.gate import STRANGER_SECONDS, STRANGERS
+        from llmasos.syscalls.curve import OPENING
+
+        self._stay(peer, STRANGER_SECONDS)
+        gate.strangers[peer] = None
+        while len(gate.strangers) > STRANGERS:
+            self.turn_away(next(iter(gate.strangers)), f"{STRANGERS} have not shown a key, and newer ones have come")
+        self._offer(peer, OPENING)
+
+    def _shown(self, peer: Peer, shown: zmtp.Shown) -> None:
+        """It holds a key; whether that may come in."""
+        from llmasos.syscalls import curve
+        from llmasos.syscalls.curve_keys import text_of
+
+        gate, incoming = self.gate, peer.curve
+        assert gate is not None
+        assert incoming is not None
+        self.look_at_keys()
+        if why := gate.refusal(shown.public):
+            self._offer(peer, curve.turned_away())
+            self.turn_away(peer, f"its key {text_of(shown.public)} is not accepted: {why}")
+            return
+        gate.strangers.pop(peer, None)
+        before, whose = peer.accounts[1], _whose(peer)
+        peer.key = key = gate.keys[shown.public]
+        peer.uid = key.uid if key.uid is not None else os.getuid()
+        owner = self._owners[_whose(peer)] = self._owner(peer)
+        peer.moves(owner)
+        if not before.connections:
+            self._owners.pop(whose, None)
+        self._stay(peer, TELL_SECONDS if peer.refused else SILENT_SECONDS)
+        self._offer(peer, incoming.welcome())
+        self._arrived(peer, zmtp.Ready(shown.identity))
+
+    def turn_away(self, peer: Peer, why: str) -> None:
+        """End the connection of a stranger, which log and audit tell."""
+        self.refused += 1
+        self._tell(peer, f"{peer.shown} is refused: {why}")
+        self._refuses(Errno.EPERM(f"{peer.shown}: {why}"))
+        self._end(peer)
+
+    def look_at_keys(self) -> None:
+        """Read the file of keys if it has changed, and cut off whoever came by one that may no longer."""
+        if self.gate is None or not (changes := self.gate.look()):
+            return
+        for peer in list(self._peers.values()):
+            if not self.gate.holds(peer):
+                peer.drop()
+                self._end(peer)
+        self._changes(changes)
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
@@ -289,7 +370,8 @@ class Door:
         for key, events in self._selector.select(0):
             peer = key.data
             if peer is None:
-                self._accept()
+                if (listener := self._listener if key.fileobj is self._listener else self._outside) is not None:
+                    self._accept(listener)
             elif peer.number in self._peers:
                 if events & _WRITE:
                     self._flush(peer)
@@ -319,7 +401,10 @@ class Door:
         try:
             more = self._take(peer, begin + _TURN)
         except (EOFError, OSError):
-            self._end(peer)
+            if self.gate is not None and peer in self.gate.strangers:
+                self.turn_away(peer, "it has gone before it had shown a key")
+            else:
+                self._end(peer)
         except zmtp.Broken as broken:
             self.cut(peer, str(broken))
         finally:
@@ -336,6 +421,10 @@ class Door:
         return more
 
     def _take(self, peer: Peer, until: float) -> bool:
+        if peer.key is not None:
+            self.look_at_keys()
+            if peer.number not in self._peers:
+                return False
         incoming, room, more = peer.incoming, peer.room, True
         for _ in range(_MESSAGES):
             if (peer.answers > HOLD_ANSWERS or peer.owed > MOST_OWED) and self._admits is None:
@@ -368,6 +457,8 @@ class Door:
                     self._refuses(why)
             case zmtp.Pong():
                 self._offer(peer, arrived.frame)
+            case zmtp.Shown():
+                self._shown(peer, arrived)
             case _ if peer.refused is None:
                 self._may_stay(peer)
                 if isinstance(arrived, zmtp.Refused) and arrived.errno is self._received.errno:
@@ -422,7 +513,11 @@ class Door:
             peer = self._peers.get(number)
             if peer is not None and peer.until == until and peer.refused is None:
                 self._turn(peer)  # what it has said meanwhile counts, however late the kernel hears of it
-            if peer is not None and peer.until == until:
+            if peer is None or peer.until != until:
+                continue
+            if self.gate is not None and peer in self.gate.strangers:
+                self.turn_away(peer, "it has not shown a key in time")
+            else:
                 self._end(peer)
 
     def drain(self) -> None:
@@ -437,6 +532,9 @@ class Door:
         """Send a message without waiting. False: the peer has gone, or was cut off since it does not read."""
         if peer.number not in self._peers:
             return False
+        if peer.curve is not None:
+            self.look_at_keys()
+            return peer.number in self._peers and self._offer(peer, peer.curve.sealed(frame))
         size = len(frame)
         if size >= _LONG:
             return self._offer(peer, zmtp.head(size)) and self._offer(peer, frame)
@@ -506,9 +604,13 @@ class Door:
 
     def cut(self, peer: Peer, why: str) -> None:
         """End a connection, and say why in the log."""
-        if peer.number in self._peers:
-            self._tell(peer, f"OS process {peer.os_pid} is cut off: {why}")
-            self._end(peer)
+        if peer.number not in self._peers:
+            return
+        if self.gate is not None and peer in self.gate.strangers:
+            self.turn_away(peer, why)
+            return
+        self._tell(peer, f"{peer.shown} is cut off: {why}")
+        self._end(peer)
 
     def _tell(self, peer: Peer, text: str) -> None:
         """A line for the kernel's log, unless there have been too many."""
@@ -534,12 +636,15 @@ class Door:
             if peer.payer in waiting:
                 waiting[peer.payer].pop(peer, None)
         process, owner, _ = peer.accounts
+        if self.gate is not None:
+            self.gate.strangers.pop(peer, None)
         peer.close()
         self._forget(process)
-        if not process.connections and self._processes.get(peer.os_pid) is process:
-            del self._processes[peer.os_pid]
+        named = peer.host or peer.os_pid
+        if not process.connections and self._processes.get(named) is process:
+            del self._processes[named]
         if not owner.connections:
-            del self._owners[peer.uid]
+            del self._owners[_whose(peer)]
         self._gone(peer)
 
     def _wait_for(self, peer: Peer, mask: int) -> None:
@@ -559,6 +664,9 @@ class Door:
             return
         self._closed = True
         self._deafen()
+        if self._outside is not None:
+            self._selector.unregister(self._outside)
+            self._outside.close()
         for peer in list(self._peers.values()):
             self._end(peer)
         with suppress(RuntimeError):  # outside trio nobody waits
@@ -566,6 +674,15 @@ class Door:
         self._selector.close()
         if self._spare >= 0:
             os.close(self._spare)
+
+
+def _whose(peer: Peer) -> int | str | None:
+    """By what the account of its owner is found."""
+    if not peer.host:
+        return peer.uid
+    if peer.key is None:
+        return "strangers"
+    return peer.uid if peer.key.uid is not None else f"key {peer.key.name}"
 
 
 def _rested(account: Account) -> float:

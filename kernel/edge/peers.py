@@ -3,6 +3,9 @@
 The operating system says who it is (SO_PEERCRED at the moment of connecting), not the message. A connection's number is
 never used again. What a connection makes the kernel keep is charged to it, to its OS process, to its owner and to all
 (syscalls/budgets.py), before it is kept.
+
+Of a connection from another machine the operating system tells nothing. Who is there is told by the key that it shows
+(gate.py), and in place of its OS process it is the host that pays.
 """
 
 from __future__ import annotations
@@ -11,10 +14,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmasos.syscalls import zeromq, zmtp
 from llmasos.syscalls.budgets import Allowance
+from llmasos.syscalls.curve_keys import Key
 from llmasos.syscalls.errno import SyscallError
+
+if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
+    from llmasos.syscalls import curve
 
 _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 NOTES_SECONDS = 10.0
@@ -43,20 +51,25 @@ class Account:
 
 class Peer:
     """A connection. `number` names it for the core; `os_pid` is 0 and `uid` None where the operating system does not
-    tell; `identity` is the name that it gives itself."""
+    tell; `identity` is the name that it gives itself. One from another machine has a `host`, `curve`, and from when it
+    has shown it a `key`; its `tenant` is the one that this key stands for."""
 
     __slots__ = (
-        "accounts", "answers", "connection", "counted", "deaf", "fd", "identity", "incoming", "mask", "number", "os_pid",
-        "out", "owed", "received", "refused", "sends", "uid", "until",
+        "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
+        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
         """`received`, `sends`: the bounds of what comes and has not been handled, and of what waits to go."""
         self.number, self.connection, self.fd = number, connection, connection.fileno()
-        self.os_pid, self.uid = zeromq.credentials(self.fd)
+        unix = connection.family == socket.AF_UNIX
+        self.os_pid, self.uid = zeromq.credentials(self.fd) if unix else zeromq.Credentials()
+        self.host = "" if unix else str(connection.getpeername()[0])
         self.identity = b""
+        self.curve: curve.Incoming | None = None
+        self.key: Key | None = None
         self.received, self.sends = received, sends
-        self.incoming = zmtp.Incoming(received.each)
+        self.incoming: zmtp.Incoming = zmtp.Incoming(received.each)
         self.accounts: tuple[Account, ...] = ()  # of its OS process, its owner, all
         self.counted = 0  # of received bytes, what the accounts have
         self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
@@ -72,6 +85,25 @@ class Peer:
         self.accounts = process, owner, everybody
         for account in self.accounts:
             account.connections += 1
+
+    def moves(self, owner: Account) -> None:
+        """Another owner pays for it from here on."""
+        process, before, everybody = self.accounts
+        before.connections, owner.connections = before.connections - 1, owner.connections + 1
+        before.received, owner.received = before.received - self.counted, owner.received + self.counted
+        before.answers, owner.answers = before.answers - self.answers, owner.answers + self.answers
+        self.accounts = process, owner, everybody
+
+    @property
+    def tenant(self) -> str:
+        return self.key.tenant if self.key is not None else ""
+
+    @property
+    def shown(self) -> str:
+        """Who is there, for the kernel's log."""
+        if not self.host:
+            return f"OS process {self.os_pid}"
+        return f"{self.host} (key {self.key.name})" if self.key is not None else f"a stranger from {self.host}"
 
     @property
     def payer(self) -> Account:
@@ -137,6 +169,8 @@ class Peer:
                 sent = 0
             except OSError:  # nobody is there to read; what it has sent still counts
                 self.deaf = True
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)  # should somebody be there, he hears of it
             else:
                 if sent == len(data):
                     return b"", None, ""
@@ -157,7 +191,7 @@ class Peer:
     def _over(self, size: int) -> tuple[Account | None, str]:
         answers = self.sends
         if answers.each and self.answers and self.answers + size > answers.each:  # one may be of any length
-            return None, answers.over(f"a connection of OS process {self.os_pid}", self.answers, answers.each)
+            return None, answers.over(f"a connection of {self.shown}", self.answers, answers.each)
         for account, most in zip(self.accounts, (answers.process, answers.owner, answers.all), strict=True):
             if most and account.answers + size > most:
                 return account, answers.over(account.name, account.answers, most)

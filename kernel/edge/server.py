@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import psutil
@@ -64,9 +65,12 @@ from llmasos.kernel.events import (
     WakeAt,
 )
 from llmasos.kernel.journal.state import State
-from llmasos.syscalls import budgets, runtime, wire, zmtp
+from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import BY_RECORD, Attach, Exec, Feed, Fork, Restore, Spawn
+from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, Spawn
+
+if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
+    from llmasos.kernel.edge.gate import Change, Gate
 
 FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
@@ -105,6 +109,7 @@ class Server:
         wanted: bool = False,
         ready: Callable[[], None] = lambda: None,
         images: Images | None = None,
+        gate: tuple[Gate, socket.socket] | None = None,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
@@ -121,6 +126,7 @@ class Server:
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
+        self._outside, self._gate = gate, gate[0] if gate is not None else None
         self._peers = Peers()
         self._room = room.Room()
         self._events: deque[Event] = deque()
@@ -157,6 +163,7 @@ class Server:
                 self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
                 self._programs.listen(self._directory / runtime.PROGRAMS)
+                self._open_gate()
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
                     nursery.start_soon(one.keep_time)
@@ -275,6 +282,8 @@ class Server:
             if size >= room.LONG and (why := self._room.refusal(size)):
                 raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
             request = wire.decode_request(message)
+            if request.call is not None and peer.key is not None:
+                self._check_files(peer, request.seq, request.call)
             if type(request.call) in _GROW and (why := self._room.refusal(size)):
                 raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
         except wire.RefusedFrame as refusal:
@@ -286,7 +295,25 @@ class Server:
         else:
             peer.owed += 1
             drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
-            self._handle(Syscall(peer.number, request.seq, request.call, peer.os_pid, peer.uid, drawn, len(message)))
+            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant
+            self._handle(Syscall(peer.number, request.seq, request.call, *who))
+
+    def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
+        from llmasos.kernel.edge.gate import refuse_files
+
+        try:
+            refuse_files(peer, call)
+        except SyscallError as error:
+            raise wire.RefusedFrame(seq, error.errno, error.reason) from None
+
+    def _keys_changed(self, changes: list[Change]) -> None:
+        if self._gate is not None and self._gate.trouble:
+            self._handle(Noted("error", f"keys: nobody comes by TCP: {self._gate.trouble}"))
+        for change in changes:
+            what = "may come no longer; its connections are cut" if change.what == "key revoke" else "may come"
+            on: dict[str, str | int] = {"key": change.key.name, "public": curve_keys.text_of(change.key.public)}
+            text = f"key {change.key.name} ({change.key.owner}) {what}"
+            self._handle(Noted("info", text, change.what, on | {"owner": change.key.owner}))
 
     def _lost_program(self, peer: Peer) -> None:
         if self._peers.numbered(peer.number) is not None:
@@ -340,7 +367,7 @@ class Server:
             else:
                 raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
-            text = f"signal {action.signal.name} to OS process {peer.os_pid}: {error.strerror}"
+            text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     async def _forget(self, action: Forget) -> None:
@@ -357,6 +384,14 @@ class Server:
             trouble = error.reason if isinstance(error, SyscallError) else str(error)
         place = self._keeper.path.parent if self._keeper is not None else self._directory
         self._handle(Forgotten(action.ref, gone, left, self._images.sure(place), trouble))
+
+    def _open_gate(self) -> None:
+        if self._outside is None:
+            return
+        gate, listener = self._outside
+        self._programs.open_gate(gate, listener, self._keys_changed)
+        where, public = curve_keys.shown(gate.host, gate.port), curve_keys.text_of(gate.public)
+        self._handle(Noted("info", f"programs on other machines may come by tcp://{where}; the kernel's key is {public}"))
 
     # --- drivers ----------------------------------------------------------------------------------------------------
 
@@ -439,9 +474,11 @@ class Server:
     # --- files that somebody may remove ---------------------------------------------------------------------------------
 
     def _directories(self) -> list[Path]:
-        return [self._directory, *([self._keeper.path.parent] if self._keeper is not None else [])]
+        keys = [self._gate.file.parent] if self._gate is not None else []
+        return [self._directory, *([self._keeper.path.parent] if self._keeper is not None else []), *keys]
 
     def _look_at_files(self) -> None:
+        self._programs.look_at_keys()
         if self._keeper is not None:
             self._keeper.look()
         if self._audit is not None:

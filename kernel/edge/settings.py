@@ -33,6 +33,11 @@
     key_command = "pass show llmasos"
     directory = "/var/lib/llmasos/keys"  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
 
+    [net]                     # programs on other machines (docs/howto/remote.md)
+    tcp = "0.0.0.0:7411"      # as `llmasos boot --tcp`; empty: the kernel listens on no network address
+    key = "/etc/llmasos/server.key"      # empty: $XDG_CONFIG_HOME/llmasos/server.key, made at the first such boot
+    authorized_keys = "/etc/llmasos/authorized_keys"   # empty: $XDG_CONFIG_HOME/llmasos/authorized_keys
+
     [partition]               # these users share neither frames nor steps with anybody (kernel/sched/partition.py)
     owners = ["1001", "1002"]
     turn_seconds = 0.05
@@ -203,6 +208,14 @@ class Seal(msgspec.Struct, forbid_unknown_fields=True):
     directory: str = ""  # of the keys that it wraps; empty: $XDG_STATE_HOME/llmasos/keys
 
 
+class Net(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[net]` of the file: programs on other machines, by CURVE only."""
+
+    tcp: str = ""  # HOST:PORT to listen on, as `llmasos boot --tcp`; empty: nowhere
+    key: str = ""  # the file of the kernel's secret key; empty: $XDG_CONFIG_HOME/llmasos/server.key
+    authorized_keys: str = ""  # the file of the keys that may come; empty: $XDG_CONFIG_HOME/llmasos/authorized_keys
+
+
 class File(msgspec.Struct, forbid_unknown_fields=True):
     default_model: str = ""  # empty: the embedded one; where all devices are simulated, a simulated one
     kernel: Tuning = msgspec.field(default_factory=Tuning)  # `[kernel]`
@@ -215,6 +228,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     privacy: Privacy = msgspec.field(default_factory=Privacy)  # `[privacy]`
     seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
     partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
+    net: Net = msgspec.field(default_factory=Net)  # `[net]`
 
 
 MOST_BYTES = 1 << 20  # of a configuration file
@@ -356,6 +370,7 @@ class Overrides:
     victims: str = ""
     evictions: str = ""
     plain: bool = False  # nothing is encrypted
+    tcp: str = ""  # HOST:PORT
     file: str = ""  # the path of the configuration, for what is said of it
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
@@ -387,6 +402,7 @@ class BootConfig(KernelConfig):
     audit_log: AuditConfig | None = None  # None: none is kept
     devices_named: bool = False  # on the command line or in the file
     seal: Seal = dataclasses.field(default_factory=Seal)
+    net: Net = dataclasses.field(default_factory=Net)
 
 
 def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
@@ -441,6 +457,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         partition=Partition(file.partition.owners, file.partition.turn_seconds),
         devices_named=bool(over.devices or file.device),
         seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
+        net=msgspec.structs.replace(file.net, tcp=over.tcp or file.net.tcp),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),

@@ -52,7 +52,7 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
     program = system.table.find(pid)
-    if not isinstance(program, Program):
+    if not isinstance(program, Program) or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
             f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
         )

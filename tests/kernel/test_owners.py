@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos.kernel.events import Reply, Syscall
 from llmasos.kernel.objects.owner import Owners
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Prog, Simulation, simulate
@@ -161,3 +162,24 @@ def test_pids_are_taken_apart_as_they_were_made_and_told_by_who_reads(uid: int, 
     if reader != uid:
         assert pids.told(f"({pid})", reader) == f"({uid}:{number})"
     assert pids.told(f"5{pid} {uid} {number}", uid) == f"5{pid} {uid} {number}"
+
+
+def ask(sim: Simulation, peer: int, call: Attach, tenant: str) -> Reply:
+    """What a program hears that has shown the key of a tenant, as the edge says."""
+    actions = sim.kernel.handle(Syscall(peer, 1, call, tenant=tenant, drawn=peer), sim.clock)
+    return next(action for action in actions if isinstance(action, Reply))
+
+
+def test_who_comes_by_a_key_is_its_tenant_whatever_it_says(sim: Simulation) -> None:
+    assert ask(sim, 901, Attach("ada"), "key-ada").errno is Errno.OK
+    assert sim.kernel.programs[901].owner.name.endswith("/key-ada")
+    assert not sim.kernel.programs[901].rights & (Right.SPEAK | Right.ADMIN)
+    assert ask(sim, 902, Attach("ada", tenant="acme"), "key-ada").errno is Errno.EPERM
+
+
+def test_who_comes_by_a_key_takes_up_no_other_owners_program(sim: Simulation) -> None:
+    acme = sim.program(tenant="acme")
+    sim.kill()
+    sim.boot_again()
+    assert ask(sim, 903, Attach(ticket=acme.ticket), "key-ada").errno is Errno.ESRCH
+    assert ask(sim, 904, Attach(ticket=acme.ticket), "acme").errno is Errno.OK

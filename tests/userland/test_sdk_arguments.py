@@ -132,7 +132,7 @@ def test_a_keyword_that_spawn_does_not_take_is_named_with_the_one_that_was_meant
     with pytest.raises(SyscallError, match=r"spawn\(\) takes no 'temp'; did you mean temperature\?") as caught:
         cpu_system.spawn(temp=3)  # type: ignore[call-arg]
     assert caught.value.errno is Errno.EINVAL
-    with pytest.raises(SyscallError, match=r"^EINVAL: .*'zzz'.*allow_special, chat_template"):
+    with pytest.raises(SyscallError, match=r"^EINVAL: .*'zzz'.*allow_special, budget, chat_template"):
         cpu_system.spawn(zzz=3)  # type: ignore[call-arg]
 
 

@@ -87,9 +87,9 @@ def test_a_conversation_is_read_back_as_messages(cpu_system: System, agent: Proc
 
 
 def test_a_program_waits_for_an_agent_that_another_one_talks_to(cpu_system: System, agent: Process) -> None:
-    story = agent.say(LONG, 60)
-    next(story)
     with System.connect(cpu_system.kernel.runtime) as other:
+        story = agent.say(LONG, 100)
+        next(story)
         same = other.process(agent.pid)
         with pytest.raises(SyscallError, match=r"^ETIME"):
             same.idle(timeout=0)

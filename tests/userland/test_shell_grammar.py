@@ -168,7 +168,7 @@ def test_the_words_of_run_are_the_programs_own() -> None:
 
 
 def test_usage_shows_options_before_free_text() -> None:
-    assert COMMANDS["kill"].usage == "kill [-SIGNAL] [-s SIGNAL] [-l] PID..."
+    assert COMMANDS["kill"].usage == "kill [-SIGNAL] [-s SIGNAL] [-l] [--shred] PID..."
     assert COMMANDS["say"].usage == "say PID [--max N] [--no-thoughts] [--json] TEXT [&]"
     assert COMMANDS["cat"].usage == "cat [PID] [-f] [--raw] [--json] [FILE...]"
 

@@ -20,6 +20,7 @@ from llmasos.syscalls import blocking, calls, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
+from llmasos.syscalls.remote import Place
 from llmasos.syscalls.table import Call
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.sdk import script
@@ -69,10 +70,10 @@ def shown(connection: object, kernel: blocking.Client | client.Client | None) ->
     if kernel is None:
         return f"<{kind}, not connected>"
     state = "closed" if kernel.closed else "waiting for the next kernel" if kernel.away else "connected"
-    return f"<{kind} of {kernel.runtime}, pid {kernel.pid}, {state}>"
+    return f"<{kind} of {kernel.place}, pid {kernel.pid}, {state}>"
 
 
-def closed(directory: Path) -> SyscallError:
+def closed(directory: Place) -> SyscallError:
     return SyscallError(Errno.EPIPE, f"this connection to {directory} is closed; connect anew (System.connect())")
 
 
@@ -102,8 +103,10 @@ class Connection:
         name: str = "",
         timeout: float = calls.CONNECT_SECONDS,
         reconnect: float = RECONNECT_SECONDS,
+        key: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one).
+        """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one), or of
+        `tcp://HOST:PORT` on another machine, with the key in the file `key` (None: the user's own, of `llmasos key new`).
 
         With `boot`, boots a private kernel where none runs, with the `flags` of `llmasos boot`; that kernel ends with
         this system, or with this OS process, however it ends. `name` is the program's name in the process table. A kernel
@@ -117,8 +120,10 @@ class Connection:
         """
         timeout, reconnect = script.seconds(timeout), script.seconds(reconnect, "reconnect")
         with ExitStack() as stack:
-            place = kernel_there(stack, where, boot, flags)
-            kernel = stack.enter_context(blocking.connect(place, name=name, timeout=timeout, reconnect=reconnect))
+            place = where if runtime.is_remote(where) else kernel_there(stack, where, boot, flags)
+            kernel = stack.enter_context(
+                blocking.connect(place, name=name, timeout=timeout, reconnect=reconnect, key=key)
+            )
             return cls(kernel, stack.pop_all())
 
     def __repr__(self) -> str:
@@ -134,7 +139,7 @@ class Connection:
     def __enter__(self) -> Self:
         self.kernel.origin.check()
         if self.kernel.closed:
-            raise closed(self.kernel.runtime)
+            raise closed(self.kernel.place)
         return self
 
     def __exit__(

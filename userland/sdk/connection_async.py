@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -12,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import anyio.to_thread
 
-from llmasos.syscalls import calls, client, loops
+from llmasos.syscalls import calls, client, loops, runtime
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
@@ -35,11 +36,18 @@ class AsyncConnection:
 
     @public
     def __init__(
-        self, where: Where, boot: bool, flags: Sequence[str], name: str, timeout: float, reconnect: float
+        self,
+        where: Where,
+        boot: bool,
+        flags: Sequence[str],
+        name: str,
+        timeout: float,
+        reconnect: float,
+        key: str | os.PathLike[str] | None = None,
     ) -> None:
         self.talking = Talking()
         self._where, self._boot, self._flags, self._name = where, boot, flags, name
-        self._timeout, self._reconnect = timeout, reconnect
+        self._timeout, self._reconnect, self._key = timeout, reconnect, key
         self._local: ExitStack | None = None  # a private kernel and its directory, once connected
         self._cleanup = AsyncExitStack()
 
@@ -54,8 +62,10 @@ class AsyncConnection:
         name: str = "",
         timeout: float = calls.CONNECT_SECONDS,
         reconnect: float = RECONNECT_SECONDS,
+        key: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one).
+        """Connect to the kernel of a runtime directory (None: `$LLMASOS_RUNTIME`, else the user's usual one), or of
+        `tcp://HOST:PORT` on another machine, with the key in the file `key` (None: the user's own, of `llmasos key new`).
 
         With `boot`, boots a private kernel where none runs, with the `flags` of `llmasos boot`; that kernel ends with
         this system, or with this OS process, however it ends. `name` is the program's name in the process table. A kernel
@@ -68,7 +78,7 @@ class AsyncConnection:
                 print(len(await here.ps()), "processes")
         """
         seconds = script.seconds(timeout), script.seconds(reconnect, "reconnect")
-        return cls(where, boot, flags, name, *seconds)
+        return cls(where, boot, flags, name, *seconds, key)
 
     def __repr__(self) -> str:
         return shown(self, self.kernel if self._local is not None else None)
@@ -87,15 +97,17 @@ class AsyncConnection:
         if self._local is not None:
             self.kernel.origin.check()
             if self.kernel.closed:
-                raise closed(self.kernel.runtime)
+                raise closed(self.kernel.place)
             return self
         loops.running()  # refuses other kinds of loops before a kernel is booted
         async with AsyncExitStack() as stack:
             local = ExitStack()
             stack.push_async_callback(_in_a_thread, local.close)
-            place = await _in_a_thread(kernel_there, local, self._where, self._boot, self._flags)
+            place = self._where
+            if not runtime.is_remote(place):
+                place = await _in_a_thread(kernel_there, local, self._where, self._boot, self._flags)
             self.kernel = await stack.enter_async_context(
-                client.connect(place, name=self._name, timeout=self._timeout, reconnect=self._reconnect)
+                client.connect(place, name=self._name, timeout=self._timeout, reconnect=self._reconnect, key=self._key)
             )
             self._local, self._cleanup = local, stack.pop_all()
             # As in connection.py: a forgotten private kernel ends in order.

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # 130: 128 + SIGINT, as shells report it
 BOOTS = ("spawn", "restore")  # verbs that boot a kernel where none runs
+_KERNELLESS = ("help", "man")  # verbs that are the same whatever kernel is named
 MAKES = ("spawn", "restore", "fork")  # verbs that leave agents behind
-_RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory")
+_RUNTIME = Option("--runtime", Kind.FILE, "the kernel's runtime directory, or tcp://HOST:PORT of one on another machine")
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*(=\S*)?")  # a word that is meant as an option, and not as text
 _PRIVATE = "--private"  # of a shell only
 VERBS = {name: command for name, command in COMMANDS.items() if name not in SHELL_ONLY}
@@ -65,10 +66,11 @@ def main(place: str | None, name: str, words: Sequence[str]) -> int:
         line = read(command, words)
     except UsageError as error:
         return _misused(f"llmasos: {error}\nusage: llmasos {command.usage.removesuffix(' [&]')}")
-    where = runtime.locate(line.values.pop(_RUNTIME.flag, place))
+    named = line.values.pop(_RUNTIME.flag, place)
     try:
-        alone = _ALONE.get(name)
-        return alone(where, line) if alone is not None else _on_the_kernel(where, line)
+        if (alone := _ALONE.get(name)) is not None:
+            return alone(runtime.usual() if name in _KERNELLESS else runtime.locate(named), line)
+        return _on_the_kernel(named if runtime.is_remote(named) else runtime.locate(named), line)
     except UsageError as error:
         return _misused(f"llmasos: {error}")
 
@@ -89,7 +91,8 @@ def _misused(text: str) -> int:
     return MISUSED
 
 
-def _on_the_kernel(where: Path, line: Line) -> int:
+def _on_the_kernel(where: Path | str | None, line: Line) -> int:
+    """`where`: the runtime directory, or the address of a kernel on another machine (None: $LLMASOS_RUNTIME has it)."""
     name = line.command.name
     module = _HOMES.get(name, "main")  # main has all actions, and is slower to import
     import_module(f"llmasos.userland.shell.{module}")
@@ -99,7 +102,7 @@ def _on_the_kernel(where: Path, line: Line) -> int:
     from llmasos.userland.shell.session import DO, Session
 
     screen, booted = Screen(), []
-    if name in BOOTS:
+    if name in BOOTS and isinstance(where, Path):
         from llmasos.userland.programs.boot import boot_if_none, booted_words
 
         booted = [booted_words] if boot_if_none(where) else []
