@@ -114,7 +114,6 @@ def _forget(system: System, process: LLMProcess) -> None:
     """What the core knows of it."""
     del process.log[:]
     process.records.cut(0)
-    process.charge_log()
     process.high_water = 0
     process.name, process.traits = NAME, replace(process.traits, name=NAME)
     process.charge_log()
