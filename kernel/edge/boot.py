@@ -20,7 +20,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,7 +138,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
     try:
-        gate = _gate(config.net)
+        gate = _gate(config.net, config.models)
         if args.log:
             open_log(Path(args.log))
         log, fsync = console(quiet=args.quiet, log=Path(args.log) if args.log else None), _NEVER
@@ -193,7 +193,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     return 0
 
 
-def _gate(wanted: settings.Net) -> tuple[Gate, socket.socket] | None:
+def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.socket] | None:
     """The gate for programs on other machines, and its socket. Raises SyscallError: nobody could come, a file of keys is
     wrong or others may change it, the address cannot be had, or the package for CURVE is missing (ENOTSUP)."""
     if not wanted.tcp:
@@ -203,7 +203,7 @@ def _gate(wanted: settings.Net) -> tuple[Gate, socket.socket] | None:
     except ImportError as error:
         why = f"--tcp needs the package PyNaCl: pip install 'llmasos[net]' ({error})"
         raise Errno.ENOTSUP(why) from None
-    found = Gate(wanted.tcp, server_key(wanted), authorized_keys(wanted))
+    found = Gate(wanted.tcp, server_key(wanted), authorized_keys(wanted), models)
     return found, found.listen()
 
 

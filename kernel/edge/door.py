@@ -285,7 +285,7 @@ class Door:
         self._stay(peer, STRANGER_SECONDS)
         gate.strangers[peer] = None
         while len(gate.strangers) > STRANGERS:
-            self.turn_away(next(iter(gate.strangers)), f"{STRANGERS} have not shown a key, and newer ones have come")
+            self.turn_away(gate.one_too_many(), f"{STRANGERS} have not shown a key, and newer ones have come")
         self._offer(peer, OPENING)
 
     def _shown(self, peer: Peer, shown: zmtp.Shown) -> None:

@@ -4,14 +4,18 @@ CURVE (syscalls/curve.py) is the only mechanism here; there is no way to have an
 in a file. It is read anew whenever it has changed, and that is looked at before anything is taken from such a connection
 or given to it: what a revoked key still sends is not heard, also before the file's change was noticed by itself.
 
-Strangers, who have not shown a key yet, have a few places and a few seconds. If these are taken, the oldest stranger
-goes, so that a flood keeps nobody out for long.
+Strangers, who have not shown a key yet, have a few places and a few seconds. If these are taken, the oldest one of the
+host that has most of them goes, so that a flood from one place keeps nobody elsewhere out.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import socket
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +32,9 @@ STRANGER_SECONDS = 5.0  # for the whole handshake
 _ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 120_000))
 
 
+_SIMULATED = re.compile(r"sim(:[0-9]+(\.[0-9]+)?[a-zA-Z]?)?")  # a model of the simulated device, by its size
+
+
 class Change(NamedTuple):
     """What has become of a key in the file, for log and audit."""
 
@@ -38,8 +45,9 @@ class Change(NamedTuple):
 class Gate:
     """Who may come by TCP. `host` and `port`: where it listens; a port 0 becomes one that is free."""
 
-    def __init__(self, address: str, secret: bytes, file: Path) -> None:
-        """`address`: HOST:PORT; `file`: of the keys that may come. Raises SyscallError EINVAL, EPERM, EIO: the file
+    def __init__(self, address: str, secret: bytes, file: Path, models: Collection[str] = ()) -> None:
+        """`address`: HOST:PORT; `file`: of the keys that may come; `models`: names of those that a key of no user of this
+        machine may use. Raises SyscallError EINVAL, EPERM, EIO: the file
         cannot be used; ENOENT: nobody may come."""
         self.host, self.port = curve_keys.host_and_port(address)
         self.public = curve_keys.public_half(secret)
@@ -48,6 +56,7 @@ class Gate:
         self.keys = curve_keys.authorized(file)
         self.trouble = ""  # why the file cannot be used; nobody comes then
         self.strangers: dict[Peer, None] = {}
+        self.models = models
         if not self.keys:
             raise Errno.ENOENT(f"nobody could come: no key is in {file}; `llmasos key add KEY NAME` puts one there")
 
@@ -109,19 +118,35 @@ class Gate:
             return ""
         return f"{self.trouble}; until then nobody comes" if self.trouble else f"it is not in {self.file}"
 
+    def one_too_many(self) -> Peer:
+        """Who of the strangers goes: the oldest of the host that has most of them."""
+        hosts = Counter(map(_network, self.strangers))
+        most = max(hosts.values())
+        return next(peer for peer in self.strangers if hosts[_network(peer)] == most)
 
-def refuse_files(peer: Peer, call: Call[object]) -> None:
-    """Raises SyscallError EPERM for a call that names a file of this machine by a key that stands for no user of it."""
-    if peer.key is None or peer.key.uid is not None:
-        return
-    for touch in BY_RECORD[type(call)].touches:
-        name = getattr(call, touch.field)
-        is_file = touch.what is Names.FILE or (touch.what is Names.MODEL and name.startswith(("/", "~", ".")))
-        if is_file:
-            raise Errno.EPERM(
-                f"key {peer.key.name} belongs to no user of the kernel's machine, so it names no files there "
-                "(`llmasos key add` has `uid=`)"
-            )
+    def refuse_files(self, peer: Peer, call: Call[object]) -> None:
+        """Raises SyscallError EPERM for a call that names a file of this machine by a key that stands for no user of it.
+        A model that has no name here would be looked for among the files, and so would what its options name."""
+        if peer.key is None or peer.key.uid is not None:
+            return
+        for touch in BY_RECORD[type(call)].touches:
+            if (name := getattr(call, touch.field)) is None:
+                continue
+            known = touch.what is Names.MODEL and (name in self.models or _SIMULATED.fullmatch(name))
+            if touch.what in (Names.FILE, Names.MODEL) and not known:
+                raise Errno.EPERM(
+                    f"key {peer.key.name} belongs to no user of the kernel's machine, so it names no files there, and "
+                    "only models that the kernel knows by name (`llmasos key add` has `uid=`)"
+                )
+
+
+def _network(peer: Peer) -> str:
+    """What one place may have addresses of: an address, or the half of an IPv6 one that names a network."""
+    try:
+        address = ipaddress.ip_address(peer.host.partition("%")[0])
+    except ValueError:
+        return peer.host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else peer.host
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

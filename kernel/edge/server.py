@@ -299,10 +299,9 @@ class Server:
             self._handle(Syscall(peer.number, request.seq, request.call, *who))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
-        from llmasos.kernel.edge.gate import refuse_files
-
         try:
-            refuse_files(peer, call)
+            if self._gate is not None:
+                self._gate.refuse_files(peer, call)
         except SyscallError as error:
             raise wire.RefusedFrame(seq, error.errno, error.reason) from None
 

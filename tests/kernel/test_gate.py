@@ -451,3 +451,15 @@ def test_whatever_a_stranger_says_it_is_no_message_and_no_key(said: bytes, name:
     with suppress(zmtp.Broken):
         while (found := server.next(lambda size: "")) is not None:
             assert isinstance(found, zmtp.Pong | zmtp.Refused)
+
+
+class Stranger:
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+
+def test_a_flood_from_one_place_makes_room_at_its_own_cost() -> None:
+    gate = gates.Gate.__new__(gates.Gate)
+    hosts = ["10.0.0.1", "2001:db8::1", "10.0.0.2", "2001:db8::2", "2001:db8::3"]
+    gate.strangers = dict.fromkeys(map(Stranger, hosts))
+    assert gate.one_too_many().host == "2001:db8::1", "the oldest of that network, not the oldest of all"

@@ -118,6 +118,8 @@ def test_a_key_of_no_user_names_no_file_of_the_kernels_machine_and_speaks_for_no
         assert errno(ada, Pagein(os.fspath(tmp_path))) is Errno.EPERM
         assert errno(ada, Spawn(os.fspath(tmp_path), [1])) is Errno.EPERM
         assert not list(tmp_path.iterdir())
+        for name in ("sim:7b,script=/etc/shadow", "kernel/../x", "kernel", "~/x", "sim:../x"):
+            assert errno(ada, Spawn(name, [1])) is Errno.EPERM, name
         ada(Null())
     for name, tenant in (("ada", "acme"), ("ada", "x"), ("dan", "other")):
         with pytest.raises(SyscallError, match="came by a key of tenant") as raised:
