@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike[str], *, mode: int = 0o600, durable: bool 
         os.replace(beside, os.path.join(directory, name))
         named = False
         if durable:
-            _sync_directory(directory)
+            sync_directory(directory)
     finally:
         if named:
             with suppress(OSError):
@@ -108,7 +108,8 @@ def _sweep(directory: str) -> None:
                 os.unlink(path)
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str | os.PathLike[str]) -> None:
+    """Have the names in a directory on the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -290,7 +290,7 @@ class Opened:
             self.path.unlink(missing_ok=True)
             if self.seal is not None:
                 with contextlib.suppress(SyscallError):  # then `seal status` shows keys that nothing needs
-                    self.seal.store.remove()
+                    self.seal.keys.remove(self.seal.store)
         _beside(self.path).unlink(missing_ok=True)
         os.close(self.lock)
 
@@ -338,7 +338,7 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
     if found.torn:
         notes.append(("warning", f"journal: the last write was cut short ({found.trouble}); cut off"))
     if encrypts != (found.journal is not None):
-        return Opened(path, lock, *_turn_over(path, found, notes, seal), found.state, notes, seal=seal)
+        return Opened(path, lock, *_turn_over(path, found, notes, seal, keys), found.state, notes, seal=seal)
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     if found.torn:
         os.ftruncate(fd, found.end)
@@ -348,7 +348,9 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
     return Opened(path, lock, fd, found.end, found.state, notes, seal=seal)
 
 
-def _turn_over(path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | None) -> tuple[int, int]:
+def _turn_over(
+    path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | None, keys: Keys | None
+) -> tuple[int, int]:
     """Write a journal that was not encrypted so that it is, or the other way round. What it was before is overwritten."""
     fd = write_new(path, found.state.snapshot(), seal=seal)
     os.fsync(fd)
@@ -358,8 +360,8 @@ def _turn_over(path: Path, found: Found, notes: list[tuple[str, str]], seal: Sea
         sync_directory(path)
         if found.journal is None:
             overwrite(old)
-        else:
-            found.journal[0].remove()
+        elif keys is not None:
+            keys.remove(found.journal[0])
     finally:
         os.close(old)
     now = "is encrypted from here on" if seal is not None else "is not encrypted any more (--plain)"

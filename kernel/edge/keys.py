@@ -18,7 +18,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -30,10 +30,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from llmasos.kernel.edge.locked import KEY_BYTES, Locked
 from llmasos.kernel.edge.master import KEY_FILE, Kind, Source, name_of, overwrite, source_of
+from llmasos.kernel.edge.stores import FILES, Listed, stores_in
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
-FILES = "files"  # the file of image files' keys
 OWN = ""  # the owner of what belongs to the kernel's user
 FREE, OWNER, PROCESS, JOURNAL, IMAGE, TEXT = range(6)
 _HEAD = struct.Struct("<8sI4x8s")
@@ -223,8 +223,6 @@ class Store:
             overwrite(self._descriptor)
             self.path.unlink(missing_ok=True)
             self.close()
-            with suppress(OSError):  # others are in it
-                self.path.parent.rmdir()
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -455,7 +453,9 @@ class Keys:
 
     def __init__(self, source: Source, directory: Path, *, plain: bool = False) -> None:
         self.source, self.directory, self.plain = source, directory, plain
+        self.listed = Listed(source.listed)
         self.locked = Locked()
+        self.troubles: list[str] = []  # why the last rotation has left the old master key
         self._known: list[bytes] = []
         self._stores: dict[str, Store] = {}
 
@@ -467,44 +467,49 @@ class Keys:
         return self._known
 
     def _make(self) -> list[bytes]:
-        held = [path for path in self.stores() if path.stat().st_size > _BYTES]
+        held = [place for place in self._directories() if self._holds(place)]
         if held or not self.source.makes:
-            under = f"; what is in {self.directory} is under it" if held else ""
+            under = f"; what is in {', '.join(map(str, held))} is under it" if held else ""
             raise Errno.EPERM(
                 f"no master key is there ({self.source.about}){under}: {self.source.missing()}, or boot without "
                 "encryption and with another journal (--plain --journal DIR)"
             )
-        with self._alone():
+        with self.listed.alone():
             if found := self.source.read():
                 return found
             key = secrets.token_bytes(KEY_BYTES)
             self.source.write([key])
             return [key]
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the place of the keys: of all kernels and commands one makes or changes the master key."""
-        with _told(self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            held = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            os.close(held)
+    def _directories(self) -> list[Path]:
+        """All that have files under the master key, as far as is known."""
+        return list(dict.fromkeys([self.directory, *self.listed.read()]))
+
+    def _holds(self, directory: Path) -> bool:
+        with _told(directory):
+            return directory.exists() and any(path.stat().st_size > _BYTES for path in stores_in(directory))
 
     def stores(self) -> list[Path]:
-        """The files of slots that there are."""
-        try:
-            return sorted(path for path in self.directory.iterdir() if not path.name.endswith((".new", ".part")))
-        except OSError:
-            return []
+        """The files of slots in the directory. Raises SyscallError EIO."""
+        with _told(self.directory):
+            return stores_in(self.directory) if self.directory.exists() else []
 
     def store(self, name: str) -> Store:
         """One of them; it is made if it is not there. Raises SyscallError."""
         if name not in self._stores:
-            self._stores[name] = Store(self.directory / name, self.masters, self.locked)
+            with self.listed.alone():
+                self._open(name)
         return self._stores[name]
+
+    def remove(self, store: Store) -> None:
+        """Overwrite and remove a file: nothing under its keys is to be read again."""
+        self._stores.pop(store.path.name, None)
+        store.remove()
+        self.listed.drop(self.directory)
+
+    def _open(self, name: str) -> Store:
+        self.listed.note(self.directory)
+        return self._stores.setdefault(name, Store(self.directory / name, self.masters, self.locked))
 
     @property
     def files(self) -> Store:
@@ -517,21 +522,42 @@ class Keys:
         return b"" if self.plain else hmac.digest(self.files.owner_key(), b"llmasos " + purpose.encode(), "sha256")
 
     def rotate(self, new: bytes | None = None) -> tuple[int, list[str]]:
-        """Wrap all owners' keys under a new master key, and forget the old ones. Returns how many there were, and what
-        could not be done. A kernel that runs meanwhile is not disturbed: it has its owners' keys."""
-        with self._alone():
-            old = self.source.read() or self.masters()
+        """Wrap all owners' keys under a new master key, wherever they are, and forget the old ones. Returns how many
+        there were, and what could not be done: then the old ones stay. A kernel that runs meanwhile is not disturbed: it
+        has its owners' keys."""
+        self.masters()
+        with self.listed.alone():
+            old = self.source.read()
             if new is None and self.source.makes and len(old) == 1:  # more: a rotation was begun
                 new = secrets.token_bytes(KEY_BYTES)
             if new is not None:
                 self.source.write([new, *old])
-            count, troubles = 0, []
-            for path in self.stores():
-                try:
-                    count += self.store(path.name).wrap_anew()
-                except SyscallError as error:
-                    troubles.append(error.reason)
-            if (new is not None or self.source.makes) and not troubles:
+            # From here on nobody wraps under the old ones; who has done so is in the list.
+            count, self.troubles = 0, []
+            for place in self._directories():
+                count += self._wrap_anew(place)
+            if (new is not None or self.source.makes) and not self.troubles:
                 self.source.write([new or old[0]])
             self._known = []
-        return count, troubles
+        return count, self.troubles
+
+    def _wrap_anew(self, place: Path) -> int:
+        """Wrap the owners' keys of all files in a directory under the newest master key; returns how many there were."""
+        count = 0
+        try:
+            for path in stores_in(place):
+                try:
+                    if place == self.directory:
+                        count += (self._stores.get(path.name) or self._open(path.name)).wrap_anew()
+                    else:
+                        with closing(Store(path, self.masters, self.locked)) as store:
+                            count += store.wrap_anew()
+                except SyscallError as error:
+                    self.troubles.append(error.reason)
+        except OSError as error:
+            if place in self.listed.read():  # else nothing was ever there
+                self.troubles.append(
+                    f"the keys in {place} cannot be reached: {error.strerror}; bring them back, or take the line out of "
+                    f"{self.listed.path} if they have gone for good"
+                )
+        return count

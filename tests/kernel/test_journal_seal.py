@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge import journal_keeper, master
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import NAME, open_journal
 from llmasos.kernel.edge.journal_keeper import Keeper
-from llmasos.kernel.edge.keys import PROCESS, Keys
+from llmasos.kernel.edge.keys import IMAGE, PROCESS, Keys
 from llmasos.kernel.edge.master import CommandSource, FileSource, KeyringSource, overwrite
 from llmasos.kernel.journal.records import Frame, Gone, Grown, ProcessHead, ProgramHead, encode
 from llmasos.kernel.journal.state import State
@@ -224,6 +225,54 @@ def test_a_rotation_that_was_cut_off_is_finished_by_the_next_one(tmp_path: Path,
     assert write(tmp_path, []).processes
 
 
+def test_rotation_reaches_every_directory_under_the_master_key(tmp_path: Path) -> None:
+    source = FileSource(tmp_path / "config" / "seal.key")
+    one, other = Keys(source, tmp_path / "one"), Keys(source, tmp_path / "other")
+    made = [keys.files.add(IMAGE, 1) for keys in (one, other)]
+    (tmp_path / "one" / "README").write_text("somebody's\n" * 30)
+    old = masters(tmp_path)
+    assert one.rotate() == (2, [])
+    assert masters(tmp_path) != old
+    for keys, (name, key) in zip((one, other), made, strict=True):
+        assert Keys(source, keys.directory).files.get(name) == key
+
+
+def test_the_old_master_key_stays_while_something_under_it_cannot_be_reached(tmp_path: Path) -> None:
+    source = FileSource(tmp_path / "config" / "seal.key")
+    one, other = Keys(source, tmp_path / "one"), Keys(source, tmp_path / "other")
+    name, key = other.files.add(IMAGE, 1)
+    one.files.add(IMAGE, 1)
+    old = masters(tmp_path)
+    (tmp_path / "other").rename(tmp_path / "unmounted")
+    images = Images(one)
+    _, left = images.forget(1)  # nothing was forgotten, so nothing was rotated
+    assert not any("old master key" in text for text in left)
+    assert "cannot be reached" in one.rotate()[1][0]
+    assert any("old master key" in text for text in images.forget(2)[1])
+    assert not images.sure(tmp_path)
+    assert set(old) < set(masters(tmp_path))
+    (tmp_path / "unmounted").rename(tmp_path / "other")
+    assert Keys(source, tmp_path / "other").files.get(name) == key
+    assert one.rotate()[1] == []
+    assert len(masters(tmp_path)) == 1
+    assert Keys(source, tmp_path / "other").files.get(name) == key
+
+
+def test_a_directory_of_keys_that_was_given_up_does_not_stop_rotation(tmp_path: Path) -> None:
+    source = FileSource(tmp_path / "config" / "seal.key")
+    one, other = Keys(source, tmp_path / "one"), Keys(source, tmp_path / "other")
+    for keys in (one, other):
+        keys.files.add(IMAGE, 1)
+    other.remove(other.files)
+    with source.listed.open("ab") as file:
+        file.write(b'"/a/path/that/a/cra')  # sh cut short
+    assert not other.directory.exists()
+    assert one.rotate() == (1, [])
+    name, key = other.files.add(IMAGE, 2)
+    assert one.rotate() == (2, [])
+    assert Keys(source, other.directory).files.get(name) == key
+
+
 def test_a_slot_that_was_cut_short_or_flipped_costs_its_key_and_no_other(tmp_path: Path) -> None:
     keys = keys_in(tmp_path)
     names = [keys.files.add(PROCESS, pid) for pid in range(5)]
@@ -266,17 +315,17 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
 def test_a_command_gives_the_key_and_its_trouble_is_told(tmp_path: Path) -> None:
     key = secrets.token_bytes(32)
     (tmp_path / "key").write_text(key.hex())
-    assert CommandSource(f"cat {tmp_path / 'key'}").read() == [key]
+    assert CommandSource(f"cat {tmp_path / 'key'}", tmp_path / "seal.key").read() == [key]
     for command in ("false", "/nope", "echo nothing"):
         with pytest.raises(SyscallError):
-            CommandSource(command).read()
+            CommandSource(command, tmp_path / "seal.key").read()
     with pytest.raises(SyscallError, match="seal rotate"):
-        CommandSource("true").write([key])
+        CommandSource("true", tmp_path / "seal.key").write([key])
 
 
-def test_the_keyring_keeps_a_key_where_the_system_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keyring_keeps_a_key_where_the_system_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(master, "KEYRING_NAME", f"llmasos:test-{os.getpid()}".encode())
-    source, key = KeyringSource(), secrets.token_bytes(32)
+    source, key = KeyringSource(tmp_path / "seal.key"), secrets.token_bytes(32)
     try:
         source.write([key])
     except SyscallError as error:
@@ -287,7 +336,7 @@ def test_the_keyring_keeps_a_key_where_the_system_has_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(master, "KEYRING_NAME", b"llmasos:none")
     assert source.read() == []
     with pytest.raises(SyscallError, match="seal load"):
-        Keys(source, Path("/nowhere")).masters()
+        Keys(source, tmp_path / "nowhere").masters()
 
 
 def test_zeros_take_the_place_of_what_was_appended(tmp_path: Path) -> None:
