@@ -12,6 +12,7 @@ both.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hmac
 import os
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Protocol
 
 import xxhash
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from llmasos.kernel.edge.locked import KEY_BYTES, Locked
 from llmasos.kernel.edge.master import KEY_FILE, Kind, Source, name_of, overwrite, source_of
-from llmasos.kernel.edge.stores import FILES, Listed, stores_in
+from llmasos.kernel.edge.stores import FILES, Listed, make_directory, stores_in
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -104,7 +105,9 @@ class Store:
         self._ciphers: dict[bytes, AESGCM] = {}  # of owners' keys, by the key's name
         self._read_to = 0
         self._free = 0  # bytes of slots that were overwritten
-        self.dirty = False  # something is not on the disk yet
+        self._writes = self._synced = 0  # how many there were, and how many of them are on the disk
+        self._failed = False  # a sync did, so that it is not known what is on the disk: only a new file helps
+        self._syncing = Lock()
         with _told(path), self._held():
             pass
 
@@ -155,9 +158,9 @@ class Store:
             for name in names:
                 if (slot := self._slot(name)) is not None:
                     self._erase(slot)
-            if sync:
-                os.fsync(self._descriptor)
-                self.dirty = False
+        if sync:  # not while the file is held: others want new keys meanwhile
+            with _told(self.path):
+                self.sync()
 
     def forget_owner(self, owner: str) -> int:
         """Overwrite an owner's key and all below it; returns how many there were."""
@@ -168,18 +171,32 @@ class Store:
             for slot in gone:
                 self._erase(slot)
             self._owners.pop(owner, None)
-            os.fsync(self._descriptor)
+            self._flush()
             return len(gone)
 
     def sync(self) -> None:
-        """Bring new slots to the disk. Raises OSError."""
-        if self.dirty:
-            self.dirty = False
-            try:
-                os.fdatasync(self._descriptor)
-            except OSError:
-                self.dirty = True
-                raise
+        """Bring to the disk what was written before the call, by whatever thread. Raises OSError."""
+        try:
+            with self._syncing:
+                with self._own:
+                    if self._descriptor < 0:
+                        return
+                    if self._failed or os.fstat(self._descriptor).st_nlink == 0:
+                        with self._held():
+                            pass
+                    writes, descriptor = self._writes, os.dup(self._descriptor)
+                try:
+                    if self._synced < writes:
+                        os.fdatasync(descriptor)
+                        self._synced = max(self._synced, writes)
+                except OSError:
+                    self._failed = True
+                    with self._held():
+                        pass
+                finally:
+                    os.close(descriptor)
+        except SyscallError as error:
+            raise OSError(errno.EIO, error.reason) from None
 
     def renew(self) -> None:
         """Give every owner a new key under the newest master key, wrap all keys below them anew, and overwrite the old
@@ -205,10 +222,10 @@ class Store:
                 key = _unwrap(slot, self._cipher(slot.parent))
                 nonce, wrapped = _wrap(key, OWNER, slot.name, name_of(newest), 0, AESGCM(newest))
                 self._append(Slot(OWNER, slot.name, name_of(newest), 0, nonce, wrapped, slot.text, 0))
-            os.fsync(self._descriptor)
+            self._flush()
             for slot in old:
                 self._erase(slot)
-            os.fsync(self._descriptor)
+            self._flush()
             return len(old)
 
     def tidy(self) -> None:
@@ -295,17 +312,60 @@ class Store:
                 state = os.fstat(self._descriptor)
                 if state.st_nlink:
                     break
-                self.close()  # another process has put a new file in its place
-                self._open()
+                self._follow(state.st_size)
             try:
                 self._read(state.st_size)
+                if self._failed:
+                    self._replace(self._all())
                 yield
             finally:
                 if self._descriptor >= 0:
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def _open(self) -> None:
+    def _follow(self, size: int) -> None:
+        """The file, which is held, has lost its name: another process has put a new one in its place and overwritten it,
+        or somebody has removed it. What it has is then put where the name leads, so that no key is lost."""
+        self._read(size)
+        whole = os.pread(self._descriptor, len(_MAGIC), 0) == _MAGIC
+        slots = self._all() if whole else []
+        try:
+            new = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if not whole:
+                raise Errno.EIO(f"the keys in {self.path} were overwritten and removed by another process") from None
+            make_directory(self.path.parent)
+            self._replace(slots)
+            return
+        old, self._descriptor = self._descriptor, new
+        self._forget_file()
+        try:
+            fcntl.flock(new, fcntl.LOCK_EX)
+            self._read(os.fstat(new).st_size)
+            for slot in slots:
+                if slot.name not in self._slots:
+                    self._append(slot)
+            self._flush()
+        except BaseException:
+            self._descriptor = old
+            self._forget_file()
+            os.close(new)
+            raise
+        os.close(old)
+
+    def _forget_file(self) -> None:
         self._slots, self._above, self._read_to, self._free = {}, {}, 0, 0
+
+    def _flush(self) -> None:
+        """The file is held. Raises OSError."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            self._failed = True
+            raise
+        self._synced = self._writes
+
+    def _open(self) -> None:
+        self._forget_file()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
@@ -369,7 +429,7 @@ class Store:
             raise OSError(28, "no space left on device")
         self._read_to += len(packed)
         self._know(slot)
-        self.dirty = True
+        self._writes += 1
 
     def _erase(self, slot: Slot) -> None:
         os.pwrite(self._descriptor, bytes(_BYTES * slot.slots), slot.at)
@@ -377,7 +437,7 @@ class Store:
             del self._slots[slot.name]
             self._above.pop(slot.name, None)
         self._free += _BYTES * slot.slots
-        self.dirty = True
+        self._writes += 1
 
     def _replace(self, slots: list[Slot]) -> None:
         """Put a file with these slots in the place of this one, which is overwritten."""
@@ -402,9 +462,12 @@ class Store:
             beside.unlink(missing_ok=True)
             raise
         old, self._descriptor = self._descriptor, new
-        overwrite(old)
-        os.close(old)
-        self._slots, self._above, self._read_to, self._free, self.dirty = {}, {}, 0, 0, False
+        self._forget_file()
+        self._synced, self._failed = self._writes, False
+        try:
+            overwrite(old)
+        finally:
+            os.close(old)
         self._owners.clear()
         self._read(len(written))
 

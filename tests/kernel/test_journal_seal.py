@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -301,6 +303,81 @@ def test_two_kernels_of_a_user_share_the_file_of_keys(tmp_path: Path) -> None:
     assert other.files.get(made[0][0]) is None
     assert other.files.get(made[1][0]) == made[1][1]
     assert one.derived("a purpose") != one.derived("another")
+
+
+def test_keys_that_were_removed_under_a_running_kernel_are_written_again(tmp_path: Path, frames: list[Frame]) -> None:
+    opened = open_journal(tmp_path / "journal", keys_in(tmp_path))
+    assert opened.seal is not None
+    for number, frame in enumerate(frames):
+        if number == len(frames) // 2:
+            shutil.rmtree(tmp_path / "keys")
+        file.write_all(opened.fd, file.framed(opened.seal.live.encode(frame)))
+    opened.seal.store.sync()
+    os.close(opened.fd)
+    os.close(opened.lock)
+    state = write(tmp_path, [])
+    assert not state.difference(state_of(frames, state.secret))
+
+
+def test_removed_keys_come_back_beside_those_that_another_process_has_made_since(tmp_path: Path) -> None:
+    one, other = keys_in(tmp_path), keys_in(tmp_path)
+    made = [one.files.add(PROCESS, 1)]
+    (tmp_path / "keys" / "files").unlink()
+    made.append(other.files.add(PROCESS, 2))
+    one.files.sync()  # nothing else has to be done for it
+    made.append(one.files.add(PROCESS, 3))
+    for keys in (one, other, keys_in(tmp_path)):
+        assert [keys.files.get(name) for name, _ in made] == [key for _, key in made]
+
+
+def test_a_sync_waits_for_what_another_thread_is_syncing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = keys_in(tmp_path).files
+    store.add(PROCESS, 1)
+    began, go_on, whole = threading.Event(), threading.Event(), os.fdatasync
+    ended: list[int] = []
+
+    def slow(descriptor: int) -> None:
+        began.set()
+        assert go_on.wait(60)
+        whole(descriptor)
+        ended.append(descriptor)
+
+    def second() -> None:
+        store.sync()
+        seen.append(len(ended))
+
+    seen: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", slow)
+    threads = [threading.Thread(target=store.sync), threading.Thread(target=second)]
+    threads[0].start()
+    assert began.wait(60)
+    threads[1].start()
+    threads[1].join(0.05)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [1]
+
+
+def test_after_an_error_of_the_disk_a_new_file_is_synced_and_not_the_old_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keys_in(tmp_path).files
+    name, key = store.add(PROCESS, 1)
+    before = (tmp_path / "keys" / "files").stat().st_ino
+
+    def fails(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                store.sync()
+    store.sync()
+    assert (tmp_path / "keys" / "files").stat().st_ino != before
+    assert keys_in(tmp_path).files.get(name) == key
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
