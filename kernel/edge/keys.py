@@ -31,8 +31,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from llmasos.kernel.edge.locked import KEY_BYTES, Locked
 from llmasos.kernel.edge.master import KEY_FILE, Kind, Source, name_of, overwrite, source_of
-from llmasos.kernel.edge.stores import FILES, Listed, make_directory, stores_in
+from llmasos.kernel.edge.stores import FILES, Listed, stores_in
 from llmasos.syscalls import runtime
+from llmasos.syscalls.atomic_file import make_directory, sync_directory
 from llmasos.syscalls.errno import Errno, SyscallError
 
 OWN = ""  # the owner of what belongs to the kernel's user
@@ -366,12 +367,13 @@ class Store:
 
     def _open(self) -> None:
         self._forget_file()
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self.path.parent)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def _read(self, size: int) -> None:
         """Take in what stands beyond what is known."""
-        if size == 0:
+        if size == 0:  # its name is on the disk before the first key is used
+            sync_directory(self.path.parent)
             os.pwrite(self._descriptor, _HEAD.pack(_MAGIC, _VERSION, b"").ljust(_BYTES, b"\0"), 0)
             size = _BYTES
         if self._read_to == 0:
@@ -452,11 +454,7 @@ class Store:
                 view = view[os.write(new, view) :]
             os.fsync(new)
             os.replace(beside, self.path)
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self.path.parent)
         except OSError:
             os.close(new)
             beside.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from llmasos.kernel.edge.locked import KEY_BYTES
-from llmasos.syscalls.atomic_file import replacing, write_all
+from llmasos.syscalls.atomic_file import make_directory, replacing, write_all
 from llmasos.syscalls.errno import Errno
 
 Kind = Literal["file", "keyring", "command"]
@@ -114,7 +114,7 @@ class FileSource:
 
     def write(self, keys: list[bytes]) -> None:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self.path.parent)
             old = os.open(self.path, os.O_RDWR | os.O_CLOEXEC) if self.path.exists() else -1
             try:
                 with replacing(self.path, durable=True) as descriptor:

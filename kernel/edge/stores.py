@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmasos.syscalls.atomic_file import sync_directory
+from llmasos.syscalls.atomic_file import make_directory, sync_directory
 from llmasos.syscalls.errno import Errno
 
 _REMOVED = "removed"
@@ -28,14 +28,6 @@ _JOURNAL = re.compile(r"[0-9a-f]{16}")
 def stores_in(directory: Path) -> list[Path]:
     """The files of slots in a directory; whatever else is in it is somebody's. Raises OSError."""
     return sorted(path for path in directory.iterdir() if path.name == FILES or _JOURNAL.fullmatch(path.name))
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it; their names are on the disk then. Raises OSError."""
-    if not path.is_dir():
-        make_directory(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync_directory(path.parent)
 
 
 class Listed:

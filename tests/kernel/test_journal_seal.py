@@ -24,6 +24,7 @@ from llmasos.kernel.edge.master import CommandSource, FileSource, KeyringSource,
 from llmasos.kernel.journal.records import Frame, Gone, Grown, ProcessHead, ProgramHead, encode
 from llmasos.kernel.journal.state import State
 from llmasos.simulator import simulate
+from llmasos.syscalls import curve_keys
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Fork, Spawn, Truncate
 from tests.system.scan import Scan, needles
@@ -378,6 +379,44 @@ def test_after_an_error_of_the_disk_a_new_file_is_synced_and_not_the_old_one_aga
     store.sync()
     assert (tmp_path / "keys" / "files").stat().st_ino != before
     assert keys_in(tmp_path).files.get(name) == key
+
+
+def test_the_names_of_a_first_key_s_files_are_on_the_disk_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    whole = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Keys(FileSource(tmp_path / "a" / "config" / "seal.key"), tmp_path / "b" / "keys").files.add(PROCESS, 1)
+    named = (".", "a", "a/config", "b", "b/keys")
+    assert {os.path.realpath(tmp_path / name) for name in named} <= set(synced)
+
+
+def test_a_secret_key_of_a_kernel_is_whole_or_not_there_and_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net" / "kernel.key"
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", dies)
+        with pytest.raises(KeyboardInterrupt):
+            curve_keys.new_secret(path)
+    assert not path.exists()
+    public = curve_keys.new_secret(path)
+    assert curve_keys.public_half(curve_keys.secret_of(path)) == public
+    with pytest.raises(SyscallError) as caught:
+        curve_keys.new_secret(path)
+    assert caught.value.errno is Errno.EBUSY
+    assert curve_keys.public_half(curve_keys.secret_of(path)) == public
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
