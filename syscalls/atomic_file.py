@@ -25,8 +25,8 @@ def replacing(
     path: str | os.PathLike[str], *, mode: int = 0o600, durable: bool = False, new: bool = False
 ) -> Iterator[int]:
     """A descriptor to write a new file to, which takes the name `path` when the block ends; what raises in it leaves what
-    had the name before, and nothing else. `durable`: file and name are on the disk then. `new`: nothing is replaced. Raises
-    OSError; FileExistsError: `new`, and something has the name."""
+    had the name before, and nothing else. `durable`: file and name are on the disk then. `new`: nothing is replaced.
+    Raises OSError; FileExistsError: `new`, and something has the name."""
     directory, name = os.path.split(os.fspath(path))
     directory = directory or os.curdir
     _sweep(directory)

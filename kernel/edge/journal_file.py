@@ -23,7 +23,7 @@ from typing import BinaryIO
 import xxhash
 
 from llmasos.kernel.edge.journal_seal import Reader, Seal
-from llmasos.kernel.edge.keys import Keys, Store
+from llmasos.kernel.edge.keys import JOURNAL, Keys, Store
 from llmasos.kernel.edge.master import overwrite
 from llmasos.kernel.journal.records import BadFrame, Frame, encode
 from llmasos.kernel.journal.state import State
@@ -74,9 +74,10 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size if upto is None else upto
-            if trouble := _check_header(path, file.read(_HEADER.size)):
+            head = file.read(_HEADER.size)
+            if trouble := _check_header(path, head):
                 return Found(State(b""), 0, trouble)
-            return _read_frames(file, size, rest, Reader(keys))
+            return _read_frames(file, size, rest, Reader(keys, encrypted=head == header(ENCRYPTED)))
     except OSError as error:
         raise Errno.EIO(
             f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
@@ -364,9 +365,23 @@ def _turn_over(
             keys.remove(found.journal[0])
     finally:
         os.close(old)
+    if keys is not None and seal is not None and _had_keys(keys, path, seal.store):
+        notes.append(
+            (
+                "warning",
+                f"journal: it was not encrypted, and keys of one that was are in {keys.directory}: unless you have booted "
+                "with --plain, another has been put in its place",
+            )
+        )
     now = "is encrypted from here on" if seal is not None else "is not encrypted any more (--plain)"
     notes.append(("info", f"journal: it {now}"))
     return fd, os.fstat(fd).st_size
+
+
+def _had_keys(keys: Keys, path: Path, new: Store) -> bool:
+    """Whether an encrypted journal was kept there before."""
+    stores = [keys.store(one.name) for one in keys.stores() if one != new.path]
+    return any(slot.text == os.fspath(path) for store in stores for slot in store.find(JOURNAL))
 
 
 def _hold(directory: Path) -> int:

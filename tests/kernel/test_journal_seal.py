@@ -419,6 +419,65 @@ def test_a_secret_key_of_a_kernel_is_whole_or_not_there_and_never_replaced(
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
+def bodies_of(journal: Path) -> list[bytes]:
+    """The bodies of the frames of a file."""
+    data, at, found = journal.read_bytes(), 16, []
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        found.append(data[at + 16 : at + 16 + length])
+        at += 16 + length
+    return found
+
+
+@pytest.mark.parametrize("version", [file.ENCRYPTED, file.VERSION])
+def test_frames_that_nobody_encrypted_do_not_count(tmp_path: Path, frames: list[Frame], version: int) -> None:
+    write(tmp_path, frames)
+    journal = tmp_path / "journal" / NAME
+    forged = file.framed(encode(Frame(10**15, [ProgramHead(4077, "forged", 255, "")], 10**6)))
+    journal.write_bytes(file.header(version) + journal.read_bytes()[16:] + forged)
+    found = file.read(journal, keys=keys_in(tmp_path))
+    assert "makes no sense" in found.trouble
+    assert 4077 not in found.state.programs
+
+
+@pytest.mark.parametrize("changed", ["left out", "repeated", "moved", "segment repeated", "first left out"])
+def test_frames_that_are_left_out_repeated_or_moved_are_found(tmp_path: Path, frames: list[Frame], changed: str) -> None:
+    write(tmp_path, [])
+    empty = [Frame(number, []) for number in range(1, 6)]
+    write(tmp_path, empty)  # a second boot, whose segment is the third of the file
+    journal = tmp_path / "journal" / NAME
+    bodies = bodies_of(journal)
+    before, begin, last = bodies[:-6], bodies[-6], bodies[-5:]
+    assert [body[:2] for body in (begin, last[0])] == [b"\xc1\x01", b"\xc1\x02"]
+    whole = [begin, *last]
+    for now, right in (
+        (whole, True),
+        (whole[:-2], True),  # a tail may be cut off
+        (
+            {
+                "left out": [begin, *last[:2], *last[3:]],
+                "repeated": [*whole, last[0]],
+                "moved": [begin, last[0], last[2], last[1]],
+                "segment repeated": [begin, *last[:2], begin, *last[3:]],
+                "first left out": [begin, *last[1:]],
+            }[changed],
+            False,
+        ),
+    ):
+        journal.write_bytes(file.header(file.ENCRYPTED) + b"".join(map(file.framed, [*before, *now])))
+        assert (file.read(journal, keys=keys_in(tmp_path)).trouble == "") is right
+
+
+def test_an_open_journal_in_the_place_of_an_encrypted_one_is_told(tmp_path: Path, frames: list[Frame]) -> None:
+    write(tmp_path, frames)
+    write(tmp_path / "elsewhere", frames, plain=True)
+    os.replace(tmp_path / "elsewhere" / "journal" / NAME, tmp_path / "journal" / NAME)
+    opened = open_journal(tmp_path / "journal", keys_in(tmp_path))
+    assert any("put in its place" in text for level, text in opened.notes if level == "warning")
+    opened.close(remove=True)
+    os.close(opened.fd)
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     source = FileSource(tmp_path / "seal.key")
     source.write([secrets.token_bytes(32)])
