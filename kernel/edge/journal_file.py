@@ -369,8 +369,8 @@ def _turn_over(
         notes.append(
             (
                 "warning",
-                f"journal: it was not encrypted, and keys of one that was are in {keys.directory}: unless you have booted "
-                "with --plain, another has been put in its place",
+                f"journal: it was not encrypted, and keys of one that was are in {keys.directory}: unless you have "
+                "booted with --plain, another has been put in its place",
             )
         )
     now = "is encrypted from here on" if seal is not None else "is not encrypted any more (--plain)"
