@@ -15,14 +15,18 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 _PREFIX, _SUFFIX = ".llmasos-", ".part"
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, mode: int = 0o600, durable: bool = False) -> Iterator[int]:
+def replacing(
+    path: str | os.PathLike[str], *, mode: int = 0o600, durable: bool = False, new: bool = False
+) -> Iterator[int]:
     """A descriptor to write a new file to, which takes the name `path` when the block ends; what raises in it leaves what
-    had the name before, and nothing else. `durable`: file and name are on the disk then. Raises OSError."""
+    had the name before, and nothing else. `durable`: file and name are on the disk then. `new`: nothing is replaced.
+    Raises OSError; FileExistsError: `new`, and something has the name."""
     directory, name = os.path.split(os.fspath(path))
     directory = directory or os.curdir
     _sweep(directory)
@@ -40,10 +44,13 @@ def replacing(path: str | os.PathLike[str], *, mode: int = 0o600, durable: bool 
         if not named:
             _name(descriptor, directory, os.path.basename(beside))
             named = True
-        os.replace(beside, os.path.join(directory, name))
+        if new and _linked(beside, os.path.join(directory, name)):
+            os.unlink(beside)
+        else:
+            os.replace(beside, os.path.join(directory, name))
         named = False
         if durable:
-            _sync_directory(directory)
+            sync_directory(directory)
     finally:
         if named:
             with suppress(OSError):
@@ -74,6 +81,19 @@ def write_all(descriptor: int, *buffers: bytes | memoryview) -> int:
         if left:
             left[0] = left[0][done:]
     return size
+
+
+def _linked(beside: str, path: str) -> bool:
+    """Give a file a name that nothing has; False: nothing has it, and there are no hard links here. Raises OSError."""
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        return False
+    return True
 
 
 def _unnamed(directory: str, mode: int) -> int | None:
@@ -108,7 +128,16 @@ def _sweep(directory: str) -> None:
                 os.unlink(path)
 
 
-def _sync_directory(directory: str) -> None:
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it; their names are on the disk then. Raises OSError."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: str | os.PathLike[str]) -> None:
+    """Have the names in a directory on the disk. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

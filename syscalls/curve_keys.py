@@ -24,7 +24,7 @@ import zmq
 from zmq.utils import z85
 
 from llmasos.syscalls import limits, runtime
-from llmasos.syscalls.atomic_file import opened, replacing, write_all
+from llmasos.syscalls.atomic_file import make_directory, opened, replacing, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
 
 AUTHORIZED, SERVER, CLIENT, KNOWN = "authorized_keys", "server.key", "client.key", "known_kernels"
@@ -167,20 +167,13 @@ def new_secret(path: Path) -> bytes:
     public, secret = (z85.decode(half) for half in zmq.curve_keypair())
     text = f"{_SECRET}{base64.urlsafe_b64encode(secret).decode().rstrip('=')}\n"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        make_directory(path.parent)
+        with replacing(path, durable=True, new=True) as descriptor:
+            write_all(descriptor, text.encode())
     except FileExistsError:
         raise Errno.EBUSY(f"there is a key {path} already; name another file, or use that one") from None
     except OSError as error:
         raise Errno.EIO(f"the key {path} cannot be made: {error.strerror}") from None
-    try:
-        write_all(descriptor, text.encode())
-        os.fsync(descriptor)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise Errno.EIO(f"the key {path} cannot be written: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
     return public
 
 

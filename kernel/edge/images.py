@@ -138,11 +138,13 @@ class Images:
             if self._keys.source.makes:
                 self._keys.rotate()
         gone += [f"the key of its process image {slot.text}, and of all copies of it" for slot in slots]
+        left += [f"the old master key, which stays until this is mended: {text}" for text in self._keys.troubles]
         return gone, [*left, *_SEALED]
 
     def sure(self, place: Path) -> bool:
-        """Whether the master key lies outside the disk of `place`."""
-        return self._keys is not None and not self._keys.plain and self._keys.source.apart(place)
+        """Whether the master key lies outside the disk of `place`, and the old one is forgotten if it is ours."""
+        keys = self._keys
+        return keys is not None and not keys.plain and not keys.troubles and keys.source.apart(place)
 
     @property
     def _files(self) -> Store:

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import xxhash
 
 from llmasos.kernel.edge.journal_seal import Reader, Seal
-from llmasos.kernel.edge.keys import Keys, Store
+from llmasos.kernel.edge.keys import JOURNAL, Keys, Store
 from llmasos.kernel.edge.master import overwrite
 from llmasos.kernel.journal.records import BadFrame, Frame, encode
 from llmasos.kernel.journal.state import State
@@ -74,9 +74,10 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size if upto is None else upto
-            if trouble := _check_header(path, file.read(_HEADER.size)):
+            head = file.read(_HEADER.size)
+            if trouble := _check_header(path, head):
                 return Found(State(b""), 0, trouble)
-            return _read_frames(file, size, rest, Reader(keys))
+            return _read_frames(file, size, rest, Reader(keys, encrypted=head == header(ENCRYPTED)))
     except OSError as error:
         raise Errno.EIO(
             f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
@@ -290,7 +291,7 @@ class Opened:
             self.path.unlink(missing_ok=True)
             if self.seal is not None:
                 with contextlib.suppress(SyscallError):  # then `seal status` shows keys that nothing needs
-                    self.seal.store.remove()
+                    self.seal.keys.remove(self.seal.store)
         _beside(self.path).unlink(missing_ok=True)
         os.close(self.lock)
 
@@ -338,7 +339,7 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
     if found.torn:
         notes.append(("warning", f"journal: the last write was cut short ({found.trouble}); cut off"))
     if encrypts != (found.journal is not None):
-        return Opened(path, lock, *_turn_over(path, found, notes, seal), found.state, notes, seal=seal)
+        return Opened(path, lock, *_turn_over(path, found, notes, seal, keys), found.state, notes, seal=seal)
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     if found.torn:
         os.ftruncate(fd, found.end)
@@ -348,7 +349,9 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
     return Opened(path, lock, fd, found.end, found.state, notes, seal=seal)
 
 
-def _turn_over(path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | None) -> tuple[int, int]:
+def _turn_over(
+    path: Path, found: Found, notes: list[tuple[str, str]], seal: Seal | None, keys: Keys | None
+) -> tuple[int, int]:
     """Write a journal that was not encrypted so that it is, or the other way round. What it was before is overwritten."""
     fd = write_new(path, found.state.snapshot(), seal=seal)
     os.fsync(fd)
@@ -358,13 +361,27 @@ def _turn_over(path: Path, found: Found, notes: list[tuple[str, str]], seal: Sea
         sync_directory(path)
         if found.journal is None:
             overwrite(old)
-        else:
-            found.journal[0].remove()
+        elif keys is not None:
+            keys.remove(found.journal[0])
     finally:
         os.close(old)
+    if keys is not None and seal is not None and _had_keys(keys, path, seal.store):
+        notes.append(
+            (
+                "warning",
+                f"journal: it was not encrypted, and keys of one that was are in {keys.directory}: unless you have "
+                "booted with --plain, another has been put in its place",
+            )
+        )
     now = "is encrypted from here on" if seal is not None else "is not encrypted any more (--plain)"
     notes.append(("info", f"journal: it {now}"))
     return fd, os.fstat(fd).st_size
+
+
+def _had_keys(keys: Keys, path: Path, new: Store) -> bool:
+    """Whether an encrypted journal was kept there before."""
+    stores = [keys.store(one.name) for one in keys.stores() if one != new.path]
+    return any(slot.text == os.fspath(path) for store in stores for slot in store.find(JOURNAL))
 
 
 def _hold(directory: Path) -> int:

@@ -366,18 +366,20 @@ class Keeper:
                 file.replace(self.path)
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
                 file.write_all(new, b"".join(self._missed))
-                for copy in self._copies:
-                    await trio.to_thread.run_sync(self._leave, copy.fd, set(), bool(self._forgets))
-                self._copies = [_Copy(new, os.fstat(new).st_size)]
+                # From here on frames go to the new file: none may come to `_missed` while the old ones are left.
+                left, self._copies = self._copies, [_Copy(new, os.fstat(new).st_size)]
+                self._missed, self.failing = None, ""
+                self._compacted = self.size
         except (OSError, MemoryError, _Stopped):
             self._missed = None
             if new >= 0:
                 file.drop_new(self.path, new)
             return False
-        self._missed, self.failing = None, ""
-        self._compacted = self.size
         self._unsynced.set()
         self._report(JournalFails(""))
+        for copy in left:
+            with contextlib.suppress(OSError):
+                await trio.to_thread.run_sync(self._leave, copy.fd, set(), bool(self._forgets))
         return True
 
     def _write_live(self, state: State) -> int:

@@ -126,8 +126,8 @@ class Writer(_Segment):
             data = _CONTENT(entry)
             entries.append(Sealed(pid, stream.name, stream.at, stream.turn(data)))
             stream.at += len(data)
-        self._number += 1
         body = encode(replace(frame, entries=entries))
+        self._number += 1
         return _NUMBER.pack(_FRAME, self._number) + self.outer.encrypt(self._number.to_bytes(12, "big"), body, None)
 
     def _reopen(self, pid: int) -> _Stream:
@@ -148,11 +148,16 @@ class Writer(_Segment):
 
 class Reader:
     """Makes frames of what is in a journal's file. `lost`: processes that are there without what they said, since their
-    keys are gone; they are to be taken out of what is read."""
+    keys are gone; they are to be taken out of what is read.
 
-    def __init__(self, keys: Keys | None) -> None:
-        self._keys = keys
-        self._segments: dict[bytes, _Segment] = {}
+    In a file that is encrypted nothing else counts, and the numbers of a segment's frames show whether all are there, in
+    order. A segment begins once in a file. Its first frame has number 1, unless it is the second: a file that was written
+    anew begins with a segment of what there was, and goes on in that of the kernel that wrote it."""
+
+    def __init__(self, keys: Keys | None, *, encrypted: bool) -> None:
+        self._keys, self._encrypted = keys, encrypted
+        self._number: int | None = None  # of the next frame; None: any
+        self._salts: set[bytes] = set()
         self._now: _Segment | None = None
         self._streams: OrderedDict[tuple[bytes, bytes], _Stream] = OrderedDict()  # latest used last
         self.lost: set[int] = set()
@@ -161,11 +166,11 @@ class Reader:
 
     def decode(self, body: bytes) -> Frame | None:
         """The frame; None: a segment begins. Raises BadFrame; SyscallError EPERM: a key is missing."""
+        if not self._encrypted:
+            return decode(body)
         if body[:2] == _BEGIN:
             self._begin(body)
             return None
-        if body[:1] != _FRAME[:1]:
-            return decode(body)
         if body[:2] != _FRAME or self._now is None or len(body) < _NUMBER.size:
             raise BadFrame("an encrypted frame of no segment")
         number = _NUMBER.unpack_from(body)[1]
@@ -173,6 +178,9 @@ class Reader:
             plain = self._now.outer.decrypt(number.to_bytes(12, "big"), body[_NUMBER.size :], None)
         except InvalidTag:
             raise BadFrame("it is not what was encrypted") from None
+        if self._number not in (None, number):
+            raise BadFrame(f"it is number {number}, and number {self._number} is to come: frames were moved or left out")
+        self._number = number + 1
         frame = decode(plain)
         return replace(frame, entries=[one for entry in frame.entries if (one := self._opened(entry)) is not None])
 
@@ -180,19 +188,20 @@ class Reader:
         if len(body) != _SEGMENT.size:
             raise BadFrame("the head of a segment has another length")
         _, file, name, salt = _SEGMENT.unpack(body)
-        if (segment := self._segments.get(salt)) is None:
-            if self._keys is None:
-                raise Errno.EPERM("the journal is encrypted, and no keys are named here")
-            path = self._keys.directory / file.hex()
-            if not path.exists():
-                raise Errno.EPERM(
-                    f"the journal is encrypted, and the file of its keys is not there: bring {path} back, or move the "
-                    "journal away and begin anew"
-                )
-            store = self._keys.store(path.name)
-            segment = self._segments[salt] = _Segment(store, name, salt)
-            self.journal = store, name
-        self._now = segment
+        if salt in self._salts:
+            raise BadFrame("a segment begins twice")
+        if self._keys is None:
+            raise Errno.EPERM("the journal is encrypted, and no keys are named here")
+        path = self._keys.directory / file.hex()
+        if not path.exists():
+            raise Errno.EPERM(
+                f"the journal is encrypted, and the file of its keys is not there: bring {path} back, or move the "
+                "journal away and begin anew"
+            )
+        store = self._keys.store(path.name)
+        self._now, self.journal = _Segment(store, name, salt), (store, name)
+        self._salts.add(salt)
+        self._number = None if len(self._salts) == 2 else 1
 
     def _opened(self, entry: AnyEntry) -> AnyEntry | None:
         if isinstance(entry, Copied) and entry.parent in self.lost:

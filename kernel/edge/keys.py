@@ -12,16 +12,17 @@ both.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hmac
 import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Protocol
 
 import xxhash
@@ -30,10 +31,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from llmasos.kernel.edge.locked import KEY_BYTES, Locked
 from llmasos.kernel.edge.master import KEY_FILE, Kind, Source, name_of, overwrite, source_of
+from llmasos.kernel.edge.stores import FILES, Listed, stores_in
 from llmasos.syscalls import runtime
+from llmasos.syscalls.atomic_file import make_directory, sync_directory
 from llmasos.syscalls.errno import Errno, SyscallError
 
-FILES = "files"  # the file of image files' keys
 OWN = ""  # the owner of what belongs to the kernel's user
 FREE, OWNER, PROCESS, JOURNAL, IMAGE, TEXT = range(6)
 _HEAD = struct.Struct("<8sI4x8s")
@@ -104,7 +106,9 @@ class Store:
         self._ciphers: dict[bytes, AESGCM] = {}  # of owners' keys, by the key's name
         self._read_to = 0
         self._free = 0  # bytes of slots that were overwritten
-        self.dirty = False  # something is not on the disk yet
+        self._writes = self._synced = 0  # how many there were, and how many of them are on the disk
+        self._failed = False  # a sync did, so that it is not known what is on the disk: only a new file helps
+        self._syncing = Lock()
         with _told(path), self._held():
             pass
 
@@ -155,9 +159,9 @@ class Store:
             for name in names:
                 if (slot := self._slot(name)) is not None:
                     self._erase(slot)
-            if sync:
-                os.fsync(self._descriptor)
-                self.dirty = False
+        if sync:  # not while the file is held: others want new keys meanwhile
+            with _told(self.path):
+                self.sync()
 
     def forget_owner(self, owner: str) -> int:
         """Overwrite an owner's key and all below it; returns how many there were."""
@@ -168,18 +172,32 @@ class Store:
             for slot in gone:
                 self._erase(slot)
             self._owners.pop(owner, None)
-            os.fsync(self._descriptor)
+            self._flush()
             return len(gone)
 
     def sync(self) -> None:
-        """Bring new slots to the disk. Raises OSError."""
-        if self.dirty:
-            self.dirty = False
-            try:
-                os.fdatasync(self._descriptor)
-            except OSError:
-                self.dirty = True
-                raise
+        """Bring to the disk what was written before the call, by whatever thread. Raises OSError."""
+        try:
+            with self._syncing:
+                with self._own:
+                    if self._descriptor < 0:
+                        return
+                    if self._failed or os.fstat(self._descriptor).st_nlink == 0:
+                        with self._held():
+                            pass
+                    writes, descriptor = self._writes, os.dup(self._descriptor)
+                try:
+                    if self._synced < writes:
+                        os.fdatasync(descriptor)
+                        self._synced = max(self._synced, writes)
+                except OSError:
+                    self._failed = True
+                    with self._held():
+                        pass
+                finally:
+                    os.close(descriptor)
+        except SyscallError as error:
+            raise OSError(errno.EIO, error.reason) from None
 
     def renew(self) -> None:
         """Give every owner a new key under the newest master key, wrap all keys below them anew, and overwrite the old
@@ -205,10 +223,10 @@ class Store:
                 key = _unwrap(slot, self._cipher(slot.parent))
                 nonce, wrapped = _wrap(key, OWNER, slot.name, name_of(newest), 0, AESGCM(newest))
                 self._append(Slot(OWNER, slot.name, name_of(newest), 0, nonce, wrapped, slot.text, 0))
-            os.fsync(self._descriptor)
+            self._flush()
             for slot in old:
                 self._erase(slot)
-            os.fsync(self._descriptor)
+            self._flush()
             return len(old)
 
     def tidy(self) -> None:
@@ -223,8 +241,6 @@ class Store:
             overwrite(self._descriptor)
             self.path.unlink(missing_ok=True)
             self.close()
-            with suppress(OSError):  # others are in it
-                self.path.parent.rmdir()
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -297,23 +313,67 @@ class Store:
                 state = os.fstat(self._descriptor)
                 if state.st_nlink:
                     break
-                self.close()  # another process has put a new file in its place
-                self._open()
+                self._follow(state.st_size)
             try:
                 self._read(state.st_size)
+                if self._failed:
+                    self._replace(self._all())
                 yield
             finally:
                 if self._descriptor >= 0:
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def _open(self) -> None:
+    def _follow(self, size: int) -> None:
+        """The file, which is held, has lost its name: another process has put a new one in its place and overwritten it,
+        or somebody has removed it. What it has is then put where the name leads, so that no key is lost."""
+        self._read(size)
+        whole = os.pread(self._descriptor, len(_MAGIC), 0) == _MAGIC
+        slots = self._all() if whole else []
+        try:
+            new = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if not whole:
+                raise Errno.EIO(f"the keys in {self.path} were overwritten and removed by another process") from None
+            make_directory(self.path.parent)
+            self._replace(slots)
+            return
+        old, self._descriptor = self._descriptor, new
+        self._forget_file()
+        try:
+            fcntl.flock(new, fcntl.LOCK_EX)
+            self._read(os.fstat(new).st_size)
+            for slot in slots:
+                if slot.name not in self._slots:
+                    self._append(slot)
+            self._flush()
+        except BaseException:
+            self._descriptor = old
+            self._forget_file()
+            os.close(new)
+            raise
+        os.close(old)
+
+    def _forget_file(self) -> None:
         self._slots, self._above, self._read_to, self._free = {}, {}, 0, 0
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _flush(self) -> None:
+        """The file is held. Raises OSError."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            self._failed = True
+            raise
+        self._synced = self._writes
+
+    def _open(self) -> None:
+        self._forget_file()
+        make_directory(self.path.parent)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def _read(self, size: int) -> None:
         """Take in what stands beyond what is known."""
-        if size == 0:
+        if size == 0:  # its name is on the disk before the first key is used
+            sync_directory(self.path.parent)
             os.pwrite(self._descriptor, _HEAD.pack(_MAGIC, _VERSION, b"").ljust(_BYTES, b"\0"), 0)
             size = _BYTES
         if self._read_to == 0:
@@ -371,7 +431,7 @@ class Store:
             raise OSError(28, "no space left on device")
         self._read_to += len(packed)
         self._know(slot)
-        self.dirty = True
+        self._writes += 1
 
     def _erase(self, slot: Slot) -> None:
         os.pwrite(self._descriptor, bytes(_BYTES * slot.slots), slot.at)
@@ -379,7 +439,7 @@ class Store:
             del self._slots[slot.name]
             self._above.pop(slot.name, None)
         self._free += _BYTES * slot.slots
-        self.dirty = True
+        self._writes += 1
 
     def _replace(self, slots: list[Slot]) -> None:
         """Put a file with these slots in the place of this one, which is overwritten."""
@@ -394,19 +454,18 @@ class Store:
                 view = view[os.write(new, view) :]
             os.fsync(new)
             os.replace(beside, self.path)
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self.path.parent)
         except OSError:
             os.close(new)
             beside.unlink(missing_ok=True)
             raise
         old, self._descriptor = self._descriptor, new
-        overwrite(old)
-        os.close(old)
-        self._slots, self._above, self._read_to, self._free, self.dirty = {}, {}, 0, 0, False
+        self._forget_file()
+        self._synced, self._failed = self._writes, False
+        try:
+            overwrite(old)
+        finally:
+            os.close(old)
         self._owners.clear()
         self._read(len(written))
 
@@ -455,7 +514,9 @@ class Keys:
 
     def __init__(self, source: Source, directory: Path, *, plain: bool = False) -> None:
         self.source, self.directory, self.plain = source, directory, plain
+        self.listed = Listed(source.listed)
         self.locked = Locked()
+        self.troubles: list[str] = []  # why the last rotation has left the old master key
         self._known: list[bytes] = []
         self._stores: dict[str, Store] = {}
 
@@ -467,44 +528,49 @@ class Keys:
         return self._known
 
     def _make(self) -> list[bytes]:
-        held = [path for path in self.stores() if path.stat().st_size > _BYTES]
+        held = [place for place in self._directories() if self._holds(place)]
         if held or not self.source.makes:
-            under = f"; what is in {self.directory} is under it" if held else ""
+            under = f"; what is in {', '.join(map(str, held))} is under it" if held else ""
             raise Errno.EPERM(
                 f"no master key is there ({self.source.about}){under}: {self.source.missing()}, or boot without "
                 "encryption and with another journal (--plain --journal DIR)"
             )
-        with self._alone():
+        with self.listed.alone():
             if found := self.source.read():
                 return found
             key = secrets.token_bytes(KEY_BYTES)
             self.source.write([key])
             return [key]
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the place of the keys: of all kernels and commands one makes or changes the master key."""
-        with _told(self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            held = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            os.close(held)
+    def _directories(self) -> list[Path]:
+        """All that have files under the master key, as far as is known."""
+        return list(dict.fromkeys([self.directory, *self.listed.read()]))
+
+    def _holds(self, directory: Path) -> bool:
+        with _told(directory):
+            return directory.exists() and any(path.stat().st_size > _BYTES for path in stores_in(directory))
 
     def stores(self) -> list[Path]:
-        """The files of slots that there are."""
-        try:
-            return sorted(path for path in self.directory.iterdir() if not path.name.endswith((".new", ".part")))
-        except OSError:
-            return []
+        """The files of slots in the directory. Raises SyscallError EIO."""
+        with _told(self.directory):
+            return stores_in(self.directory) if self.directory.exists() else []
 
     def store(self, name: str) -> Store:
         """One of them; it is made if it is not there. Raises SyscallError."""
         if name not in self._stores:
-            self._stores[name] = Store(self.directory / name, self.masters, self.locked)
+            with self.listed.alone():
+                self._open(name)
         return self._stores[name]
+
+    def remove(self, store: Store) -> None:
+        """Overwrite and remove a file: nothing under its keys is to be read again."""
+        self._stores.pop(store.path.name, None)
+        store.remove()
+        self.listed.drop(self.directory)
+
+    def _open(self, name: str) -> Store:
+        self.listed.note(self.directory)
+        return self._stores.setdefault(name, Store(self.directory / name, self.masters, self.locked))
 
     @property
     def files(self) -> Store:
@@ -517,21 +583,42 @@ class Keys:
         return b"" if self.plain else hmac.digest(self.files.owner_key(), b"llmasos " + purpose.encode(), "sha256")
 
     def rotate(self, new: bytes | None = None) -> tuple[int, list[str]]:
-        """Wrap all owners' keys under a new master key, and forget the old ones. Returns how many there were, and what
-        could not be done. A kernel that runs meanwhile is not disturbed: it has its owners' keys."""
-        with self._alone():
-            old = self.source.read() or self.masters()
+        """Wrap all owners' keys under a new master key, wherever they are, and forget the old ones. Returns how many
+        there were, and what could not be done: then the old ones stay. A kernel that runs meanwhile is not disturbed: it
+        has its owners' keys."""
+        self.masters()
+        with self.listed.alone():
+            old = self.source.read()
             if new is None and self.source.makes and len(old) == 1:  # more: a rotation was begun
                 new = secrets.token_bytes(KEY_BYTES)
             if new is not None:
                 self.source.write([new, *old])
-            count, troubles = 0, []
-            for path in self.stores():
-                try:
-                    count += self.store(path.name).wrap_anew()
-                except SyscallError as error:
-                    troubles.append(error.reason)
-            if (new is not None or self.source.makes) and not troubles:
+            # From here on nobody wraps under the old ones; who has done so is in the list.
+            count, self.troubles = 0, []
+            for place in self._directories():
+                count += self._wrap_anew(place)
+            if (new is not None or self.source.makes) and not self.troubles:
                 self.source.write([new or old[0]])
             self._known = []
-        return count, troubles
+        return count, self.troubles
+
+    def _wrap_anew(self, place: Path) -> int:
+        """Wrap the owners' keys of all files in a directory under the newest master key; returns how many there were."""
+        count = 0
+        try:
+            for path in stores_in(place):
+                try:
+                    if place == self.directory:
+                        count += (self._stores.get(path.name) or self._open(path.name)).wrap_anew()
+                    else:
+                        with closing(Store(path, self.masters, self.locked)) as store:
+                            count += store.wrap_anew()
+                except SyscallError as error:
+                    self.troubles.append(error.reason)
+        except OSError as error:
+            if place in self.listed.read():  # else nothing was ever there
+                self.troubles.append(
+                    f"the keys in {place} cannot be reached: {error.strerror}; bring them back, or take the line out of "
+                    f"{self.listed.path} if they have gone for good"
+                )
+        return count

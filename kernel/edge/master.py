@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from llmasos.kernel.edge.locked import KEY_BYTES
-from llmasos.syscalls.atomic_file import replacing, write_all
+from llmasos.syscalls.atomic_file import make_directory, replacing, write_all
 from llmasos.syscalls.errno import Errno
 
 Kind = Literal["file", "keyring", "command"]
@@ -38,11 +38,17 @@ def name_of(key: bytes | memoryview) -> bytes:
     return hashlib.sha256(b"llmasos master" + key).digest()[:8]
 
 
+def list_of(file: Path) -> Path:
+    """The list of the directories with something under the master key that is, or would be, in that file."""
+    return file.with_name(f"{file.name}.stores")
+
+
 class Source(Protocol):
     """A place of the master key."""
 
     about: str  # for people
     makes: bool  # whether the first key is made by us
+    listed: Path  # of the directories that have something under it (stores.py)
 
     def read(self) -> list[bytes]:
         """The keys, newest first; none: there is none yet. Raises SyscallError EPERM, EIO, EINVAL."""
@@ -91,7 +97,7 @@ class FileSource:
     makes = True
 
     def __init__(self, path: Path) -> None:
-        self.path, self.about = path, f"file {path}"
+        self.path, self.about, self.listed = path, f"file {path}", list_of(path)
 
     def read(self) -> list[bytes]:
         try:
@@ -108,7 +114,7 @@ class FileSource:
 
     def write(self, keys: list[bytes]) -> None:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self.path.parent)
             old = os.open(self.path, os.O_RDWR | os.O_CLOEXEC) if self.path.exists() else -1
             try:
                 with replacing(self.path, durable=True) as descriptor:
@@ -140,8 +146,9 @@ class CommandSource:
 
     makes = False
 
-    def __init__(self, command: str) -> None:
-        self._command, self.about = command, f"command {command}"
+    def __init__(self, command: str, file: Path) -> None:
+        """`file`: where the key would be as a file; beside it is the list of what is under it."""
+        self._command, self.about, self.listed = command, f"command {command}", list_of(file)
 
     def read(self) -> list[bytes]:
         try:
@@ -186,6 +193,10 @@ class KeyringSource:
     about = f"kernel keyring, {KEYRING_NAME.decode()}"
     makes = False
 
+    def __init__(self, file: Path) -> None:
+        """`file`: as of a command."""
+        self.listed = list_of(file)
+
     def read(self) -> list[bytes]:
         number = self._call(1, _SEARCH, _USER_KEYRING, b"user", KEYRING_NAME, 0)
         if number < 0:
@@ -226,7 +237,7 @@ def source_of(kind: Kind, file: Path, command: str) -> Source:
     """The source of the master key that is configured."""
     match kind:
         case "keyring":
-            return KeyringSource()
+            return KeyringSource(file)
         case "command":
-            return CommandSource(command)
+            return CommandSource(command, file)
     return FileSource(file)

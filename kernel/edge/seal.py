@@ -161,6 +161,8 @@ def _shred(keys: Keys, files: list[str]) -> int:
         keys.files.renew()
         if keys.source.makes:
             keys.rotate()
+        for text in keys.troubles:
+            print(f"not sure: the old master key stays until this is mended: {text}")
         if not keys.source.apart(keys.directory):
             print(
                 "not sure: the master key is on the disk of the keys that it wraps, whose old blocks may hold both; it "

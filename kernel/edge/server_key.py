@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmasos.kernel.edge.settings import Net
 from llmasos.syscalls import curve_keys
+from llmasos.syscalls.errno import Errno, SyscallError
 
 
 def server_key(wanted: Net) -> bytes:
@@ -13,7 +14,11 @@ def server_key(wanted: Net) -> bytes:
     EIO."""
     path = _place(wanted.key, curve_keys.SERVER)
     if not path.exists():
-        curve_keys.new_secret(path)
+        try:
+            curve_keys.new_secret(path)
+        except SyscallError as error:
+            if error.errno is not Errno.EBUSY:  # another kernel has just made it
+                raise
     return curve_keys.secret_of(path)
 
 

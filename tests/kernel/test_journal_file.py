@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import stat
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,34 @@ def test_a_full_disk_is_said_once_and_made_good_when_there_is_room(
     state, notes = reopen(tmp_path)
     assert not state.difference(rig.live)
     assert not notes
+
+
+def test_frames_that_come_while_the_old_file_is_left_after_a_repair_are_in_the_new_one(
+    tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
+    rig = Rig(tmp_path, "always")
+    leaving, go_on, leave = threading.Event(), threading.Event(), rig.keeper._leave
+
+    def slow(old: int, gone: set[int], scrub: bool) -> None:
+        leaving.set()
+        assert go_on.wait(60)
+        leave(old, gone, scrub)
+
+    rig.keeper._leave = slow  # type: ignore[method-assign]
+
+    async def scenario(rig: Rig) -> None:
+        begin(rig, frames)
+        rig.keeper.path.unlink()
+        rig.keeper.look()
+        await rig.until(leaving.is_set)
+        rig.append(growth(rig.live, 99))
+        go_on.set()
+        await rig.until(lambda: not rig.keeper.failing)
+
+    rig.run(scenario)
+    state, _ = reopen(tmp_path)
+    assert not state.difference(rig.live)
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval"])

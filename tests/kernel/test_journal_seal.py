@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,15 @@ from hypothesis import strategies as st
 
 from llmasos.kernel.edge import journal_file as file
 from llmasos.kernel.edge import journal_keeper, master
+from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import NAME, open_journal
 from llmasos.kernel.edge.journal_keeper import Keeper
-from llmasos.kernel.edge.keys import PROCESS, Keys
+from llmasos.kernel.edge.keys import IMAGE, PROCESS, Keys
 from llmasos.kernel.edge.master import CommandSource, FileSource, KeyringSource, overwrite
 from llmasos.kernel.journal.records import Frame, Gone, Grown, ProcessHead, ProgramHead, encode
 from llmasos.kernel.journal.state import State
 from llmasos.simulator import simulate
+from llmasos.syscalls import curve_keys
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Fork, Spawn, Truncate
 from tests.system.scan import Scan, needles
@@ -224,6 +228,54 @@ def test_a_rotation_that_was_cut_off_is_finished_by_the_next_one(tmp_path: Path,
     assert write(tmp_path, []).processes
 
 
+def test_rotation_reaches_every_directory_under_the_master_key(tmp_path: Path) -> None:
+    source = FileSource(tmp_path / "config" / "seal.key")
+    one, other = Keys(source, tmp_path / "one"), Keys(source, tmp_path / "other")
+    made = [keys.files.add(IMAGE, 1) for keys in (one, other)]
+    (tmp_path / "one" / "README").write_text("somebody's\n" * 30)
+    old = masters(tmp_path)
+    assert one.rotate() == (2, [])
+    assert masters(tmp_path) != old
+    for keys, (name, key) in zip((one, other), made, strict=True):
+        assert Keys(source, keys.directory).files.get(name) == key
+
+
+def test_the_old_master_key_stays_while_something_under_it_cannot_be_reached(tmp_path: Path) -> None:
+    source = FileSource(tmp_path / "config" / "seal.key")
+    one, other = Keys(source, tmp_path / "one"), Keys(source, tmp_path / "other")
+    name, key = other.files.add(IMAGE, 1)
+    one.files.add(IMAGE, 1)
+    old = masters(tmp_path)
+    (tmp_path / "other").rename(tmp_path / "unmounted")
+    images = Images(one)
+    _, left = images.forget(1)  # nothing was forgotten, so nothing was rotated
+    assert not any("old master key" in text for text in left)
+    assert "cannot be reached" in one.rotate()[1][0]
+    assert any("old master key" in text for text in images.forget(2)[1])
+    assert not images.sure(tmp_path)
+    assert set(old) < set(masters(tmp_path))
+    (tmp_path / "unmounted").rename(tmp_path / "other")
+    assert Keys(source, tmp_path / "other").files.get(name) == key
+    assert one.rotate()[1] == []
+    assert len(masters(tmp_path)) == 1
+    assert Keys(source, tmp_path / "other").files.get(name) == key
+
+
+def test_a_directory_of_keys_that_was_given_up_does_not_stop_rotation(tmp_path: Path) -> None:
+    source = FileSource(tmp_path / "config" / "seal.key")
+    one, other = Keys(source, tmp_path / "one"), Keys(source, tmp_path / "other")
+    for keys in (one, other):
+        keys.files.add(IMAGE, 1)
+    other.remove(other.files)
+    with source.listed.open("ab") as file:
+        file.write(b'"/a/path/that/a/cra')  # sh cut short
+    assert not other.directory.exists()
+    assert one.rotate() == (1, [])
+    name, key = other.files.add(IMAGE, 2)
+    assert one.rotate() == (2, [])
+    assert Keys(source, other.directory).files.get(name) == key
+
+
 def test_a_slot_that_was_cut_short_or_flipped_costs_its_key_and_no_other(tmp_path: Path) -> None:
     keys = keys_in(tmp_path)
     names = [keys.files.add(PROCESS, pid) for pid in range(5)]
@@ -254,6 +306,178 @@ def test_two_kernels_of_a_user_share_the_file_of_keys(tmp_path: Path) -> None:
     assert one.derived("a purpose") != one.derived("another")
 
 
+def test_keys_that_were_removed_under_a_running_kernel_are_written_again(tmp_path: Path, frames: list[Frame]) -> None:
+    opened = open_journal(tmp_path / "journal", keys_in(tmp_path))
+    assert opened.seal is not None
+    for number, frame in enumerate(frames):
+        if number == len(frames) // 2:
+            shutil.rmtree(tmp_path / "keys")
+        file.write_all(opened.fd, file.framed(opened.seal.live.encode(frame)))
+    opened.seal.store.sync()
+    os.close(opened.fd)
+    os.close(opened.lock)
+    state = write(tmp_path, [])
+    assert not state.difference(state_of(frames, state.secret))
+
+
+def test_removed_keys_come_back_beside_those_that_another_process_has_made_since(tmp_path: Path) -> None:
+    one, other = keys_in(tmp_path), keys_in(tmp_path)
+    made = [one.files.add(PROCESS, 1)]
+    (tmp_path / "keys" / "files").unlink()
+    made.append(other.files.add(PROCESS, 2))
+    one.files.sync()  # nothing else has to be done for it
+    made.append(one.files.add(PROCESS, 3))
+    for keys in (one, other, keys_in(tmp_path)):
+        assert [keys.files.get(name) for name, _ in made] == [key for _, key in made]
+
+
+def test_a_sync_waits_for_what_another_thread_is_syncing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = keys_in(tmp_path).files
+    store.add(PROCESS, 1)
+    began, go_on, whole = threading.Event(), threading.Event(), os.fdatasync
+    ended: list[int] = []
+
+    def slow(descriptor: int) -> None:
+        began.set()
+        assert go_on.wait(60)
+        whole(descriptor)
+        ended.append(descriptor)
+
+    def second() -> None:
+        store.sync()
+        seen.append(len(ended))
+
+    seen: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", slow)
+    threads = [threading.Thread(target=store.sync), threading.Thread(target=second)]
+    threads[0].start()
+    assert began.wait(60)
+    threads[1].start()
+    threads[1].join(0.05)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [1]
+
+
+def test_after_an_error_of_the_disk_a_new_file_is_synced_and_not_the_old_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keys_in(tmp_path).files
+    name, key = store.add(PROCESS, 1)
+    before = (tmp_path / "keys" / "files").stat().st_ino
+
+    def fails(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                store.sync()
+    store.sync()
+    assert (tmp_path / "keys" / "files").stat().st_ino != before
+    assert keys_in(tmp_path).files.get(name) == key
+
+
+def test_the_names_of_a_first_key_s_files_are_on_the_disk_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    whole = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Keys(FileSource(tmp_path / "a" / "config" / "seal.key"), tmp_path / "b" / "keys").files.add(PROCESS, 1)
+    named = (".", "a", "a/config", "b", "b/keys")
+    assert {os.path.realpath(tmp_path / name) for name in named} <= set(synced)
+
+
+def test_a_secret_key_of_a_kernel_is_whole_or_not_there_and_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net" / "kernel.key"
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", dies)
+        with pytest.raises(KeyboardInterrupt):
+            curve_keys.new_secret(path)
+    assert not path.exists()
+    public = curve_keys.new_secret(path)
+    assert curve_keys.public_half(curve_keys.secret_of(path)) == public
+    with pytest.raises(SyscallError) as caught:
+        curve_keys.new_secret(path)
+    assert caught.value.errno is Errno.EBUSY
+    assert curve_keys.public_half(curve_keys.secret_of(path)) == public
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def bodies_of(journal: Path) -> list[bytes]:
+    """The bodies of the frames of a file."""
+    data, at, found = journal.read_bytes(), 16, []
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        found.append(data[at + 16 : at + 16 + length])
+        at += 16 + length
+    return found
+
+
+@pytest.mark.parametrize("version", [file.ENCRYPTED, file.VERSION])
+def test_frames_that_nobody_encrypted_do_not_count(tmp_path: Path, frames: list[Frame], version: int) -> None:
+    write(tmp_path, frames)
+    journal = tmp_path / "journal" / NAME
+    forged = file.framed(encode(Frame(10**15, [ProgramHead(4077, "forged", 255, "")], 10**6)))
+    journal.write_bytes(file.header(version) + journal.read_bytes()[16:] + forged)
+    found = file.read(journal, keys=keys_in(tmp_path))
+    assert "makes no sense" in found.trouble
+    assert 4077 not in found.state.programs
+
+
+@pytest.mark.parametrize("changed", ["left out", "repeated", "moved", "segment repeated", "first left out"])
+def test_frames_that_are_left_out_repeated_or_moved_are_found(tmp_path: Path, frames: list[Frame], changed: str) -> None:
+    write(tmp_path, [])
+    empty = [Frame(number, []) for number in range(1, 6)]
+    write(tmp_path, empty)  # a second boot, whose segment is the third of the file
+    journal = tmp_path / "journal" / NAME
+    bodies = bodies_of(journal)
+    before, begin, last = bodies[:-6], bodies[-6], bodies[-5:]
+    assert [body[:2] for body in (begin, last[0])] == [b"\xc1\x01", b"\xc1\x02"]
+    whole = [begin, *last]
+    for now, right in (
+        (whole, True),
+        (whole[:-2], True),  # a tail may be cut off
+        (
+            {
+                "left out": [begin, *last[:2], *last[3:]],
+                "repeated": [*whole, last[0]],
+                "moved": [begin, last[0], last[2], last[1]],
+                "segment repeated": [begin, *last[:2], begin, *last[3:]],
+                "first left out": [begin, *last[1:]],
+            }[changed],
+            False,
+        ),
+    ):
+        journal.write_bytes(file.header(file.ENCRYPTED) + b"".join(map(file.framed, [*before, *now])))
+        assert (file.read(journal, keys=keys_in(tmp_path)).trouble == "") is right
+
+
+def test_an_open_journal_in_the_place_of_an_encrypted_one_is_told(tmp_path: Path, frames: list[Frame]) -> None:
+    write(tmp_path, frames)
+    write(tmp_path / "elsewhere", frames, plain=True)
+    os.replace(tmp_path / "elsewhere" / "journal" / NAME, tmp_path / "journal" / NAME)
+    opened = open_journal(tmp_path / "journal", keys_in(tmp_path))
+    assert any("put in its place" in text for level, text in opened.notes if level == "warning")
+    opened.close(remove=True)
+    os.close(opened.fd)
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     source = FileSource(tmp_path / "seal.key")
     source.write([secrets.token_bytes(32)])
@@ -266,17 +490,17 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
 def test_a_command_gives_the_key_and_its_trouble_is_told(tmp_path: Path) -> None:
     key = secrets.token_bytes(32)
     (tmp_path / "key").write_text(key.hex())
-    assert CommandSource(f"cat {tmp_path / 'key'}").read() == [key]
+    assert CommandSource(f"cat {tmp_path / 'key'}", tmp_path / "seal.key").read() == [key]
     for command in ("false", "/nope", "echo nothing"):
         with pytest.raises(SyscallError):
-            CommandSource(command).read()
+            CommandSource(command, tmp_path / "seal.key").read()
     with pytest.raises(SyscallError, match="seal rotate"):
-        CommandSource("true").write([key])
+        CommandSource("true", tmp_path / "seal.key").write([key])
 
 
-def test_the_keyring_keeps_a_key_where_the_system_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keyring_keeps_a_key_where_the_system_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(master, "KEYRING_NAME", f"llmasos:test-{os.getpid()}".encode())
-    source, key = KeyringSource(), secrets.token_bytes(32)
+    source, key = KeyringSource(tmp_path / "seal.key"), secrets.token_bytes(32)
     try:
         source.write([key])
     except SyscallError as error:
@@ -287,7 +511,7 @@ def test_the_keyring_keeps_a_key_where_the_system_has_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(master, "KEYRING_NAME", b"llmasos:none")
     assert source.read() == []
     with pytest.raises(SyscallError, match="seal load"):
-        Keys(source, Path("/nowhere")).masters()
+        Keys(source, tmp_path / "nowhere").masters()
 
 
 def test_zeros_take_the_place_of_what_was_appended(tmp_path: Path) -> None:

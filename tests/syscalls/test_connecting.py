@@ -75,6 +75,7 @@ def test_a_kernel_that_dies_while_a_program_attaches_is_gone_and_no_other_error(
 
         def die() -> None:
             listener.accept()[0].close()
+            listener.close()  # as all that a kernel has is when it dies
             os.unlink(place / runtime.PROGRAMS)
             lock.release(place, held)
 

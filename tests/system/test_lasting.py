@@ -112,7 +112,7 @@ def test_status_tells_what_runs_and_where_the_conversations_lie(home: Home) -> N
     facts, told = home.status(), home.type("status").stdout
     assert facts["journal"]["path"] == str(home.state / "llmasos" / "kernel.journal")
     assert facts["journal"]["path"] in told
-    assert "in clear" in told
+    assert "llmasos seal status" in told
     assert "each second" in told
     assert facts["memory"]["kernel"] > 1 << 20
     assert facts["memory"]["drivers"] > 1 << 20
