@@ -209,6 +209,24 @@ def test_a_decode_by_a_grant_ends_with_it_and_its_tokens_stay(room: Room) -> Non
     room.ann.call(Decode(room.number, 2))
 
 
+@pytest.mark.parametrize("uid", [None, ANN], ids=["operator's", "ann's"])
+def test_a_decode_that_waits_since_an_earlier_kernel_ends_with_its_grant_too(uid: int | None) -> None:
+    sim = simulate(256)
+    giver, ben = sim.program(uid=uid), sim.program(uid=BEN)
+    made = hand(giver, giver.call(Spawn("sim", [1, 2, 3], detached=True)), ben, READ | CONTROL)
+    decode = ben.start(Decode(made.pid, 300))
+    sim.run_for(0.02)
+    sim.kill()
+    sim.boot_again()
+    sim.run_for(0.06)
+    giver.come_back()
+    ben.come_back()
+    sim.run_for(0.01)
+    assert not decode.done
+    giver.call(Revoke(made.handle))
+    assert decode.errno is Errno.EPERM
+
+
 def test_a_right_that_is_held_twice_is_lost_with_the_second_one(room: Room) -> None:
     one, two = (hand(room.ann, room.number, room.ben, READ) for _ in range(2))
     waits = room.ben.start(Read(room.pid, 3, follow=True))
