@@ -30,6 +30,8 @@ from llmasos.syscalls.table import (
     Getinfo,
     Grant,
     Grants,
+    GroupCreate,
+    GroupMove,
     GroupStat,
     Kill,
     Models,
@@ -340,6 +342,21 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
     assert errno_of(child, Decode(mine, 3)) is Errno.ESRCH
     assert {row.pid for row in child.call(Ps())} == {1, child.pid}
     assert child.call(Models()) == []
+
+
+@pytest.mark.parametrize("rights", [CONTROL, CONTROL | LIMITS, READ | CONTROL | LIMITS])
+def test_a_grant_takes_no_process_into_a_group_whose_limits_are_the_holders(room: Room, rights: int) -> None:
+    hand(room.ann, room.number, room.ben, rights)
+    room.ben.call(GroupCreate("/users/1002/jail"))
+    for group in ("/users/1002/jail", "/users/1002", ""):
+        assert errno_of(room.ben, GroupMove(room.pid, group)) is Errno.EPERM
+    operator = room.sim.program()
+    assert errno_of(operator, GroupMove(room.pid, "/users/1002/jail")) is Errno.EPERM  # nor by a slip of his
+    operator.call(GroupCreate("/users/team"))
+    operator.call(GroupMove(room.pid, "/users/team"))
+    room.ann.call(GroupCreate("/users/1001/here"))
+    room.ann.call(GroupMove(room.number, "/users/1001/here"))
+    assert room.ann.call(Getinfo(room.number)).group == "/users/1001/here"
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------
