@@ -57,9 +57,7 @@ def take_back(system: System, request: Request, errno: Errno, reason: str) -> No
     fail(system, request, errno, reason)
 
 
-def _reply(
-    system: System, request: Request, errno: Errno, value: Any, reason: str, *, told: bool = False
-) -> None:
+def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str, *, told: bool = False) -> None:
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
     request.answered, request.begun = True, None

@@ -55,6 +55,8 @@ class Shredding(desk.Begun):
 def shred(system: System, request: Request, call: Shred, process: LLMProcess) -> ShredInfo | Waiting:
     """Row 32 of the table, `Shred`."""
     if not isinstance(request.begun, Shredding):
+        if process.birth is not None:
+            raise Errno.EBUSY(f"process {call.pid} is still waiting for its model; wait for that, or kill it")
         if process.running:
             return wait(process.boundary)
         request.begun = _begin(system, request, process)
@@ -116,8 +118,9 @@ def _forget(system: System, process: LLMProcess) -> None:
     process.records.cut(0)
     process.high_water = 0
     process.name, process.traits = NAME, replace(process.traits, name=NAME)
-    process.charge_log()
-    changed(system, process)
+    if system.table.find(process.pid) is process:  # or nobody is charged for it any more
+        process.charge_log()
+        changed(system, process)
     system.journal.shredded(process)
     for program in system.table:
         if isinstance(program, Program):
