@@ -153,7 +153,9 @@ def gone(pid: int) -> SyscallError:
 
 
 def group(system: System, program: Program, path: str, base: Group) -> Group:
-    """The group of a path, which is relative to `base` unless it begins with a slash. ENOENT."""
+    """The group of a path, which is relative to `base` unless it begins with a slash; to the program's own if `base` has
+    ended while the call waited. ENOENT."""
+    base = program.group if base.ended else base
     full = path if path.startswith("/") or not path else f"{base.path.rstrip('/')}/{path}"
     owner, walked = program.owner, "/"
     for name in names(full) if not owner.operator else ():

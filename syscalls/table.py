@@ -932,8 +932,9 @@ class GroupRemove(Call[None]):
     audit="limits",
 )
 class GroupMove(Call[None]):
-    """Move a process (0: the calling program) into a group of its own owner, or of one who is over that; its children stay
-    where they are. The charges for its frames and swap slots go with it, except for frames that other processes map too."""
+    """Move a process (0: the calling program) into a group of its own owner, or of one who is over that; its children
+    stay where they are. The charges for its frames and swap slots go with it, except for frames that other processes map
+    too."""
 
     pid: Annotated[int, Meta(ge=0)]
     path: GroupPath
