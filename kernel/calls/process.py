@@ -27,6 +27,7 @@ from llmasos.kernel.objects.process import INIT_PID, ROW_BYTES, DriverProcess, L
 from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.rights import may_read
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
@@ -334,4 +335,4 @@ def rename(system: System, request: Request, call: Rename, process: LLMProcess) 
     old, process.name = process.name, call.name
     process.traits = replace(process.traits, name=call.name)
     changed(system, process)
-    return old
+    return old if may_read(system, request.program, process) else ""

@@ -344,6 +344,13 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
     assert child.call(Models()) == []
 
 
+@pytest.mark.parametrize("rights", [CONTROL, CONTROL | READ])
+def test_who_renames_a_process_is_told_its_old_name_if_he_may_read_it(room: Room, rights: int) -> None:
+    hand(room.ann, room.number, room.ben, rights)
+    assert room.ben.call(Rename(room.pid, "x")) == ("hers" if rights & READ else "")
+    assert room.ann.call(Rename(room.number, "y")) == "x"
+
+
 @pytest.mark.parametrize("rights", [CONTROL, CONTROL | LIMITS, READ | CONTROL | LIMITS])
 def test_a_grant_takes_no_process_into_a_group_whose_limits_are_the_holders(room: Room, rights: int) -> None:
     hand(room.ann, room.number, room.ben, rights)
