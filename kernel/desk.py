@@ -43,9 +43,10 @@ def repeat(system: System, request: Request, errno: Errno, value: Any, reason: s
     _reply(system, request, errno, value, reason, told=True)
 
 
-def take_back(system: System, request: Request, errno: Errno, reason: str) -> None:
+def take_back(system: System, request: Request, errno: Errno, reason: str, plain: str = "") -> None:
     """End a call with an error (its own, or because it was cancelled or its program has gone), and undo what it began.
-    Harmless if it has been answered already, for example while another call was undone."""
+    `plain` is the reason for others than the operator, if they are not to have the same. Harmless if it has been answered
+    already, for example while another call was undone."""
     if request.answered:
         return
     leave(system, request)
@@ -53,8 +54,8 @@ def take_back(system: System, request: Request, errno: Errno, reason: str) -> No
         system.pumped.update(system.devices)
     begun, request.begun = request.begun, None
     if isinstance(begun, Begun):
-        begun.undo(system, SyscallError(errno, reason))
-    fail(system, request, errno, reason)
+        begun.undo(system, SyscallError(errno, reason, plain))
+    fail(system, request, errno, reason if not plain or request.program.owner.operator else plain)
 
 
 def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str, *, told: bool = False) -> None:

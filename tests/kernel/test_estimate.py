@@ -187,6 +187,25 @@ def test_on_a_device_that_does_not_start_it_is_refused_and_a_cancelled_one_leave
     assert not device.up
 
 
+def test_what_a_driver_said_when_it_died_is_told_to_operators_only() -> None:
+    sim = simulate(restart_first=1.0)
+    operator, ann = sim.program(), sim.program(uid=1001)
+    device = sim.kernel.devices["sim0"]
+    looking = [program.start(Estimate("sim:1m")) for program in (operator, ann)]
+    sim.driver().die("no /home/op/secret")
+    sim.run_for(0.0001)
+    waiting = [program.start(Spawn("sim", [1])) for program in (operator, ann)]
+    while not device.hopeless:
+        sim.driver().die("no /home/op/secret")
+        sim.run_for(0.0001)
+    at_once = [program.start(Spawn("sim", [1])) for program in (operator, ann)]
+    sim.run_for(0.0001)
+    for futures, errno in ((looking, Errno.ERESTART), (waiting, Errno.ENODEV), (at_once, Errno.ENODEV)):
+        told = [future.reply.reason for future in futures if future.reply]
+        assert [future.errno for future in futures] == [errno, errno]
+        assert ["secret" in reason for reason in told] == [True, False]
+
+
 def test_it_does_not_tell_whether_others_have_the_model_in_memory() -> None:
     told = []
     for there in (False, True):
