@@ -12,7 +12,7 @@ from llmasos.kernel.marks import changed, freed
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
-from llmasos.kernel.rights import called, rights_on
+from llmasos.kernel.rights import called, rights_on, written
 from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
@@ -106,7 +106,7 @@ def group_kill(system: System, request: Request, call: GroupKill, top: Group) ->
         why = f"{call.signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
         raise Errno.EINVAL(why)
     for process in processes:
-        system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+        system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {written(system, request.program.pid)}")
         signal_llm(system, process, call.signal, request.program)
     return len(processes)
 
