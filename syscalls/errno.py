@@ -133,7 +133,7 @@ class SyscallError(Exception):
         self.reason = printable(reason, one_line=True)
         super().__init__(f"{errno.name}: {self.reason}")
 
-    def told(self, *, operator: bool) -> str:
+    def reason_for(self, *, operator: bool) -> str:
         """The reason, as an operator or somebody else is told it."""
         return self.reason if operator or not self.plain else self.plain
 

@@ -392,7 +392,7 @@ def suspend(system: System, device: Device, image: Image, error: SyscallError) -
     image.deaths, image.hinted, image.pinned = 1, False, False
     wake(system, image.loaded, error)
     for process in image.users.values():
-        stop_suspect(system, process, error.told(operator=process.owner.operator))
+        stop_suspect(system, process, error.reason_for(operator=process.owner.operator))
 
 
 def fail_device(system: System, device: Device) -> None:

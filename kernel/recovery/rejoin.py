@@ -87,7 +87,7 @@ def _go_on(system: System, process: LLMProcess, image: Image) -> None:
 
 
 def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
-    process.stranded = error.told(operator=process.owner.operator)
+    process.stranded = error.reason_for(operator=process.owner.operator)
     reason = f"process {process.pid} has not got its model back: {process.stranded}"
     system.log("error", f"journal: {reason}; it stays, and its log can be read", process)
     changed(system, process)

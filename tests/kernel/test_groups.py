@@ -368,16 +368,16 @@ def test_a_group_is_not_made_in_one_that_has_ended_while_the_call_waited() -> No
     sim = simulate(audit="/var/a", audit_required=["limits"])
     program = sim.program(uid=1002)
     session = program.call(Getinfo()).group
-    calls = [GroupMove(0, "/users/1002"), GroupCreate("one"), GroupStat()]
-    futures = [program.prepare(call) for call in calls]
-    for future in futures:
-        sim.event(program.event(future))  # all are made before the line of the first is on the disk
-    sim.run_until(lambda: all(future.done for future in futures))
+    moved, made = program.prepare(GroupMove(0, "/users/1002")), program.prepare(GroupCreate("one"))
+    for future in (moved, made):
+        sim.event(program.event(future))  # both are made before the line of the first is on the disk
+    sim.run_until(lambda: made.done)
     assert session not in [group.path for group in sim.kernel.groups]
-    assert futures[1].value.path == "/users/1002/one"
+    assert (moved.errno, made.value.path) == (Errno.OK, "/users/1002/one")
     assert sim.kernel.groups.root.inside == len(list(sim.kernel.groups)) - 1
     program.disconnect()
     sim.run_idle()
+    assert sim.saved is not None
     assert set(sim.saved.groups) <= {group.path for group in sim.kernel.groups}
 
 

@@ -492,7 +492,11 @@ def test_a_program_of_the_operator_in_a_reason_is_not_taken_for_one_of_the_reade
     sim = simulate(256)
     operator, ann = sim.program("op"), sim.program(uid=ANN)
     number = ann.call(Spawn("sim", [1], detached=True))
-    calls = {"kill": Kill(pid_of(ANN, number)), "group": GroupKill("/users/1001"), "shred": Shred(pid_of(ANN, number))}
+    calls: dict[str, Call[Any]] = {
+        "kill": Kill(pid_of(ANN, number)),
+        "group": GroupKill("/users/1001"),
+        "shred": Shred(pid_of(ANN, number)),
+    }
     operator.call(Trace())
     ann.call(Trace())
     operator.call(calls[end])
