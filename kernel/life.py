@@ -11,6 +11,7 @@ from collections import Counter
 
 from llmasos.kernel import audit, desk, grants
 from llmasos.kernel.clock import nanoseconds
+from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
@@ -161,7 +162,18 @@ def _keep_status(system: System, process: LLMProcess) -> None:
     process.group.enter(process.pid, process.kept)
     old.leave(process.pid, process.kept)
     system.journal.left(old)
+    _leave_places(system, process.group)
     forget_old(system)
+
+
+def _leave_places(system: System, home: Group) -> None:
+    """Reap the oldest statuses of an owner that take more than a part of the places of his home: nobody is kept out by
+    what has ended."""
+    limit = min((group.settings.pids_max for group in home.chain if group.settings.pids_max), default=0)
+    if limit:
+        own = [one for one in system.table.zombies(INIT_PID).values() if one.group is home]
+        for oldest in own[: -max(1, limit // 4)]:
+            reap(system, oldest)
 
 
 def forget_old(system: System, _: object = None) -> None:

@@ -19,6 +19,7 @@ from llmasos.syscalls.table import (
     Fork,
     Getinfo,
     GroupCreate,
+    GroupSet,
     GroupStat,
     Kill,
     Null,
@@ -128,6 +129,18 @@ def test_statuses_of_one_user_do_not_go_because_of_anothers_and_are_charged_to_h
     groups = sim.kernel.groups
     assert groups.system.logs == system
     assert groups.home(sim.kernel.programs[ben.peer].owner).logs >= 3 * 2000
+
+
+def test_statuses_that_are_kept_leave_their_owner_room_to_come_and_to_begin_others() -> None:
+    sim = simulate(256)
+    operator, ann = sim.program(), sim.program(uid=1001)
+    operator.call(GroupSet("/users/1001", GroupSettings(pids_max=4)))
+    for _ in range(8):
+        pid = detached(ann)
+        ann.call(Kill(pid))
+        sim.run_idle()
+    ann.disconnect()
+    assert sim.program(uid=1001).call(Wait(pid)).pid == pid
 
 
 def test_a_kept_status_costs_its_group_nothing_and_a_session_ends_without_it() -> None:
