@@ -37,9 +37,16 @@ def fail(system: System, request: Request, errno: Errno, reason: str) -> None:
     _reply(system, request, errno, None, reason)
 
 
-def take_back(system: System, request: Request, errno: Errno, reason: str) -> None:
+def repeat(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+    """Answer a call as it was answered before: in the numbers of whoever reads it already."""
+    system.counters["errors"] += errno is not Errno.OK
+    _reply(system, request, errno, value, reason, told=True)
+
+
+def take_back(system: System, request: Request, errno: Errno, reason: str, plain: str = "") -> None:
     """End a call with an error (its own, or because it was cancelled or its program has gone), and undo what it began.
-    Harmless if it has been answered already, for example while another call was undone."""
+    `plain` is the reason for others than the operator, if they are not to have the same. Harmless if it has been answered
+    already, for example while another call was undone."""
     if request.answered:
         return
     leave(system, request)
@@ -47,16 +54,16 @@ def take_back(system: System, request: Request, errno: Errno, reason: str) -> No
         system.pumped.update(system.devices)
     begun, request.begun = request.begun, None
     if isinstance(begun, Begun):
-        begun.undo(system, SyscallError(errno, reason))
-    fail(system, request, errno, reason)
+        begun.undo(system, SyscallError(errno, reason, plain))
+    fail(system, request, errno, reason if not plain or request.program.owner.operator else plain)
 
 
-def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str, *, told: bool = False) -> None:
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
     request.answered, request.begun = True, None
     owner = request.program.owner
-    if len(system.owners) > 1:
+    if len(system.owners) > 1 and not told:
         value = outward(owner, request.call, value, system.table.shared) if errno is Errno.OK else None
         reason = text(owner, reason)
     if request.channel is not None:
@@ -66,8 +73,8 @@ def _reply(system: System, request: Request, errno: Errno, value: Any, reason: s
     program = request.program
     if system.trace.on and not isinstance(request.call, Trace):
         said = value if errno is Errno.OK else reason
-        told = describe_outcome(errno, said), describe_outcome(errno, said, content=False)
-        system.emit(f"ret.{request.entry.name}", program.pid, "", request.seq, *told)
+        texts = describe_outcome(errno, said), describe_outcome(errno, said, content=False)
+        system.emit(f"ret.{request.entry.name}", program.pid, "", request.seq, *texts)
     if request.entry.audit or errno:
         audit.end(system, request, errno, value, reason)
     system.spending.unpark(request)

@@ -28,7 +28,7 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
     if request.answered:  # it was taken back meanwhile
         return
     if error is not None:  # not raised: this frame would hold it and it this frame, which only the collector parts
-        desk.take_back(system, request, error.errno, error.reason)
+        desk.take_back(system, request, error.errno, error.reason, error.plain)
         return
     try:
         result = _run(system, request)
@@ -40,7 +40,7 @@ def dispatch(system: System, request: Request, error: SyscallError | None = None
                 return
             raise Errno.ETIME(result.why)
     except SyscallError as failure:
-        desk.take_back(system, request, failure.errno, failure.reason)
+        desk.take_back(system, request, failure.errno, failure.reason, failure.plain)
     else:
         if not request.answered:
             desk.answer(system, request, result)

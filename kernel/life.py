@@ -7,11 +7,15 @@ may wait for them, so init keeps their statuses for a while, as a service manage
 
 from __future__ import annotations
 
+from collections import Counter
+
 from llmasos.kernel import audit, desk, grants
 from llmasos.kernel.clock import nanoseconds
+from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import INIT_PID, Decoding, LLMProcess, Process, Program
+from llmasos.kernel.rights import written
 from llmasos.kernel.settle import unthrottle
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake, wake_some
@@ -151,26 +155,42 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
 
 
 def _keep_status(system: System, process: LLMProcess) -> None:
-    """What is left of a detached process costs its group nothing: a session would be full, and would not end."""
-    old, process.group = process.group, system.groups.system
+    """What is left of a detached process costs its group nothing, or a session would be full, and would not end. It is
+    its owner's."""
+    old, process.group = process.group, system.groups.home(process.owner)
     process.table.group = process.group
     process.group.enter(process.pid, process.kept)
     old.leave(process.pid, process.kept)
     system.journal.left(old)
+    _leave_places(system, process.group)
     forget_old(system)
 
 
+def _leave_places(system: System, home: Group) -> None:
+    """Reap the oldest statuses of an owner that take more than a part of the places of his home: nobody is kept out by
+    what has ended."""
+    limit = min((group.settings.pids_max for group in home.chain if group.settings.pids_max), default=0)
+    if limit:
+        own = [one for one in system.table.zombies(INIT_PID).values() if one.group is home]
+        for oldest in own[: -max(1, limit // 4)]:
+            reap(system, oldest)
+
+
 def forget_old(system: System, _: object = None) -> None:
-    """Reap detached processes whose status nobody has collected in time, and the oldest of too many."""
-    kept = system.table.zombies(INIT_PID)
+    """Reap detached processes whose status nobody has collected in time; and of too many the oldest of the user who has
+    most, so that nobody's go because of another's."""
+    kept = [one for one in system.table.zombies(INIT_PID).values() if isinstance(one, LLMProcess) and one.traits.detached]
     most = min(MAX_KEPT, max(_LEAST_KEPT, system.config.max_processes // 16))  # or they would fill a small table
-    for zombie in list(kept.values()):
-        due = zombie.since + nanoseconds(KEPT_SECONDS)
-        if len(kept) <= most and due > system.now:
-            if system.forgetting is None or system.forgetting.kind is None:
-                system.forgetting = system.timers.at(due, forget_old, None)
-            return
-        reap(system, zombie)
+    while kept and kept[0].since + nanoseconds(KEPT_SECONDS) <= system.now:
+        reap(system, kept.pop(0))
+    while len(kept) > most:
+        ((user, _count),) = Counter(one.owner.base for one in kept).most_common(1)
+        oldest = next(one for one in kept if one.owner.base is user)
+        kept.remove(oldest)
+        reap(system, oldest)
+    if kept and (system.forgetting is None or system.forgetting.kind is None):
+        due = kept[0].since + nanoseconds(KEPT_SECONDS)
+        system.forgetting = system.timers.at(due, forget_old, None)
 
 
 def strike(system: System, process: LLMProcess) -> None:
@@ -236,7 +256,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
             if child.is_zombie():
                 system.orphans.append(child)
             else:
-                exit_process(system, child, 128 + int(Signal.TERM), f"its program {program.pid} ended")
+                exit_process(system, child, 128 + int(Signal.TERM), f"its program {written(system, program.pid)} ended")
     program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     audit.ended(system, program, status)
     system.table.remove(program)

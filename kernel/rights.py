@@ -123,6 +123,11 @@ def called(system: System, program: Program, pid: int) -> int:
     return pid if not program.owner.space or pid in system.table.shared else pids.foreign(pid)
 
 
+def written(system: System, pid: int) -> int:
+    """A pid in a text that may be read by others than the user whose number it is (outward.py translates it)."""
+    return pid if len(system.owners) == 1 or pid in system.table.shared else pids.foreign(pid)
+
+
 def row(system: System, program: Program, pid: int) -> Process | None:
     """The process that a program calls `pid`, a zombie too; None: it is not there, or not for that program."""
     pid = inward(system, program, pid)
@@ -153,7 +158,9 @@ def gone(pid: int) -> SyscallError:
 
 
 def group(system: System, program: Program, path: str, base: Group) -> Group:
-    """The group of a path, which is relative to `base` unless it begins with a slash. ENOENT."""
+    """The group of a path, which is relative to `base` unless it begins with a slash; to the program's own if `base` has
+    ended while the call waited. ENOENT."""
+    base = program.group if base.ended else base
     full = path if path.startswith("/") or not path else f"{base.path.rstrip('/')}/{path}"
     owner, walked = program.owner, "/"
     for name in names(full) if not owner.operator else ():

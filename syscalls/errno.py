@@ -41,9 +41,9 @@ class Errno(enum.IntEnum):
     EDQUOT = 122  # a limit is reached
     ERESTART = 85  # the driver was restarted
 
-    def __call__(self, reason: str) -> SyscallError:
+    def __call__(self, reason: str, plain: str = "") -> SyscallError:
         """The error of this kind, to be raised: `raise Errno.EBUSY("process 7 is decoding")`."""
-        return SyscallError(self, reason)
+        return SyscallError(self, reason, plain)
 
     @property
     def advice(self) -> str:
@@ -119,6 +119,8 @@ class SyscallError(Exception):
     """The kind of the error."""
     reason: str
     """What was wanted, what was found and what to do."""
+    plain: str
+    """Within the kernel, the same as others than its operator are told it; empty: in the same words."""
 
     @property
     def hint(self) -> str:
@@ -126,10 +128,14 @@ class SyscallError(Exception):
         fitting = (hint for errno, words, hint in _FITTING if errno is self.errno and re.search(words, self.reason))
         return next(fitting, self.errno.advice)
 
-    def __init__(self, errno: Errno, reason: str) -> None:
-        self.errno = errno
+    def __init__(self, errno: Errno, reason: str, plain: str = "") -> None:
+        self.errno, self.plain = errno, plain
         self.reason = printable(reason, one_line=True)
         super().__init__(f"{errno.name}: {self.reason}")
 
-    def __reduce__(self) -> tuple[type[SyscallError], tuple[Errno, str]]:
-        return type(self), (self.errno, self.reason)
+    def reason_for(self, *, operator: bool) -> str:
+        """The reason, as an operator or somebody else is told it."""
+        return self.reason if operator or not self.plain else self.plain
+
+    def __reduce__(self) -> tuple[type[SyscallError], tuple[Errno, str, str]]:
+        return type(self), (self.errno, self.reason, self.plain)

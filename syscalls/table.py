@@ -572,6 +572,7 @@ class Rename(Call[str]):
     "process",
     Right.CONTROL,
     E.ESRCH,
+    E.EBUSY,
     E.EIO,
     E.ERESTART,
     changes=True,
@@ -927,12 +928,13 @@ class GroupRemove(Call[None]):
     E.EDQUOT,
     E.EBUSY,
     changes=True,
-    touches=(_process(Names.MEMBER, N.CONTROL, When.BOUNDARY), _group(Names.PLACE, N.CHARGE)),
+    touches=(_process(Names.MEMBER, N.CONTROL | N.LIMITS, When.BOUNDARY), _group(Names.PLACE, N.CHARGE)),
     audit="limits",
 )
 class GroupMove(Call[None]):
-    """Move a process (0: the calling program) into a group; its children stay where they are. The charges for its frames
-    and swap slots go with it, except for frames that other processes map too."""
+    """Move a process (0: the calling program) into a group of its own owner, or of one who is over that; its children
+    stay where they are. The charges for its frames and swap slots go with it, except for frames that other processes map
+    too."""
 
     pid: Annotated[int, Meta(ge=0)]
     path: GroupPath

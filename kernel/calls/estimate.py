@@ -19,7 +19,7 @@ from llmasos.kernel.models.loading import check_device, check_fits, misfit, plan
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import EVICTED, RESIDENT, Image
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import is_shown
+from llmasos.kernel.rights import is_shown, knows_model
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import SyscallError
@@ -43,8 +43,8 @@ class Probing(desk.Begun):
 def estimate(system: System, request: Request, call: Estimate, device: Device, path: str) -> EstimateInfo | Waiting:
     """Row 66 of the table, `Estimate`."""
     check_device(device, call.dtype)
-    image = device.find_image(path, call.dtype)
-    if image is not None and image.probed is not None:
+    image = _known(system, request, device, path, call.dtype)
+    if image is not None:
         return _figures(system, request, device, image, call.context)
     if not isinstance(request.begun, Probing):
         if device.state != UP:
@@ -54,11 +54,18 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
         request.begun = Probing(device, asked)
         return wait(request.begun.asked.channel)
     probed: Probed = request.begun.asked.result(device, f"looked at {call.model}")
-    image = device.find_image(path, probed.dtype)  # known under that dtype's name, or as the default one
-    if image is None or image.probed is None:
+    image = _known(system, request, device, path, probed.dtype)  # under that dtype's name, or as the default one
+    if image is None:
         image = Image(_NEW, call.model, path, {call.dtype}, EVICTED, probed.dtype, probed)
         image.owners.add(request.program.owner)
     return _figures(system, request, device, image, call.context)
+
+
+def _known(system: System, request: Request, device: Device, path: str, dtype: str) -> Image | None:
+    """The model, if it has been probed and its caller gets to know that it is there."""
+    image = device.find_image(path, dtype)
+    probed = image is not None and image.probed is not None
+    return image if image is not None and probed and knows_model(system, request.program, image) else None
 
 
 def _going(image: Image, shown: bool) -> Going:

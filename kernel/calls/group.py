@@ -12,7 +12,7 @@ from llmasos.kernel.marks import changed, freed
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
-from llmasos.kernel.rights import rights_on
+from llmasos.kernel.rights import called, rights_on, written
 from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
@@ -69,6 +69,11 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
     old = process.group
     if group is old:
         return
+    if not group.owner.over(process.owner):  # or it would be in the hands of whoever sets the group's limits
+        pid = called(system, request.program, process.pid)
+        raise Errno.EPERM(
+            f"process {pid} is not of the owner of group {group.path}, and stays in groups of its own owner"
+        )
     group.check_pids(1, already=old)
     if isinstance(process, LLMProcess):
         image = process.image
@@ -101,7 +106,7 @@ def group_kill(system: System, request: Request, call: GroupKill, top: Group) ->
         why = f"{call.signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
         raise Errno.EINVAL(why)
     for process in processes:
-        system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+        system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {written(system, request.program.pid)}")
         signal_llm(system, process, call.signal, request.program)
     return len(processes)
 

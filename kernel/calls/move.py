@@ -189,7 +189,7 @@ def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
     elif isinstance(asked.answer, Failed | Exported):
         coming.reason = asked.answer.reason
     else:
-        coming.reason = f"the driver of {source.name} died while it was to hand it over ({asked.death})"
+        coming.reason = f"the driver of {source.name} died while it was to hand it over{asked.how(process.owner)}"
     moving.exported = True  # or it moves by its log alone
     return None
 

@@ -27,6 +27,7 @@ from llmasos.kernel.objects.process import INIT_PID, ROW_BYTES, DriverProcess, L
 from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.rights import may_read, written
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.seeds import seed_of_child
 from llmasos.kernel.state import System
@@ -277,7 +278,7 @@ def _may_wait(program: Program, process: Process | None) -> bool:
 
 def kill(system: System, request: Request, call: Kill, process: Process) -> None:
     """Row 25 of the table, `Kill`."""
-    system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {request.program.pid}")
+    system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {written(system, request.program.pid)}")
     if isinstance(process, LLMProcess):
         signal_llm(system, process, call.signal, request.program)
     elif isinstance(process, DriverProcess):
@@ -296,7 +297,7 @@ def signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Prog
     """What a signal from `sender` does to an LLM process."""
     match signal:
         case Signal.KILL | Signal.TERM:
-            exit_process(system, process, 128 + int(signal), f"{signal.name} from program {sender.pid}")
+            exit_process(system, process, 128 + int(signal), f"{signal.name} from program {written(system, sender.pid)}")
         case Signal.INT:
             interrupt_decoding(system, process, Finish.INTERRUPT)
         case Signal.STOP:
@@ -334,4 +335,4 @@ def rename(system: System, request: Request, call: Rename, process: LLMProcess) 
     old, process.name = process.name, call.name
     process.traits = replace(process.traits, name=call.name)
     changed(system, process)
-    return old
+    return old if may_read(system, request.program, process) else ""

@@ -22,6 +22,7 @@ from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.rights import written
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import Log
 from llmasos.kernel.wait import Waiting, wait, wake
@@ -55,6 +56,8 @@ class Shredding(desk.Begun):
 def shred(system: System, request: Request, call: Shred, process: LLMProcess) -> ShredInfo | Waiting:
     """Row 32 of the table, `Shred`."""
     if not isinstance(request.begun, Shredding):
+        if process.birth is not None:
+            raise Errno.EBUSY(f"process {call.pid} is still waiting for its model; wait for that, or kill it")
         if process.running:
             return wait(process.boundary)
         request.begun = _begin(system, request, process)
@@ -77,7 +80,8 @@ def _begin(system: System, request: Request, process: LLMProcess) -> Shredding:
     doing = Shredding(process)
     device, image, log = process.device, process.image, process.log[:]
     shared = _shared(process, image)
-    exit_process(system, process, 128 + 9, f"shredded by program {request.program.pid}")
+    by = f"shredded by program {written(system, request.program.pid)}"
+    exit_process(system, process, 128 + 9, by)
     doing.gone.append(f"its log of {len(log)} tokens and its {len(process.records.rows)} records")
     _forget(system, process)
     if device.state == UP:
@@ -99,7 +103,7 @@ def _begin(system: System, request: Request, process: LLMProcess) -> Shredding:
     system.shredding[ref] = doing
     system.act(Forget(ref, process.pid))
     system.emit("proc.shred", process.pid, device.name, len(log))
-    system.log("info", f"process {process.pid} was shredded by program {request.program.pid}")
+    system.log("info", f"process {process.pid} was {by}")
     return doing
 
 
@@ -116,8 +120,9 @@ def _forget(system: System, process: LLMProcess) -> None:
     process.records.cut(0)
     process.high_water = 0
     process.name, process.traits = NAME, replace(process.traits, name=NAME)
-    process.charge_log()
-    changed(system, process)
+    if system.table.find(process.pid) is process:  # or nobody is charged for it any more
+        process.charge_log()
+        changed(system, process)
     system.journal.shredded(process)
     for program in system.table:
         if isinstance(program, Program):

@@ -223,8 +223,8 @@ def driver_exited(system: System, event: DriverExited) -> None:
     for image in [image for image in device.images.values() if image.ref in work]:
         image.deaths += 1
         if image.deaths >= system.config.max_crashes:
-            reason = f"the driver died {image.deaths} times in a row while loading {image.name}: {event.reason}"
-            suspend(system, device, image, reason)
+            why = f"the driver died {image.deaths} times in a row while loading {image.name}"
+            suspend(system, device, image, Errno.EIO(f"{why}: {event.reason}", why))
     _restart(system, device)
 
 

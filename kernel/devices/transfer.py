@@ -162,4 +162,4 @@ def _arrived(coming: Coming, asked: Ask, stored: Stored) -> None:
     if isinstance(asked.answer, Failed):
         coming.reason = asked.answer.reason
     else:
-        coming.reason = f"the driver of {coming.device.name} died while it read it: {asked.death}"
+        coming.reason = f"the driver of {coming.device.name} died while it read it{asked.how(coming.process.owner)}"

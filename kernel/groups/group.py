@@ -82,6 +82,11 @@ class Group:
             yield group
             group = group.parent
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is out of the tree."""
+        return self.chain[0] is not self
+
     def below(self, other: Group) -> bool:
         """Whether it is `other`, or in the subtree of `other`."""
         return other in self.chain

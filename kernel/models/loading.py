@@ -383,16 +383,16 @@ def fail_image(system: System, device: Device, image: Image, error: SyscallError
     wake(system, image.loaded, error)
 
 
-def suspend(system: System, device: Device, image: Image, reason: str) -> None:
+def suspend(system: System, device: Device, image: Image, error: SyscallError) -> None:
     """Loading the model kills the driver: calls that wait for it fail, its processes are stopped. When one of them
     continues, the model is tried again, with no step beside it."""
     if not image.users:
-        fail_image(system, device, image, Errno.EIO(reason))
+        fail_image(system, device, image, error)
         return
     image.deaths, image.hinted, image.pinned = 1, False, False
-    wake(system, image.loaded, Errno.EIO(reason))
+    wake(system, image.loaded, error)
     for process in image.users.values():
-        stop_suspect(system, process, reason)
+        stop_suspect(system, process, error.reason_for(operator=process.owner.operator))
 
 
 def fail_device(system: System, device: Device) -> None:

@@ -23,6 +23,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import REALTIME_SHARE
 
 if TYPE_CHECKING:
+    from llmasos.kernel.objects.owner import Owner
     from llmasos.kernel.objects.process import DriverProcess, LLMProcess
     from llmasos.kernel.timers import Timer
 
@@ -77,12 +78,16 @@ class Ask:
             shown = str(message)[:_MOST_SHOWN]  # a record may have megabytes
             raise Errno.EPROTO(f"request {self.ref} for {self.wants.__name__} {why} {shown}")
 
+    def how(self, owner: Owner) -> str:
+        """How the driver died, in brackets, for the operator's own."""
+        return f" ({self.death})" if owner.operator else ""
+
     def result(self, device: Device, what: str) -> Any:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
         `what`."""
         if self.death is not None:
-            why = f"the driver of {device.name} died while it {what} ({self.death}); call again"
-            raise Errno.ERESTART(why)
+            why = f"the driver of {device.name} died while it {what}"
+            raise Errno.ERESTART(f"{why} ({self.death}); call again", f"{why}; call again")
         if isinstance(self.answer, Failed):
             raise SyscallError(self.answer.errno, self.answer.reason)
         return self.answer
@@ -230,4 +235,5 @@ class Device:
 
 def no_device(device: Device) -> SyscallError:
     """The error for callers that would wait for a device that does not start."""
-    return Errno.ENODEV(f"device {device.name} does not start: {device.error}")
+    why = f"device {device.name} does not start"
+    return Errno.ENODEV(f"{why}: {device.error}", f"{why}; the operator's log says why")

@@ -30,6 +30,7 @@ from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProce
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.recovery import rejoin
+from llmasos.kernel.rights import called
 from llmasos.kernel.sched.force import note, reschedule
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
@@ -101,10 +102,9 @@ def answer_again(system: System, request: Request) -> bool:
     answer = program.answers.get(request.seq)
     if answer is None or answer.call != request.entry.number:
         return False
-    if answer.errno is Errno.OK:
-        desk.answer(system, request, msgspec.msgpack.decode(answer.value, type=request.entry.result))
-    else:
-        desk.fail(system, request, answer.errno, answer.reason)
+    done = answer.errno is Errno.OK
+    value = msgspec.msgpack.decode(answer.value, type=request.entry.result) if done else None
+    desk.repeat(system, request, answer.errno, value, answer.reason)
     return True
 
 
@@ -252,7 +252,8 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
             set_deadline(system, process, decoding, system.now + max(0, doing.deadline - state.now))
         if doing.program:
             program, entry = programs[doing.program], BY_RECORD[calls.Decode]
-            call = calls.Decode(process.pid, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
+            named = called(system, program, process.pid)
+            call = calls.Decode(named, decoding.left, doing.stop_ids, logprobs=doing.logprobs)
             decoding.request = Request(program, doing.seq, call, entry, program.group, absent=True)
             decoding.request.begun = Awaited(process, decoding)
             sleep(system, decoding.request, wait(decoding.line))

@@ -87,8 +87,8 @@ def _go_on(system: System, process: LLMProcess, image: Image) -> None:
 
 
 def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
-    process.stranded = error.reason
-    reason = f"process {process.pid} has not got its model back: {error.reason}"
+    process.stranded = error.reason_for(operator=process.owner.operator)
+    reason = f"process {process.pid} has not got its model back: {process.stranded}"
     system.log("error", f"journal: {reason}; it stays, and its log can be read", process)
     changed(system, process)
     refuse_caller(system, process, Errno.EIO, reason)

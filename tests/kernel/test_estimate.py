@@ -187,6 +187,39 @@ def test_on_a_device_that_does_not_start_it_is_refused_and_a_cancelled_one_leave
     assert not device.up
 
 
+def test_what_a_driver_said_when_it_died_is_told_to_operators_only() -> None:
+    sim = simulate(restart_first=1.0)
+    operator, ann = sim.program(), sim.program(uid=1001)
+    device = sim.kernel.devices["sim0"]
+    looking = [program.start(Estimate("sim:1m")) for program in (operator, ann)]
+    sim.driver().die("no /home/op/secret")
+    sim.run_for(0.0001)
+    waiting = [program.start(Spawn("sim", [1])) for program in (operator, ann)]
+    while not device.hopeless:
+        sim.driver().die("no /home/op/secret")
+        sim.run_for(0.0001)
+    at_once = [program.start(Spawn("sim", [1])) for program in (operator, ann)]
+    sim.run_for(0.0001)
+    for futures, errno in ((looking, Errno.ERESTART), (waiting, Errno.ENODEV), (at_once, Errno.ENODEV)):
+        told = [future.reply.reason for future in futures if future.reply]
+        assert [future.errno for future in futures] == [errno, errno]
+        assert ["secret" in reason for reason in told] == [True, False]
+
+
+def test_it_does_not_tell_whether_others_have_the_model_in_memory() -> None:
+    told = []
+    for there in (False, True):
+        sim = simulate(256)
+        ann, ben = sim.program(uid=1001), sim.program(uid=1002)
+        if there:
+            ann.call(Spawn("sim:context=128", [1, 2], detached=True))
+        told.append([ben.call(Estimate("sim:context=128", dtype=dtype)) for dtype in ("", "bf16")])
+        assert ann.call(Estimate("sim:context=128")).state == ("resident" if there else "absent")
+    for absent, there in zip(*told, strict=True):
+        assert (there.state, there.resident_bytes) == ("absent", absent.resident_bytes)
+        assert (there.name, there.refused, there.going) == (absent.name, absent.refused, absent.going)
+
+
 def test_a_step_beside_it_is_not_cleared_of_a_drivers_death() -> None:
     sim = simulate()
     program = sim.program()

@@ -30,6 +30,8 @@ from llmasos.syscalls.table import (
     Getinfo,
     Grant,
     Grants,
+    GroupCreate,
+    GroupMove,
     GroupStat,
     Kill,
     Models,
@@ -209,6 +211,24 @@ def test_a_decode_by_a_grant_ends_with_it_and_its_tokens_stay(room: Room) -> Non
     room.ann.call(Decode(room.number, 2))
 
 
+@pytest.mark.parametrize("uid", [None, ANN], ids=["operator's", "ann's"])
+def test_a_decode_that_waits_since_an_earlier_kernel_ends_with_its_grant_too(uid: int | None) -> None:
+    sim = simulate(256)
+    giver, ben = sim.program(uid=uid), sim.program(uid=BEN)
+    made = hand(giver, giver.call(Spawn("sim", [1, 2, 3], detached=True)), ben, READ | CONTROL)
+    decode = ben.start(Decode(made.pid, 300))
+    sim.run_for(0.02)
+    sim.kill()
+    sim.boot_again()
+    sim.run_for(0.06)
+    giver.come_back()
+    ben.come_back()
+    sim.run_for(0.01)
+    assert not decode.done
+    giver.call(Revoke(made.handle))
+    assert decode.errno is Errno.EPERM
+
+
 def test_a_right_that_is_held_twice_is_lost_with_the_second_one(room: Room) -> None:
     one, two = (hand(room.ann, room.number, room.ben, READ) for _ in range(2))
     waits = room.ben.start(Read(room.pid, 3, follow=True))
@@ -322,6 +342,28 @@ def test_a_confined_program_reaches_what_it_was_granted_and_nothing_else(uid: in
     assert errno_of(child, Decode(mine, 3)) is Errno.ESRCH
     assert {row.pid for row in child.call(Ps())} == {1, child.pid}
     assert child.call(Models()) == []
+
+
+@pytest.mark.parametrize("rights", [CONTROL, CONTROL | READ])
+def test_who_renames_a_process_is_told_its_old_name_if_he_may_read_it(room: Room, rights: int) -> None:
+    hand(room.ann, room.number, room.ben, rights)
+    assert room.ben.call(Rename(room.pid, "x")) == ("hers" if rights & READ else "")
+    assert room.ann.call(Rename(room.number, "y")) == "x"
+
+
+@pytest.mark.parametrize("rights", [CONTROL, CONTROL | LIMITS, READ | CONTROL | LIMITS])
+def test_a_grant_takes_no_process_into_a_group_whose_limits_are_the_holders(room: Room, rights: int) -> None:
+    hand(room.ann, room.number, room.ben, rights)
+    room.ben.call(GroupCreate("/users/1002/jail"))
+    for group in ("/users/1002/jail", "/users/1002", ""):
+        assert errno_of(room.ben, GroupMove(room.pid, group)) is Errno.EPERM
+    operator = room.sim.program()
+    assert errno_of(operator, GroupMove(room.pid, "/users/1002/jail")) is Errno.EPERM  # nor by a slip of his
+    operator.call(GroupCreate("/users/team"))
+    operator.call(GroupMove(room.pid, "/users/team"))
+    room.ann.call(GroupCreate("/users/1001/here"))
+    room.ann.call(GroupMove(room.number, "/users/1001/here"))
+    assert room.ann.call(Getinfo(room.number)).group == "/users/1001/here"
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------

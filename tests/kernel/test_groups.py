@@ -364,6 +364,23 @@ def test_a_program_cannot_make_groups_without_end_and_an_error_does_not_name_the
     assert sim.kernel.groups.root.inside == len(list(sim.kernel.groups)) - 1
 
 
+def test_a_group_is_not_made_in_one_that_has_ended_while_the_call_waited() -> None:
+    sim = simulate(audit="/var/a", audit_required=["limits"])
+    program = sim.program(uid=1002)
+    session = program.call(Getinfo()).group
+    moved, made = program.prepare(GroupMove(0, "/users/1002")), program.prepare(GroupCreate("one"))
+    for future in (moved, made):
+        sim.event(program.event(future))  # both are made before the line of the first is on the disk
+    sim.run_until(lambda: made.done)
+    assert session not in [group.path for group in sim.kernel.groups]
+    assert (moved.errno, made.value.path) == (Errno.OK, "/users/1002/one")
+    assert sim.kernel.groups.root.inside == len(list(sim.kernel.groups)) - 1
+    program.disconnect()
+    sim.run_idle()
+    assert sim.saved is not None
+    assert set(sim.saved.groups) <= {group.path for group in sim.kernel.groups}
+
+
 def test_a_relative_group_is_that_of_the_moment_of_the_call() -> None:
     sim = simulate(options={"link": "1e6"})
     program = sim.program()

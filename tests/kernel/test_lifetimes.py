@@ -11,7 +11,7 @@ from llmasos.kernel.objects.process import INIT_PID
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import GroupSettings, Signal, State
+from llmasos.syscalls.records import GroupSettings, Kind, Signal, State
 from llmasos.syscalls.table import (
     Decode,
     Detach,
@@ -19,6 +19,7 @@ from llmasos.syscalls.table import (
     Fork,
     Getinfo,
     GroupCreate,
+    GroupSet,
     GroupStat,
     Kill,
     Null,
@@ -105,6 +106,41 @@ def test_of_more_statuses_than_are_kept_the_oldest_go(monkeypatch: pytest.Monkey
         program.call(Kill(pid))
     sim.run_idle()
     assert [pid in states(sim) for pid in pids] == [False, False, True, True, True]
+
+
+def test_statuses_of_one_user_do_not_go_because_of_anothers_and_are_charged_to_him(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmasos.kernel.life.MAX_KEPT", 5)
+    sim = simulate(256)
+    ann, ben, eve = sim.program(uid=1001), sim.program(uid=1002), sim.program(uid=1002, tenant="eve")
+    hers = [ann.call(Spawn("sim", [1, 2, 3], detached=True)) for _ in range(2)]
+    for pid in hers:
+        ann.call(Kill(pid))
+    system = sim.kernel.groups.system.logs
+    his = []
+    for program in (ben, eve) * 4:
+        his.append(program.call(Spawn("sim", [9] * 500, detached=True)))
+        program.call(Kill(his[-1]))
+        sim.run_for(0.1)
+    assert [row.pid for row in ann.call(Ps()) if row.kind is Kind.LLM] == hers
+    assert [row.pid for row in ben.call(Ps()) if row.kind is Kind.LLM] == his[-3:]
+    assert ann.call(Wait(hers[0])).pid == hers[0]
+    groups = sim.kernel.groups
+    assert groups.system.logs == system
+    assert groups.home(sim.kernel.programs[ben.peer].owner).logs >= 3 * 2000
+
+
+def test_statuses_that_are_kept_leave_their_owner_room_to_come_and_to_begin_others() -> None:
+    sim = simulate(256)
+    operator, ann = sim.program(), sim.program(uid=1001)
+    operator.call(GroupSet("/users/1001", GroupSettings(pids_max=4)))
+    for _ in range(8):
+        pid = detached(ann)
+        ann.call(Kill(pid))
+        sim.run_idle()
+    ann.disconnect()
+    assert sim.program(uid=1001).call(Wait(pid)).pid == pid
 
 
 def test_a_kept_status_costs_its_group_nothing_and_a_session_ends_without_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TENANTS
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Right
-from llmasos.syscalls.table import Attach, Checkpoint, Decode, Fork, Restore, Spawn
+from llmasos.syscalls.table import Attach, Call, Checkpoint, Decode, Fork, Grant, Kill, Restore, Spawn, Wait
 
 MODEL = "sim"
 ANN, BEN = 1001, 1002
@@ -92,6 +93,32 @@ def test_owners_and_what_is_theirs_come_back_with_the_journal(sim: Simulation) -
         process = llm(sim, program, pid)
         assert process.owner is sim.kernel.programs[program.peer].owner is process.group.owner
         assert process.table.salt == process.owner.salt == before[process.owner.name]
+
+
+@pytest.mark.parametrize("uid", [None, ANN], ids=["operator", "ann"])
+def test_an_answer_that_is_told_again_by_the_next_kernel_has_the_same_numbers(sim: Simulation, uid: int | None) -> None:
+    sim.program(uid=BEN)
+    program = sim.program(uid=uid)
+    pid = program.call(Spawn("sim", [1, 2, 3], detached=True))
+    ended = program.call(Spawn("sim", [1], detached=True))
+    program.call(Kill(ended))
+    calls: list[Call[Any]] = [
+        Spawn("sim", [1], detached=True),
+        Fork(pid, 2),
+        Grant(pid, str(BEN), 1),
+        Wait(ended),
+    ]
+    futures = [program.start(call) for call in calls]
+    sim.run_for(1.0)
+    told = [future.value for future in futures]
+    for _ in range(2):
+        for future in futures:
+            future.reply = None  # it was lost on its way
+        sim.kill()
+        sim.boot_again()
+        program.come_back()
+        sim.run_for(1.0)
+        assert [future.value for future in futures] == told
 
 
 def test_a_ticket_is_good_for_its_owner_only(sim: Simulation) -> None:

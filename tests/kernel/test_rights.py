@@ -63,6 +63,7 @@ from llmasos.syscalls.table import (
     Read,
     Sched,
     Setsched,
+    Shred,
     Shutdown,
     Spawn,
     Trace,
@@ -256,6 +257,8 @@ def test_a_grant_allows_what_the_table_says_and_no_more(entry: Entry, field: str
         wanted = int(VALUES["rights"])  # what one passes on
     future = ben.start(call)
     sim.run_for(1.0)
+    if entry.name == "group_move":
+        granted = 0  # no group of his may have it, whatever he was granted
     refused = future.errno is Errno.EPERM
     assert refused == bool(wanted & ~granted), (future.errno, future.reply)
     assert future.errno is not Errno.ESRCH
@@ -482,6 +485,27 @@ def test_seeds_do_not_tell_how_many_processes_others_have_and_outlive_the_kernel
         seeds.append((pids, before))
     assert seeds[0] == seeds[1]
     assert seconds(1) > 0
+
+
+@pytest.mark.parametrize("end", ["kill", "group", "shred"])
+def test_a_program_of_the_operator_in_a_reason_is_not_taken_for_one_of_the_readers(end: str) -> None:
+    sim = simulate(256)
+    operator, ann = sim.program("op"), sim.program(uid=ANN)
+    number = ann.call(Spawn("sim", [1], detached=True))
+    calls: dict[str, Call[Any]] = {
+        "kill": Kill(pid_of(ANN, number)),
+        "group": GroupKill("/users/1001"),
+        "shred": Shred(pid_of(ANN, number)),
+    }
+    operator.call(Trace())
+    ann.call(Trace())
+    operator.call(calls[end])
+    told = [event.detail for event in ann.call(Trace(start=0)).events if event.what in ("sig.term", "proc.exit")]
+    assert told
+    assert all(text.endswith(f" 0:{operator.pid}") for text in told), told
+    told = [event.detail for event in operator.call(Trace(start=0)).events if event.what in ("sig.term", "proc.exit")]
+    assert all(text.endswith(f" {operator.pid}") for text in told), told
+    assert ann.call(Wait(number)).reason.endswith(f" program 0:{operator.pid}")
 
 
 def test_killing_a_group_spares_what_others_have_in_it() -> None:

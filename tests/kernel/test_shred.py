@@ -7,7 +7,7 @@ import pytest
 from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
-from llmasos.syscalls.records import Sampler
+from llmasos.syscalls.records import Kind, Sampler
 from llmasos.syscalls.table import Decode, Feed, Fork, Getinfo, Kill, Ps, Read, Records, Shred, Spawn, Wait
 from tests.kernel.journaled import log_of, reboot
 
@@ -56,6 +56,20 @@ def test_a_fork_keeps_its_log_and_the_frames_that_it_shares_and_that_is_said() -
     assert any("blocks that other processes have too" in text for text in told.left)
     wanted = sim.continuation(PROMPT, 28, SAMPLER)
     assert program.call(Decode(child, 20)).tokens == wanted[8:]
+
+
+def test_what_still_waits_for_its_model_is_not_shredded_and_the_books_stay_right() -> None:
+    sim = simulate()  # which holds the books against the rows at every event
+    program = sim.program()
+    waiting = program.start(Spawn("sim:context=128", PROMPT, records=[b"words"], detached=True))
+    (pid,) = (row.pid for row in program.call(Ps()) if row.kind is Kind.LLM)
+    assert not waiting.done
+    with pytest.raises(SyscallError) as caught:
+        program.call(Shred(pid))
+    assert caught.value.errno is Errno.EBUSY
+    sim.run_until(lambda: waiting.done)
+    program.call(Shred(waiting.value))
+    sim.run_idle()
 
 
 def test_in_a_step_it_ends_at_the_boundary_and_the_call_that_waits_for_its_decode_is_told() -> None:
