@@ -327,6 +327,7 @@ class KernelConfig:
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     uid: int = 0  # that the kernel runs as
+    shared: bool = False  # it serves all users of the machine; it opens no file that one of them names by its own right
     show_all: bool = False  # whether everybody sees the rows of all processes, as with Unix's ps
     salt: int = 0  # of the names of that user's KV, unless the journal has one
     os_pid: int = 0
