@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import settings
+from llmasos.kernel.edge import boot_config, settings
 from llmasos.kernel.events import Partition
 from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.memory.frames import FramePool
@@ -203,7 +203,7 @@ def test_who_is_no_operator_brings_no_model_into_memory() -> None:
 def test_the_configuration_names_the_owners(tmp_path: Path) -> None:
     file = tmp_path / "kernel.toml"
     file.write_text('[partition]\nowners = ["1001", "1002/acme"]\nturn_seconds = 0.1\n')
-    config = settings.build(settings.read(str(file)), settings.Overrides(["sim"]), tmp_path, "test")
+    config = boot_config.build(settings.read(str(file)), boot_config.Overrides(["sim"]), tmp_path, "test")
     assert config.partition == Partition(["1001", "1002/acme"], 0.1)
     owners = Kernel(config).owners
     parts = {name: owners.of(uid, tenant, uid).part for name, uid, tenant in WHOSE}
