@@ -157,7 +157,7 @@ def test_how_often_a_weak_class_gets_its_turn_depends_on_the_owners_own_steps() 
 
 def test_an_owner_competes_with_himself_alone() -> None:
     for parted, part in ((False, (1, 4)), (True, (1, 1))):
-        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True), parted=parted)
+        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True, machine=True), parted=parted)
         homes = [tree.home(Owner(str(uid), uid, "", uid)) for uid in (1001, 1002, 1003, 1004)]
         for home in homes:
             home.add_load("cpu0", 1024)
