@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -84,6 +84,16 @@ def raise_descriptor_limit() -> int:
 def hidden(path: Path) -> Path:
     """The name of the socket at `path` before anybody is to find it."""
     return path.with_name(f"{path.name}.hidden")
+
+
+class Reach(NamedTuple):
+    """Who may connect to a socket, by the modes of its file: this user; all others; or a group of them."""
+
+    mode: int = 0o600
+    group: int | None = None
+
+
+PRIVATE = Reach()
 
 
 class Door:
@@ -143,15 +153,18 @@ class Door:
 
     # --- listening --------------------------------------------------------------------------------------------------
 
-    def listen(self, path: Path) -> None:
-        """Listen at `path`, which is found only when whoever connects is heard. Where it listened before, under a name
-        that is no more, it listens no longer. Raises OSError."""
+    def listen(self, path: Path, reach: Reach = PRIVATE) -> None:
+        """Listen at `path`, which is found only when whoever connects is heard; `reach` says who may. Where it listened
+        before, under a name that is no more, it listens no longer. Raises OSError."""
         self._deafen()
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.setblocking(False)
             hidden(path).unlink(missing_ok=True)
             listener.bind(os.fspath(hidden(path)))
+            if reach.group is not None:
+                os.chown(hidden(path), -1, reach.group)
+            os.chmod(hidden(path), reach.mode)
             listener.listen(LISTEN_QUEUE)
             os.rename(hidden(path), path)
         except BaseException:
