@@ -67,6 +67,7 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, Spawn
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
@@ -369,6 +370,9 @@ class Server:
             else:
                 raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
+            if action.signal in (Signal.KILL, Signal.TERM):  # what it has here ends, if its OS process cannot be ended
+                self._programs.cut(peer, f"it was sent {action.signal.name}, and cannot be signalled: {error.strerror}")
+                return
             text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
