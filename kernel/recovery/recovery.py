@@ -56,7 +56,8 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     program, number = system.table.find(pid), pids.number_of(pid)
     if not isinstance(program, Program) or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
-            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
+            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
+            "ticket"
         )
     if program.grace is None:
         raise Errno.EAGAIN(f"program {number} is attached by another connection, whose end has not been noticed yet")
