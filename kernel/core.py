@@ -195,6 +195,8 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
         request = Request(program, event.seq, event.call, entry, program.group, event.drawn, size=event.size)
+        if event.files is not None:
+            request.files = event.files
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             told = describe(event.call), describe(event.call, content=False)
             self.emit(f"call.{entry.name}", program.pid, "", event.seq, *told)
