@@ -20,6 +20,7 @@ REMOTE = "tcp://"  # begins the address of a kernel on another machine
 LOCK = "kernel.lock"
 PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
+FILES = "files.sock"  # of a kernel that serves several users: they show it files there (shown.py)
 LOG = "kernel.log"
 JOURNAL = "kernel.journal"
 BOOTED = "kernel.booted"  # beside the journal: the words that its kernel was booted with

@@ -1,13 +1,13 @@
 """Files that a call names, shown to a kernel that serves several users: what its clients and that kernel both know.
 
-Such a kernel opens no path for a user, or it would do so with its own rights (a confused deputy). The user's program opens
-the file and sends the descriptor over a second socket beside the kernel's, as with SCM_RIGHTS of systemd's and Wayland's
-sockets; it gets a reference for it, good for one call of the same OS process, and that stands in the call in place of the
-path. What is to be read the kernel copies (kernel/edge/copies.py); what is to be written it writes there.
+Such a kernel opens no path for a user, or it would do so with its own rights (a confused deputy). The user's program
+opens the file and sends the descriptor over a second socket beside the kernel's, as with SCM_RIGHTS of systemd's and
+Wayland's sockets; it gets a reference for it, good for one call of the same OS process, and that stands in the call in
+place of the path. What is to be read the kernel copies (kernel/edge/copies.py); what is to be written it writes there.
 
 A connection is for one thing: `Show`, then each of its files with one descriptor and an answer (`Kept`), then `Whole`,
-which is answered by the reference. A message is its length (32 bits, little-endian) and msgpack; the descriptor comes with
-the first byte.
+which is answered by the reference. A message is its length (32 bits, little-endian) and msgpack; the descriptor comes
+with the first byte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ MOST_MESSAGE = 16_384  # bytes of a message
 MOST_FILES = 4_096  # of a model
 LENGTH = struct.Struct("<I")
 IMAGE_MAGIC = b"LLMasPI\0"  # the first bytes of a process image
-UNKNOWN = "is no reference to files that this kernel holds; show them again"  # in an EAGAIN: another kernel may run by now
+UNKNOWN = (
+    "is no reference to files that this kernel holds; show them again"  # in an EAGAIN: another kernel may run by now
+)
 NOT_YOURS = "would be opened with the rights of the machine's kernel, not with yours, and so it is not"  # in an EPERM
 
 Part = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A(?!\.{1,2}\Z)[^/\x00-\x1f\x7f-\x9f]+\Z")]
