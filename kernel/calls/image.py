@@ -183,7 +183,8 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     try:
         check_shown(system, request, Names.MODEL, model)
     except SyscallError as error:  # the file can name any path
-        raise Errno.EPERM(f"{call.path} is of the model {model}, and none is named in its place: {error.reason}") from None
+        why = f"{call.path} is of the model {model}, and none is named in its place: {error.reason}"
+        raise Errno.EPERM(why) from None
     group.check_pids(1)
     group.check_logs(ROW_BYTES + 4 * len(saved.log) + sum(len(record.data) for record in saved.records))
     given = traits_of(saved)
