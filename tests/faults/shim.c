@@ -379,7 +379,7 @@ ssize_t write(int fd, const void *from, size_t count) {
 
 ssize_t send(int fd, const void *from, size_t count, int flags) {
     REAL(ssize_t, "send", int, const void *, size_t, int);
-    int found = fault("send");
+    int found = count == 1 ? 0 : fault("send"); /* as above: trio's wakes its loop so */
     if (found > 0) return errno = found, -1;
     return real(fd, from, found == SHORT && count > 1 ? count / 2 : count, flags);
 }

@@ -73,7 +73,7 @@ QUIET = (
     ),
     Quiet("f(data)?sync", r"edge/keys\.py", "a file of keys that cannot be synced: they are in a new one, which is"),
     Quiet("open.*|write", r"syscalls/undumped\.py", "dumps are as short as before, and a forced one has memory in it"),
-    Quiet("unlink.*", r"edge/", "a file that is left behind is removed by the next kernel"),
+    Quiet("unlink.*", r"edge/|drivers/orphaned\.py", "a file that is left behind is removed by the next kernel"),
     Quiet("mkdir", r"", "it is there already"),
     Quiet("flock", r"atomic_file\.py", "a file system without locks"),
     Quiet(
