@@ -175,7 +175,12 @@ class Group:
     @property
     def kv_max(self) -> int:
         """The smallest limit on its KV, its own or one above; 0: none."""
-        return min((group.settings.kv_max for group in self.chain if group.settings.kv_max), default=0)
+        most = 0
+        for group in self.chain:
+            limit = group.settings.kv_max
+            if limit and (limit < most or not most):
+                most = limit
+        return most
 
     def with_kv_max(self, most: int) -> Group:
         """The group, itself or one above, whose limit that is."""
@@ -227,12 +232,19 @@ class Group:
 
     def exhausted(self) -> Group | None:
         """The group, itself or one above, that has used up its `tokens_total`; or None."""
-        return next((g for g in self.chain if 0 < g.settings.tokens_total <= g.tokens), None)
+        for group in self.chain:
+            if 0 < group.settings.tokens_total <= group.tokens:
+                return group
+        return None
 
     def tokens_left(self) -> int:
         """Tokens that it may still compute in its life; a great number if there is no limit."""
-        left = [g.settings.tokens_total - g.tokens for g in self.chain if g.settings.tokens_total]
-        return max(0, min(left, default=1 << 62))
+        left = 1 << 62
+        for group in self.chain:
+            limit = group.settings.tokens_total
+            if limit and limit - group.tokens < left:
+                left = limit - group.tokens
+        return max(0, left)
 
     def obstacle(self, now: int) -> Group | None:
         """The first group, from this one up, whose rate of tokens allows no more now; or None."""
