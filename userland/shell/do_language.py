@@ -9,7 +9,8 @@ import shlex
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.shell import directory, syntax
-from llmasos.userland.shell.evaluate import Left, heed, run
+from llmasos.userland.shell.evaluate import heed, run
+from llmasos.userland.shell.failing import Left
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.hosts import found
 from llmasos.userland.shell.scanner import KEYWORDS, unescaped
