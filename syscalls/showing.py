@@ -259,8 +259,13 @@ class Attempt:
     def _send(self, connection: socket.socket, message: ToKernel, descriptor: int) -> None:
         data = shown.framed(message)
         connection.settimeout(self._left())
-        sent = socket.send_fds(connection, [data], [descriptor] if descriptor >= 0 else [])
-        connection.sendall(data[sent:])
+        try:
+            sent = socket.send_fds(connection, [data], [descriptor] if descriptor >= 0 else [])
+            if sent < len(data):
+                connection.sendall(data[sent:])
+        except BrokenPipeError:  # it takes no more, and has said why
+            self._answer(connection, Kept)
+            raise
 
     def _answer(self, connection: socket.socket, wanted: type[T]) -> T:
         connection.settimeout(self._left())
