@@ -137,7 +137,8 @@ class Attempt:
             return
         try:
             for name, what in shown.NAMING.get(type(self.call), ()):
-                if value := getattr(self.call, name):
+                value = getattr(self.call, name)
+                if value and not shown.REFERENCE.search(value):  # else the caller has shown it
                     self._field(name, what, value)
         except BaseException:
             self.drop()
