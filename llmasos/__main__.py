@@ -248,7 +248,7 @@ def _is_given_lines() -> bool:
 
 
 def _boot(args: argparse.Namespace) -> int:
-    place = ["--runtime", str(_where(args))]
+    place = ["--runtime", str(_where(args))] if hasattr(args, "runtime") else []
     sys.stdout.flush()
     os.execve(
         sys.executable,

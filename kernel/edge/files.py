@@ -32,8 +32,9 @@ import msgspec
 import trio
 
 from llmasos.drivers.protocol import Export
-from llmasos.kernel.edge import copies
+from llmasos.kernel.edge import copies, listening
 from llmasos.kernel.edge.copies import Copies, Copy, Item, Stamp
+from llmasos.kernel.edge.listening import Reach
 from llmasos.kernel.edge.peers import Peer
 from llmasos.syscalls import shown, zeromq
 from llmasos.syscalls.budgets import SHOWN
@@ -41,7 +42,6 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
 from llmasos.syscalls.shown import Denied, File, FromKernel, Kept, Show, Taken, ToKernel, Whole
 from llmasos.syscalls.table import Call, Names
-from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
 T = TypeVar("T")
 
@@ -110,24 +110,10 @@ class Files:
 
     # --- the socket ---
 
-    def listen(self, path: Path, like: Path) -> None:
-        """Listen at `path`, for all who may connect to the socket at `like`. Raises OSError."""
+    def listen(self, path: Path, reach: Reach) -> None:
+        """Listen at `path`. Raises OSError."""
         self.close()
-        listener = socket.socket(socket.AF_UNIX)
-        hidden = path.with_name(f"{path.name}.hidden")
-        try:
-            hidden.unlink(missing_ok=True)
-            listener.bind(os.fspath(hidden))
-            mode = like.stat()
-            if mode.st_gid != hidden.stat().st_gid:
-                os.chown(hidden, -1, mode.st_gid)
-            hidden.chmod(mode.st_mode & 0o777)
-            listener.listen(LISTEN_QUEUE)
-            hidden.rename(path)
-        except BaseException:
-            listener.close()
-            raise
-        self._listener = listener
+        self._listener = listening.listen(path, reach)
 
     def close(self) -> None:
         if self._listener is not None:

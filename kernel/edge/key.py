@@ -22,7 +22,7 @@ from pathlib import Path
 
 from llmasos.kernel.edge import settings
 from llmasos.kernel.edge.server_key import authorized_keys, server_key
-from llmasos.syscalls import curve_keys, runtime
+from llmasos.syscalls import curve_keys
 from llmasos.syscalls.curve_keys import Key, text_of
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -30,6 +30,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--config", metavar="FILE.toml", help="the configuration (default: that of the user's kernels)")
+    where.add_argument("--system", action="store_true", help="of the machine's kernel, and not of this user's")
     where.add_argument("--runtime", metavar="DIR", help=argparse.SUPPRESS)
     parser = argparse.ArgumentParser(prog="llmasos key", description="Keys of programs and kernels on other machines.")
     verbs = parser.add_subparsers(dest="act", required=True)
@@ -54,9 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if it was done; 1 with one readable line if not."""
     args = parsed(arguments)
     try:
-        usual = runtime.configuration()
-        config = args.config if args.config is not None else os.fspath(usual) if usual is not None else None
-        net = settings.read(config).net
+        config = settings.usual(args.config, system=args.system)
+        net = settings.read(config, system=args.system).net
         match args.act:
             case "new":
                 path = Path(args.file) if args.file else curve_keys.place(curve_keys.CLIENT)

@@ -22,7 +22,6 @@ from llmasos.kernel.edge import settings
 from llmasos.kernel.edge.images import MAGIC, remove_image
 from llmasos.kernel.edge.keys import IMAGE, JOURNAL, OWNER, PROCESS, Keys, keys_of
 from llmasos.kernel.edge.master import MOST_BYTES, name_of, parse
-from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
 # Where a process image says how it is encrypted, and under which key (drivers/checkpoint_file.py).
@@ -33,6 +32,7 @@ _OTHER_COPIES = "other names and copies of it are as they were; `--plain` and a 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--config", metavar="FILE.toml", help="the configuration (default: that of the user's kernels)")
+    where.add_argument("--system", action="store_true", help="of the machine's kernel, and not of this user's")
     where.add_argument("--runtime", metavar="DIR", help=argparse.SUPPRESS)
     parser = argparse.ArgumentParser(prog="llmasos", description="Keys of what is at rest.")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -54,9 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     """0 if all was done; 1 with one readable line for each thing that was not."""
     args = parsed(arguments)
     try:
-        usual = runtime.configuration()
-        config = args.config if args.config is not None else os.fspath(usual) if usual is not None else None
-        wanted = settings.read(config).seal
+        config = settings.usual(args.config, system=args.system)
+        wanted = settings.read(config, system=args.system).seal
         keys = keys_of(wanted)
         if args.verb == "shred":
             return _shred(keys, args.files)

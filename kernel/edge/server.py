@@ -112,10 +112,12 @@ class Server:
         images: Images | None = None,
         gate: tuple[Gate, socket.socket] | None = None,
         files: Files | None = None,
+        reach: listening.Reach = listening.PRIVATE,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
-        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then."""
+        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then. `reach`: who may
+        connect."""
         self._core = core
         self._devices = devices
         self._place, self._directory = place, place.directory
@@ -130,6 +132,7 @@ class Server:
         self._images = images or Images(None, "no keys are kept here")
         self._files = files  # that users show; None: it opens what they name
         self._outside, self._gate = gate, gate[0] if gate is not None else None
+        self._reach = reach
         self._peers = Peers()
         self._room = room.Room()
         self._events: deque[Event] = deque()
@@ -165,10 +168,10 @@ class Server:
                 await nursery.start(self._watch_signals)
                 self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
-                self._programs.listen(self._directory / runtime.PROGRAMS)
+                self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
                 self._open_gate()
                 if self._files is not None:
-                    self._files.listen(self._directory / runtime.FILES, self._directory / runtime.PROGRAMS)
+                    self._files.listen(self._directory / runtime.FILES, self._reach)
                     nursery.start_soon(self._files.run)
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
@@ -520,9 +523,9 @@ class Server:
             if not self._place.has(runtime.DRIVERS):
                 self._drivers.listen(self._directory / runtime.DRIVERS)
             if not self._place.has(runtime.PROGRAMS):
-                self._programs.listen(self._directory / runtime.PROGRAMS)
+                self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
                 if self._files is not None:
-                    self._files.listen(self._directory / runtime.FILES, self._directory / runtime.PROGRAMS)
+                    self._files.listen(self._directory / runtime.FILES, self._reach)
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)
             self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))

@@ -22,6 +22,7 @@ from llmasos.drivers.protocol import Export
 from llmasos.kernel.edge import copies, files
 from llmasos.kernel.edge.copies import Copies, Item
 from llmasos.kernel.edge.files import Files, Given
+from llmasos.kernel.edge.listening import Reach
 from llmasos.syscalls import budgets, limits, shown
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import PRINTABLE
@@ -37,10 +38,8 @@ ME = os.getuid()
 @asynccontextmanager
 async def serving(place: Path, used: set[str] | None = None) -> AsyncIterator[Files]:
     """A socket for files at `place/sock`; copies are in `place/files`."""
-    like = place / "like"
-    like.touch(mode=0o666)
     served = Files(place / "files", lambda: used or set())
-    served.listen(place / "sock", like)
+    served.listen(place / "sock", Reach(0o666))
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.run)
@@ -473,7 +472,7 @@ def test_an_image_gets_its_name_from_its_user_when_it_is_whole(tmp_path: Path) -
             served.answered(1, 5)  # with an error
             await apart(tried.drop)
             assert path.read_bytes().endswith(b"the new one")
-            assert sorted(os.listdir(tmp_path)) == ["files", "image", "like", "sock"]
+            assert sorted(os.listdir(tmp_path)) == ["files", "image", "sock"]
             assert served.told("cpu0", 9) is None
 
     trio.run(main)
