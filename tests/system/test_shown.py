@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,53 +51,50 @@ pytestmark = [
 
 ANN, BEN = 4001, 4002
 TINY = Path(__file__).parents[2] / "models" / "tiny"
-SHARED = """
-import sys
-from llmasos.kernel.edge import boot, boot_config
-build = boot_config.build
-def shared(*given):
-    config = build(*given)
-    config.shared = True
-    return config
-boot_config.build = shared
-sys.exit(boot.main(sys.argv[1:]))
-"""
 
 
 class Kernel:
+    """The kernel of a machine whose root directory is `base`."""
+
     def __init__(self, base: Path, *flags: str) -> None:
-        self.base, self.place, self.flags = base, base / "run", flags
+        base.chmod(0o711)
+        self.base, self.flags = base, flags
+        self.place, self.files = base / "run" / "llmasos", base / "var" / "lib" / "llmasos" / "files"
+        self.environment = {**runtime.environment(), runtime.SYSTEM: os.fspath(base)}
         self.process: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:
-        where = ["--runtime", os.fspath(self.place), "--journal", os.fspath(self.base / "state")]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHARED, *where, *self.flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        eventually(self._open, "the kernel listens for programs and files")
+        words = [*runtime.module("llmasos.kernel.edge.boot"), "--system", "--plain", *self.flags]
+        (self.base / "run").mkdir(mode=0o755, exist_ok=True)
+        with (self.base / "log").open("wb") as log:
+            self.process = subprocess.Popen(words, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+        eventually(self._listens, "the kernel listens")
 
-    def _open(self) -> bool:
+    def _listens(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None
-        found = [self.place / name for name in (runtime.PROGRAMS, runtime.FILES)]
-        if not all(path.exists() for path in found) or runtime.holder(self.place) != self.process.pid:
-            return False
-        for path in found:
-            path.chmod(0o666)
-        (self.place / runtime.LOCK).chmod(0o644)
-        self.place.chmod(0o711)
-        return True
+        assert self.process.poll() is None, (self.base / "log").read_text()
+        return runtime.holder(self.place) == self.process.pid and runtime.listening(self.place)
 
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
         self.process.wait(PATIENCE)
-        self.place.chmod(0o700)
 
     def end(self) -> None:
         assert self.process is not None
         self.process.terminate()
         self.process.wait(PATIENCE)
+
+    def make_home(self, uid: int) -> Path:
+        """A home that only this user may look into, with a model and a script."""
+        home = self.home(uid)
+        home.mkdir(mode=0o700)
+        shutil.copytree(TINY, home / "model", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        (home / "script.toml").write_text('default = "hello"\n')
+        for path in (home, *home.rglob("*")):
+            os.chown(path, uid, uid)
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        return home
 
     def connect(self, **options: Any) -> blocking.Client:
         return blocking.connect(self.place, timeout=PATIENCE, **options)
@@ -130,24 +128,20 @@ class Kernel:
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    base = tmp_path_factory.mktemp("shared")
-    for place in (base, *base.parents[:-2]):  # pytest's are 0700
-        place.chmod(place.stat().st_mode | 0o011)
-    shared = Kernel(base, "--device", "cpu:threads=1", "--device", "sim:time_scale=0", "--kv-bytes", "64MiB", "--plain")
-    for uid in (ANN, BEN):
-        home = shared.home(uid)
-        home.mkdir(mode=0o700)
-        shutil.copytree(TINY, home / "model", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-        (home / "script.toml").write_text('default = "hello"\n')
-        for path in (home, *home.rglob("*")):
-            os.chown(path, uid, uid)
-            path.chmod(0o700 if path.is_dir() else 0o600)
+def kernel() -> Iterator[Kernel]:
+    base = Path(tempfile.mkdtemp(prefix="llmasos-"))  # pytest's own are below one that only root may enter
+    shared = Kernel(base, "--device", "cpu:threads=1", "--device", "sim:time_scale=0", "--kv-bytes", "64MiB")
+    shared.make_home(ANN)
+    shared.make_home(BEN)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv(runtime.SYSTEM, os.fspath(base))
     shared.boot()
     try:
         yield shared
     finally:
         shared.end()
+        monkeypatch.undo()
+        shutil.rmtree(base)
 
 
 def said(kernel: Kernel, model: str, device: str = "", **before: Any) -> tuple[list[int], str]:
@@ -231,7 +225,7 @@ def test_a_call_that_names_a_path_and_shows_nothing_is_refused_and_nothing_is_op
     folder = kernel.base / "folder"
     folder.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(TINY / "config.json", folder)
-    copy = os.fspath(next((kernel.base / "state" / "files" / "models").iterdir(), folder))  # what another has shown
+    copy = os.fspath(next((kernel.files / "models").iterdir(), folder))  # what another has shown
     with unopened(secret, folder / "config.json"):
         names = [
             os.fspath(secret),
@@ -388,40 +382,31 @@ def test_a_name_that_is_exchanged_for_a_link_while_the_image_is_written_leads_no
 # --- the kernel's death -----------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_has_shown_its_files_to_a_kernel_that_died_shows_them_to_the_next(tmp_path: Path) -> None:
-    for place in (tmp_path, *tmp_path.parents[:-2]):
-        place.chmod(place.stat().st_mode | 0o011)
-    home = tmp_path / str(ANN)
-    home.mkdir()
-    (home / "script.toml").write_text('default = "hello"\n')
-    for path in (home, home / "script.toml"):
-        os.chown(path, ANN, ANN)
-    shared = Kernel(
-        tmp_path, "--device", "sim:time_scale=1,link=1k", "--plain"
-    )  # it does not load that model in our time
+def test_a_call_that_has_shown_its_files_to_a_kernel_that_died_shows_them_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = Path(tempfile.mkdtemp(prefix="llmasos-"))
+    monkeypatch.setenv(runtime.SYSTEM, os.fspath(base))
+    shared = Kernel(base, "--device", "sim:time_scale=1,link=1k")  # it loads a model for ever
+    home = shared.make_home(ANN)
     shared.boot()
-    reading, writing = os.pipe()
 
     def waits() -> Any:
         with shared.connect() as program:
-            os.write(writing, b"!")
             return program(Spawn(f"sim:1m,script={home}/script.toml", [1, 2, 3], detached=True), timeout=PATIENCE)
 
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(shared.as_user(ANN, waits)))
     thread.start()
     try:
-        os.read(reading, 1)
-        eventually(lambda: bool(list((tmp_path / "state" / "files" / "models").iterdir())), "it was shown")
         with shared.connect() as operator:
             eventually(lambda: any(row.device for row in operator(Models())), "the model is wanted")
         shared.kill()
-        shared.flags = ("--device", "sim:time_scale=0", "--plain")
+        shared.flags = ("--device", "sim:time_scale=0")
         shared.boot()
         thread.join(PATIENCE)
         assert isinstance(found[0], int), found
     finally:
-        thread.join(PATIENCE)
         shared.end()
-        os.close(reading)
-        os.close(writing)
+        thread.join(PATIENCE)
+        shutil.rmtree(base)
