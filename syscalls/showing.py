@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -44,6 +44,11 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     EstimateInfo: ("name", "path"),
     ProcessInfo: ("model",),
     CheckpointInfo: ("path",),
+}
+_USES: dict[Names, Literal["model", "file", "target"]] = {
+    Names.MODEL: "model",
+    Names.FILE: "file",
+    Names.TARGET: "target",
 }
 CALLS = frozenset({*shown.NAMING, Models, Ps, Getinfo})  # that name files, or return names of some
 
@@ -221,7 +226,7 @@ class Attempt:
             try:
                 connection.settimeout(self._left())
                 connection.connect(os.fspath(self._showing.place))
-                self._send(connection, Show(what, os.path.basename(path)[:255]), -1)
+                self._send(connection, Show(_USES[what], os.path.basename(path)[:255]), -1)
                 for name, place in files:
                     if isinstance(place, int):
                         self._send(connection, File(name), place)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -61,7 +61,7 @@ def file_of(name: str) -> str:
 class Show(msgspec.Struct, tag=True, frozen=True):
     """The first message: what the files are for, and what people call it (the file of a path, a directory's name)."""
 
-    what: Names  # MODEL, FILE: to be read; TARGET: to be written
+    what: Literal["model", "file", "target"]  # a kind of field of the table's (Names): two to be read, one to be written
     name: Annotated[str, msgspec.Meta(max_length=255, pattern=PRINTABLE)]
 
 

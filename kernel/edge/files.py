@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -218,10 +218,10 @@ class Files:
 
     async def _shown(self, showing: _Showing) -> Given:
         first, _ = await _receive(showing.connection)
-        if not isinstance(first, Show) or first.what not in (Names.MODEL, Names.FILE, Names.TARGET):
+        if not isinstance(first, Show):
             raise Errno.EPROTO("what the files are for was to be said first (Show)")
-        showing.what = first.what
-        most = shown.MOST_FILES if first.what is Names.MODEL else 1
+        showing.what = Names[first.what.upper()]
+        most = shown.MOST_FILES if showing.what is Names.MODEL else 1
         while True:
             message, descriptor = await _receive(showing.connection)
             try:
@@ -343,7 +343,7 @@ class Files:
 
     # --- calls ---
 
-    def named(self, peer: Peer, seq: int, call: Call[object]) -> tuple[Call[object], frozenset[str] | None]:
+    def named(self, peer: Peer, seq: int, call: Call[Any]) -> tuple[Call[Any], frozenset[str] | None]:
         """A call with paths in place of its references, and the paths that its user may name. References that are not
         good stay, and the core says so: it may have answered that call already."""
         fields = shown.NAMING.get(type(call))

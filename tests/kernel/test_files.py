@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from tests.booted import PATIENCE
 from tests.doorway import apart, until
 
 ME = os.getuid()
+USES: dict[Names, Any] = {Names.MODEL: "model", Names.FILE: "file", Names.TARGET: "target"}
 
 
 @asynccontextmanager
@@ -77,7 +79,7 @@ class Raw:
 def show(place: Path, what: Names, *descriptors: int, name: str = "file") -> shown.FromKernel | None:
     raw = Raw(place)
     with raw.socket:
-        raw.say(Show(what, "name"))
+        raw.say(Show(USES[what], "name"))
         for number, descriptor in enumerate(descriptors):
             raw.say(File(f"{name}{number or ''}"), descriptor)
             if not isinstance(answer := raw.answer(), Kept):
@@ -208,9 +210,9 @@ def test_a_socket_is_refused_and_so_is_a_message_of_another_form(tmp_path: Path)
                 shown.LENGTH.pack(1 << 30),
                 shown.LENGTH.pack(3) + b"\xc1\xc1\xc1",
                 shown.framed(File("f")),
-                shown.framed(Show(Names.GROUP, "")),
-                shown.framed(Show(Names.MODEL, "")) + shown.framed(File("f")),  # without a descriptor
-                shown.framed(Show(Names.MODEL, "")) + shown.framed(Whole()),
+                shown.framed(Show("group", "")),  # type: ignore[arg-type]
+                shown.framed(Show("model", "")) + shown.framed(File("f")),  # without a descriptor
+                shown.framed(Show("model", "")) + shown.framed(Whole()),
             ):
                 raw = Raw(tmp_path)
                 with raw.socket:
@@ -227,7 +229,7 @@ def test_more_descriptors_than_one_are_closed_and_refused(tmp_path: Path) -> Non
             for count in (2, 20):
                 raw = Raw(tmp_path)
                 with raw.socket, opened(_file(tmp_path), os.O_RDONLY) as descriptor:
-                    raw.say(Show(Names.MODEL, ""))
+                    raw.say(Show("model", ""))
                     raw.say(File("f"), *[descriptor] * count)
                     assert isinstance(await apart(raw.answer), Denied)
             await until(lambda: len(os.listdir("/proc/self/fd")) == before)
@@ -353,7 +355,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
 
     with opened(file, os.O_RDONLY) as descriptor:
         stamp = copies.looked_at(descriptor, os.O_RDONLY)
-        monkeypatch.setattr(copies.os, "pread", cut)
+        monkeypatch.setattr(os, "pread", cut)
         with pytest.raises(SyscallError, match="changed while it was read"):
             copies.read_whole(descriptor, stamp, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
@@ -365,7 +367,7 @@ def test_nobody_has_what_others_have_shown(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path) as served:
             copy = await apart(lambda: taken_of(served, tmp_path, model))
-            call = Spawn(os.fspath(copy))
+            call: Call[Any] = Spawn(os.fspath(copy))
             assert os.fspath(copy) in (served.named(peer(), 2, call)[1] or ())
             assert served.named(peer(uid=ME + 1), 3, call) == (call, frozenset())
 
@@ -419,7 +421,7 @@ def test_each_who_has_shown_a_copy_pays_for_it_and_what_nothing_uses_makes_room(
     used -= {first}
     copies.remove(store.reserve(1, 200))
     assert Path(first).exists()  # it is the second user's
-    assert store.paths_of(1) == {third}
+    assert set(store.paths_of(1)) == {third}
     assert {one.name for one in (tmp_path / copies.BLOBS).iterdir()} == {
         sha256(data) for data in (b"a" * 400, b"c" * 500)
     }
@@ -433,7 +435,7 @@ def test_copies_and_who_has_shown_them_outlive_the_kernel_and_nothing_else_does(
     broken = kept(store, 3, b"d")
     shutil.rmtree(broken)
     again = Copies(tmp_path, set)
-    assert (again.paths_of(1), again.paths_of(2), again.paths_of(3)) == ({mine}, {theirs}, set())
+    assert [set(again.paths_of(uid)) for uid in (1, 2, 3)] == [{mine}, {theirs}, set()]
     assert (again.charge(1), again.charge(3)) == (401, 0)
     assert not list((tmp_path / copies.SPOOL).iterdir())
     assert len(list((tmp_path / copies.BLOBS).iterdir())) == 3
@@ -487,7 +489,7 @@ def test_a_file_that_is_no_process_image_is_not_replaced(tmp_path: Path) -> None
         async with serving(tmp_path):
             for one in (path, link):
                 with pytest.raises(SyscallError) as caught:
-                    await apart(lambda one=one: attempt(tmp_path, Checkpoint(1, os.fspath(one))))
+                    await apart(partial(attempt, tmp_path, Checkpoint(1, os.fspath(one))))
                 assert caught.value.errno is Errno.EINVAL
 
     trio.run(main)
@@ -501,7 +503,7 @@ def test_who_shows_too_much_at_once_is_refused_and_named(tmp_path: Path) -> None
         async with serving(tmp_path) as served:
             many = [Raw(tmp_path) for _ in range(budgets.SHOWN.process)]
             for raw in many:
-                raw.say(Show(Names.MODEL, ""))
+                raw.say(Show("model", ""))
             await until(lambda: served.budgets()[0].used == budgets.SHOWN.process)
             one_more = Raw(tmp_path)
             with one_more.socket:
