@@ -33,6 +33,7 @@ class Syscall(Event):
     drawn: int = 0  # 63 random bits, where the call asks for some (table.Entry.draws)
     size: int = 0  # bytes of its frame
     tenant: str = ""  # of that uid, whose programs come by the key that this one has shown
+    files: frozenset[str] | None = None  # paths that its uid has shown to a shared kernel by descriptors (edge/files.py)
 
 
 class Cancel(Event):

@@ -21,6 +21,7 @@ REMOTE = "tcp://"  # begins the address of a kernel on another machine
 LOCK = "kernel.lock"
 PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
+FILES = "files.sock"  # of a kernel that serves several users: they show it files there (shown.py)
 LOG = "kernel.log"
 JOURNAL = "kernel.journal"
 SYSTEM = "LLMASOS_SYSTEM"  # names the root below which the machine's kernel has its places, if that is not /

@@ -87,7 +87,8 @@ class Names(enum.IntEnum):
     RUNNER = enum.auto()  # a living LLM process that has its model
     DEVICE = enum.auto()  # empty: the default device, or none if it is `optional`
     MODEL = enum.auto()  # a known name, which stands for a path, or a path
-    FILE = enum.auto()  # an absolute path
+    FILE = enum.auto()  # an absolute path of a file to read
+    TARGET = enum.auto()  # an absolute path at which a file is written
     GROUP = enum.auto()  # a control group, by its path from the caller's own or from the root
     PLACE = enum.auto()  # a group that the caller may put processes into: below its own, or anywhere with ADMIN
     RULED = enum.auto()  # a group that the caller may change: strictly below its own, or anywhere with ADMIN
@@ -815,7 +816,7 @@ class Estimate(Call[EstimateInfo]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
-    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), _FILE),
+    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), Touches("path", Names.TARGET)),
     audit="files",
 )
 class Checkpoint(Call[CheckpointInfo]):
@@ -849,7 +850,7 @@ class Checkpoint(Call[CheckpointInfo]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE)),
+    touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE), _MODEL._replace(optional=True)),
     audit="files",
 )
 class Restore(Call[int]):

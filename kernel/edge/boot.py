@@ -32,7 +32,8 @@ from llmasos.kernel.edge import boot_config, lock, service, settings
 from llmasos.kernel.edge.audit_file import open_audit
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
-from llmasos.kernel.edge.door import PRIVATE, Reach
+from llmasos.kernel.edge.copies import PLACE as COPIES
+from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
@@ -40,6 +41,7 @@ from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.listening import PRIVATE, Reach
 from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
@@ -203,6 +205,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             ready=partial(_ready, args, journal, config.arguments),
             images=Images(keys, why, journal.seal if journal is not None else None),
             gate=gate,
+            files=_files(core, config, journal, directory),
             reach=_reach(config),
         )
         with short_pauses():
@@ -244,6 +247,17 @@ def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.s
         raise Errno.ENOTSUP(why) from None
     found = Gate(wanted.tcp, server_key(wanted), authorized_keys(wanted), models)
     return found, found.listen()
+
+
+def _files(core: Kernel, config: boot_config.BootConfig, journal: Opened | None, directory: Path) -> Files | None:
+    """What takes the files that users show, where a kernel opens none for them. Raises SyscallError EIO."""
+    if not config.shared:
+        return None
+    place = (journal.path.parent if journal is not None else directory) / COPIES
+    try:
+        return Files(place, core.files)
+    except OSError as error:
+        raise Errno.EIO(f"{place}, where copies of files are kept, cannot be used: {error.strerror or error}") from None
 
 
 def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:

@@ -110,7 +110,7 @@ def hold(directory: Path) -> int:
 def release(directory: Path, lock: int, *, keep_log: bool = False) -> None:
     """Remove the kernel's files from the runtime directory, and let go of it. `keep_log` keeps the log of one that
     failed."""
-    for name in (runtime.PROGRAMS, runtime.DRIVERS, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
+    for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.FILES, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
         (directory / name).unlink(missing_ok=True)
     os.close(lock)
 

@@ -36,7 +36,7 @@ NAMING = [
     pytest.param(entry, touches, id=f"{entry.name}-{touches.field}")
     for entry in TABLE.values()
     for touches in entry.touches
-    if touches.what in (Names.MODEL, Names.FILE)
+    if touches.what in (Names.MODEL, Names.FILE, Names.TARGET)
 ]
 
 
@@ -47,7 +47,7 @@ def sim() -> Simulation:
 
 def naming(entry: Entry, field: str, name: str, pid: int) -> Call[Any]:
     """The call with `name` in a field; `pid` is a process of the caller's."""
-    values = {field: name, "pid": pid, "advice": Advice.WILLNEED}
+    values = {"path": "/etc/shadow", field: name, "pid": pid, "advice": Advice.WILLNEED}
     wanted = {one.name for one in msgspec.structs.fields(entry.record) if one.required} | {field}
     return entry.record(**{name: value for name, value in values.items() if name in wanted})
 
