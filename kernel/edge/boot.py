@@ -232,7 +232,8 @@ def _reach(config: boot_config.BootConfig) -> Reach:
     """Who may connect."""
     if not config.shared:
         return PRIVATE
-    return Reach(0o666) if config.group is None else Reach(0o660, config.group)
+    operators = frozenset({0, config.uid, *config.operators})
+    return Reach(0o666 if config.group is None else 0o660, config.group, operators)
 
 
 def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.socket] | None:

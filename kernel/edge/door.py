@@ -40,7 +40,9 @@ if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other m
 
 NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
-NEWCOMERS = 16  # places for OS processes that have no connection yet
+NEWCOMERS = 16  # places for OS processes that have no connection yet;
+OPERATORS = 8  # of them, in a kernel of several users, those that are for its operators
+USERS = 8  # in that kernel a user has at most one part of the places in so many
 TELL_SECONDS = 0.5  # for which a refused connection stays, to hear why
 SILENT_SECONDS = 30.0  # for which one stays that says nothing, or stops in the middle of a request
 _MESSAGES = 16  # of one turn, at most,
@@ -68,14 +70,16 @@ class Door:
         refuses: Callable[[SyscallError], None] = lambda why: None,
         strangers: frozenset[int | None] = frozenset(),
         admits: Callable[[int], bool] | None = None,
+        operators: frozenset[int] | None = None,
     ) -> None:
         """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
         comes, and of what goes. `refuses` is told why a connection is refused. `strangers`: uids that are nobody's.
-        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may."""
+        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may. `operators`: who
+        may have all places; without it everybody may, since all are one user's."""
         self._deliver, self._gone, self._refuses = deliver, gone, refuses
         self._received, self._sends, self._strangers, self._admits = received, sends, strangers, admits
-        self._descriptors = descriptors
-        self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
+        self._descriptors, self._operators = descriptors, operators
+        self.most = descriptors - min(OWN, descriptors // 4) - 2 * _TOLD  # connections
         self._refused = 0
         self._number = 0  # of the latest connection
         self._timed = trio.Event()  # set when something is due earlier, or later, than it was
@@ -153,9 +157,15 @@ class Door:
             if peer.uid is None:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
-        inside = self.connections.inside
-        count = inside + len(self.connections.payers.processes) + 1
-        if count <= self.most - NEWCOMERS or (count <= self.most and process.connections < _FIRST):
+        inside, payers = self.connections.inside, self.connections.payers
+        told = len(self.connections) - inside  # each of them, and its process, has a descriptor of its own
+        count, most = inside + max(0, len(payers.processes) - told) + 1, self.most
+        if self._operators is not None and peer.uid not in self._operators:
+            owner, part = payers.owner(peer), self.most // USERS
+            if owner.connections >= part:
+                return CONNECTIONS.refuse(owner.name, owner.connections, part)
+            most -= OPERATORS
+        if count <= self.most - NEWCOMERS or (count <= most and process.connections < _FIRST):
             return None
         return CONNECTIONS.errno(
             f"{inside} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "

@@ -222,6 +222,7 @@ class Server:
             self._note,
             refuses=lambda why: self._handle(Rejected(0, why.errno, why.reason)),
             strangers=strangers,
+            operators=self._reach.operators,
         )
         self._drivers = door.Door(
             descriptors,
