@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -142,7 +143,7 @@ class Door:
         process = payers.process(peer)
         peer.refused = self._refusal(peer, process)
         self._refused += peer.refused is not None
-        if peer.refused is not None and len(all) - all.inside >= _TOLD:
+        if peer.refused is not None and len(all.refused) >= _TOLD:
             connection.close()  # there is no room to tell everybody; who is cut off tries again
             payers.forget(process)
             return
@@ -158,8 +159,9 @@ class Door:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
         inside, payers = self.connections.inside, self.connections.payers
-        told = len(self.connections) - inside  # each of them, and its process, has a descriptor of its own
-        count, most = inside + max(0, len(payers.processes) - told) + 1, self.most
+        told = Counter(one.payer for one in self.connections.refused)  # for them, and their processes, room is kept
+        alone = sum(account.connections == refused for account, refused in told.items())
+        count, most = inside + len(payers.processes) - alone + 1, self.most
         if self._operators is not None and peer.uid not in self._operators:
             owner, part = payers.owner(peer), self.most // USERS
             if owner.connections >= part:
