@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import settings
+from llmasos.kernel.edge import boot_config, settings
 from llmasos.kernel.events import Partition
 from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.memory.frames import FramePool
@@ -179,7 +179,7 @@ def test_how_often_a_weak_class_gets_its_turn_depends_on_the_owners_own_steps() 
 
 def test_an_owner_competes_with_himself_alone() -> None:
     for parted, part in ((False, (1, 4)), (True, (1, 1))):
-        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True), parted=parted)
+        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True, machine=True), parted=parted)
         homes = [tree.home(Owner(str(uid), uid, "", uid)) for uid in (1001, 1002, 1003, 1004)]
         for home in homes:
             home.add_load("cpu0", 1024)
@@ -225,7 +225,7 @@ def test_who_is_no_operator_brings_no_model_into_memory() -> None:
 def test_the_configuration_names_the_owners(tmp_path: Path) -> None:
     file = tmp_path / "kernel.toml"
     file.write_text('[partition]\nowners = ["1001", "1002/acme"]\nturn_seconds = 0.1\n')
-    config = settings.build(settings.read(str(file)), settings.Overrides(["sim"]), tmp_path, "test")
+    config = boot_config.build(settings.read(str(file)), boot_config.Overrides(["sim"]), tmp_path, "test")
     assert config.partition == Partition(["1001", "1002/acme"], 0.1)
     owners = Kernel(config).owners
     parts = {name: owners.of(uid, tenant, uid).part for name, uid, tenant in WHOSE}
