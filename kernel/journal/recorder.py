@@ -251,7 +251,7 @@ class Recorder:
     def _grants(grants: Grants, entries: list[AnyEntry]) -> None:
         entries += [grant_head(grant) for grant in grants.changed.values() if grant is not None]
         if gone := [number for number, grant in grants.changed.items() if grant is None]:
-            entries.append(Revoked(gone, grants.next))
+            entries.append(Revoked(gone))
         grants.changed.clear()
 
     def _settings(self, entries: list[AnyEntry]) -> None:
@@ -294,7 +294,7 @@ class Recorder:
         state = State(secret, now, numbers.pop(0), numbers=numbers)
         state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
-        state.grants, state.next_grant = {grant.number: grant_head(grant) for grant in grants}, grants.next
+        state.grants = {grant.number: grant_head(grant) for grant in grants}
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)

@@ -67,8 +67,7 @@ QUIET = (
     Quiet(
         "pwrite.*",
         r"edge/audit_file\.py",
-        "where the audit log's chain was that the disk has torn: the next is written within a second, and a kernel without "
-        "it follows the lines",
+        "where the audit log's chain was: the next is written within a second, and a kernel without it follows the lines",
         (TORN, MISDIRECTED),
     ),
     Quiet("f(data)?sync", r"edge/keys\.py", "a file of keys that cannot be synced: they are in a new one, which is"),
