@@ -170,7 +170,7 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             notes=notes,
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=Images(keys, why, journal.seal if journal is not None else None),
+            images=_images(keys, why, journal),
             gate=gate,
         )
         with short_pauses():
@@ -252,6 +252,13 @@ def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
             raise
         return None, error.reason
     return keys, ""
+
+
+def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
+    """The keys of process images; from here on this thread handles events."""
+    if keys is not None and not keys.plain:
+        keys.serve(images=journal is not None)
+    return Images(keys, why, journal.seal if journal is not None else None)
 
 
 def _configured(args: argparse.Namespace) -> str | None:

@@ -17,8 +17,10 @@ from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
 from llmasos.kernel.edge.journal_seal import Seal
-from llmasos.kernel.edge.keys import IMAGE, OWN, Keys, Store
+from llmasos.kernel.edge.key_store import OWN, Store
+from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import overwrite
+from llmasos.kernel.edge.slots import IMAGE
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _NAME = 8  # bytes of a key's name; in a file it has 16
@@ -134,9 +136,7 @@ class Images:
         slots = self._files.find(IMAGE, self.number(pid))
         if slots:
             self._files.forget([slot.name for slot in slots])
-            self._files.renew()
-            if self._keys.source.makes:
-                self._keys.rotate()
+            self._keys.renew(self._files)
         gone += [f"the key of its process image {slot.text}, and of all copies of it" for slot in slots]
         left += [f"the old master key, which stays until this is mended: {text}" for text in self._keys.troubles]
         return gone, [*left, *_SEALED]

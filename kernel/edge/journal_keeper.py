@@ -289,7 +289,7 @@ class Keeper:
         removed = [f"{path}, which was not encrypted" for path in file.remove_open_copies(self.path)]
         if self._seal is not None:
             self._seal.forget(pids)
-            self._seal.renew()
+            self._seal.keys.renew(self._seal.store)
         return removed
 
     async def _compact(self, *, scrub: bool = False) -> bool:

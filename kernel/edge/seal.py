@@ -20,8 +20,9 @@ from pathlib import Path
 
 from llmasos.kernel.edge import settings
 from llmasos.kernel.edge.images import MAGIC, remove_image
-from llmasos.kernel.edge.keys import IMAGE, JOURNAL, OWNER, PROCESS, Keys, keys_of
+from llmasos.kernel.edge.keys import Keys, keys_of
 from llmasos.kernel.edge.master import MOST_BYTES, name_of, parse
+from llmasos.kernel.edge.slots import IMAGE, JOURNAL, PROCESS
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -75,17 +76,16 @@ def _status(keys: Keys, *, as_json: bool) -> int:
     files = []
     for path in keys.stores():
         store = keys.store(path.name)
-        owners = store.find(OWNER)
         counts = {kind: len(store.find(kind)) for kind in (PROCESS, IMAGE)}
         known = {name_of(key) for key in found}
         files.append(
             {
                 "file": os.fspath(path),
                 "journal": next((slot.text for slot in store.find(JOURNAL)), ""),
-                "owners": len(owners),
+                "owners": len(store.owners()),
                 "processes": counts[PROCESS],
                 "images": counts[IMAGE],
-                "readable": all(slot.parent in known for slot in owners),
+                "readable": known.issuperset(store.parents()),
             }
         )
     facts = {
@@ -115,7 +115,7 @@ def _rotate(keys: Keys, file: str | None) -> int:
     if new is None and not keys.source.makes and len(keys.source.read()) < 2:
         keys.source.write([])  # a command says what to do
     count, troubles = keys.rotate(new)
-    print(f"{count} keys of owners are wrapped under {name_of(keys.masters(anew=True)[0]).hex()}")
+    print(f"{count} root keys are wrapped under {name_of(keys.masters(anew=True)[0]).hex()}")
     for text in troubles:
         print(f"llmasos seal: {text}; the old master key stays until that is mended", file=sys.stderr)
     return 1 if troubles else 0
@@ -158,9 +158,7 @@ def _shred(keys: Keys, files: list[str]) -> int:
             print(f"llmasos shred: {error.reason}", file=sys.stderr)
             failed += 1
     if forgotten:
-        keys.files.renew()
-        if keys.source.makes:
-            keys.rotate()
+        keys.renew(keys.files)
         for text in keys.troubles:
             print(f"not sure: the old master key stays until this is mended: {text}")
         if not keys.source.apart(keys.directory):

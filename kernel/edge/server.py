@@ -32,7 +32,7 @@ from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.keys import Store
+from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
