@@ -59,6 +59,8 @@ def find(system: System, request: Request, touches: Touches) -> Any:
             return _model(system, request, touches, system.config.models.get(named, named))
         case Names.FILE:
             return _file(named)
+        case Names.OWNER:
+            return _allowed(system, request, touches, rights.owner(system, program, named))
         case _:
             assert_never(touches.what)
 

@@ -287,6 +287,22 @@ class Opened:
         os.dup2(held, self.lock, inheritable=False)  # one lock for both: it belongs to the open file
         os.close(held)
 
+    def write_without(self, pids: set[int]) -> None:
+        """Write the journal anew without these processes, of which no kernel runs now, and overwrite what it was. Raises
+        SyscallError EIO."""
+        for pid in pids:
+            self.state.processes.pop(pid, None)
+            for program in self.state.programs.values():
+                program.answers.forget(pid)
+        try:
+            new = write_new(self.path, self.state.snapshot(), seal=self.seal)
+            replace_durably(self.path, new)
+            overwrite(self.fd)
+        except OSError as error:
+            raise Errno.EIO(f"the journal {self.path} cannot be written anew: {error.strerror}; mend that") from None
+        os.close(self.fd)
+        self.fd, self.size = new, os.fstat(new).st_size
+
     def close(self, *, remove: bool = False) -> None:
         """Let go of the journal. `remove` deletes it: nothing is to come back. A fresh journal in which nothing was
         written is deleted too: then the kernel could not be booted."""
@@ -390,9 +406,9 @@ def _check_open(path: Path, keys: Keys) -> None:
     --plain takes that. Raises SyscallError EPERM."""
     for store, _ in _kept_keys(keys, path):
         raise Errno.EPERM(
-            f"the journal {path} is not encrypted, and keys of an encrypted one are in {store.path}: another has been put "
-            "in its place. Bring the encrypted one back; or move this one away and begin anew; or, if you know that it is "
-            "yours, boot once with --plain, which goes on with it"
+            f"the journal {path} is not encrypted, and keys of an encrypted one are in {store.path}: another has been "
+            "put in its place. Bring the encrypted one back; or move this one away and begin anew; or, if you know that "
+            "it is yours, boot once with --plain, which goes on with it"
         )
 
 

@@ -7,6 +7,7 @@ long. The root is renewed with the owners' keys whenever something is destroyed.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -109,18 +110,13 @@ class Store:
             if sync:  # not while the file is held: others want new keys meanwhile
                 self._file.sync()
 
-    def forget_owner(self, owner: str) -> list[Slot]:
-        """Overwrite an owner's key and all below it; returns what those were."""
+    def of_owner(self, owner: str, *kinds: int) -> list[Slot]:
+        """Keys of these kinds that are an owner's, or of the tenants of that uid."""
         with told(self.path):
             entries = self._file.all()
-            with self._file.held():
-                above = [slot for slot in self._file.above.values() if slot.kind == OWNER and slot.text == owner]
-                parents = {slot.name for slot in above}
-                gone = [slot for slot in entries if slot.parent in parents]
-                for slot in [*gone, *above]:
-                    self._file.erase(slot)
-            self._file.sync()
-        return gone
+        below = f"{owner or os.geteuid()}/"
+        parents = {one.name for one in entries if one.kind == OWNER and (one.text == owner or one.text.startswith(below))}
+        return [slot for slot in entries if slot.kind in kinds and slot.parent in parents]
 
     def retell(self, slot: Slot, text: str) -> None:
         """Say something else of a key."""

@@ -135,7 +135,7 @@ def test_compaction_begins_a_segment_and_forgets_the_keys_of_those_that_have_gon
             before = {slot.pid for slot in opened.seal.store.find(PROCESS)} if opened.seal else set()
             assert pid in before
             nursery.start_soon(keeper.run)
-            await keeper.forget(pid + 999, 20.0)
+            await keeper.forget([pid + 999], 20.0)
             nursery.cancel_scope.cancel()
         assert opened.seal is not None
         await trio.lowlevel.checkpoint()
@@ -249,10 +249,10 @@ def test_the_old_master_key_stays_while_something_under_it_cannot_be_reached(tmp
     old = masters(tmp_path)
     (tmp_path / "other").rename(tmp_path / "unmounted")
     images = Images(one)
-    _, left = images.forget(1)  # nothing was forgotten, so nothing was rotated
+    _, left = images.forget([1])  # nothing was forgotten, so nothing was rotated
     assert not any("old master key" in text for text in left)
     assert "cannot be reached" in one.rotate()[1][0]
-    assert any("old master key" in text for text in images.forget(2)[1])
+    assert any("old master key" in text for text in images.forget([2])[1])
     assert not images.sure(tmp_path)
     assert set(old) < set(masters(tmp_path))
     (tmp_path / "unmounted").rename(tmp_path / "other")

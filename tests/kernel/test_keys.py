@@ -121,7 +121,7 @@ def test_a_key_command_is_not_waited_for_where_events_are_handled(tmp_path: Path
     assert keys.files.get(name) == key
 
 
-@pytest.mark.parametrize("what", ["renew", "rotate", "forget owner", "tidy"])
+@pytest.mark.parametrize("what", ["renew", "rotate", "forget", "tidy"])
 def test_first_words_do_not_wait_for_the_disk_while_keys_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -137,7 +137,7 @@ def test_first_words_do_not_wait_for_the_disk_while_keys_change(
     acts: dict[str, Callable[[], object]] = {
         "renew": lambda: keys.renew(store),
         "rotate": keys.rotate,
-        "forget owner": lambda: store.forget_owner("1001"),
+        "forget": lambda: store.forget([slot.name for slot in store.of_owner("1001", PROCESS)]),
         "tidy": store.tidy,
     }
     another = keys_in(tmp_path).store(store.path.name)  # of another process
@@ -149,7 +149,7 @@ def test_first_words_do_not_wait_for_the_disk_while_keys_change(
         another.forget(gone[1:])
         assert [store.get(name) for name, _ in made] == [key for _, key in made]
     store.sync()
-    left = [key if what != "forget owner" else None for _, key in others]
+    left = [key if what != "forget" else None for _, key in others]
     for one in (store, keys_in(tmp_path).store(store.path.name)):
         assert [one.get(name) for name, _ in made] == [key for _, key in made]
         assert [one.get(name) for name, _ in others] == left
