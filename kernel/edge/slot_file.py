@@ -20,7 +20,7 @@ from threading import Lock, RLock
 
 from llmasos.kernel.edge import slots
 from llmasos.kernel.edge.master import overwrite
-from llmasos.kernel.edge.slots import ABOVE, FREE, SLOT_BYTES, Slot
+from llmasos.kernel.edge.slots import ABOVE, FREE, IMAGE, SLOT_BYTES, Slot
 from llmasos.syscalls.atomic_file import make_directory, sync_directory, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -51,6 +51,7 @@ class SlotFile:
         self._own = RLock()
         self._descriptor = -1
         self._at: dict[bytes, int] = {}  # where each is in the file, by name: there may be a hundred thousand
+        self._images = 0  # of image files, which are for ever more and seldom wanted: they are looked for in the file
         self._read_to = 0
         self._free = 0  # bytes of slots that were overwritten
         self._writes = self._synced = 0  # how many there were, and how many of them are on the disk
@@ -70,7 +71,8 @@ class SlotFile:
     def slot(self, name: bytes) -> Slot | None:
         """The entry of that name as it is in the file; None: there is none, or not any more."""
         with self._own:
-            at = self._at.get(name)
+            if (at := self._at.get(name)) is None and self._images:
+                at = slots.place(self._data(), name)
             slot = self._slot_at(at) if at is not None else None
             return slot if slot is not None and slot.name == name else None
 
@@ -104,6 +106,9 @@ class SlotFile:
         return slots.parsed(data, 0, at)
 
     def _know(self, slot: Slot) -> None:
+        if slot.kind == IMAGE:
+            self._images += 1
+            return
         self._at[slot.name] = slot.at
         if slot.kind in ABOVE:
             self.above[slot.name] = slot
@@ -222,8 +227,9 @@ class SlotFile:
         try:
             fcntl.flock(new, fcntl.LOCK_EX)
             self._read(os.fstat(new).st_size)
+            known = slots.latest(self._data())
             for slot in entries:
-                if slot.name not in self._at:
+                if slot.name not in known:
                     self.append(slot)
             self._flush()
         except BaseException:
@@ -234,7 +240,7 @@ class SlotFile:
         os.close(old)
 
     def _forget_file(self) -> None:
-        self._at, self.above, self._read_to, self._free = {}, {}, 0, 0
+        self._at, self.above, self._read_to, self._free, self._images = {}, {}, 0, 0, 0
 
     def _flush(self) -> None:
         try:
@@ -301,15 +307,17 @@ class SlotFile:
         return None
 
     def _erased_by_others(self, before: bytes, now: bytes) -> bool:
-        """What this process erases it forgets at once; what others erase it still knows."""
+        """What this process erases it forgets at once; what others erase it still knows. Of image files it knows neither,
+        and takes them for others'."""
         gone = (slots.parsed(before, at, 0) for at in slots.differences(before, now) if at < len(before))
-        return any(slot is not None and self._at.get(slot.name) == slot.at for slot in gone)
+        return any(one is not None and (one.kind == IMAGE or self._at.get(one.name) == one.at) for one in gone)
 
     def _exchange(self, new: _New, writes: int) -> int:
         """The new file, which has all that this one has, gets its name. `writes` of them are on the disk."""
         os.replace(new.path, self.path)
         old, self._descriptor = self._descriptor, new.taken()
         self._at, self.above, self._read_to, self._free = new.places, new.above, new.end, new.free
+        self._images = new.images
         self._named, self._synced = False, min(self._synced, writes)
         return old
 
@@ -353,7 +361,7 @@ class _New:
             os.close(self.descriptor)
         self.places: dict[bytes, int] = {}
         self.above: dict[bytes, Slot] = {}
-        self.end = self.free = 0
+        self.end = self.free = self.images = 0
         self._made: dict[bytes, Slot] = {}  # what was made, by the name of that of which it was
 
     def begin(self, first: Sequence[Slot]) -> None:
@@ -399,7 +407,10 @@ class _New:
             slot.at = self.end
             packed.append(slot.packed())
             self.end += len(packed[-1])
-            self.places[slot.name] = slot.at
+            if slot.kind == IMAGE:
+                self.images += 1
+            else:
+                self.places[slot.name] = slot.at
             if slot.kind in ABOVE:
                 self.above[slot.name] = slot
         os.lseek(self.descriptor, start, os.SEEK_SET)

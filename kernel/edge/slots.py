@@ -22,6 +22,7 @@ VERSION = 1
 _HEAD = struct.Struct("<8sI4x8s")
 _SLOT = struct.Struct("<BxH4x8s8sQ12s48sQ")  # kind, slots of text, name, parent's name, pid, nonce, wrapped key, check
 _ABOUT = struct.Struct("<B8s8sQ")
+_NAME_AT = 8  # in a slot
 _LETTERS = SLOT_BYTES - 2  # of text in a slot
 
 
@@ -89,6 +90,17 @@ def parsed(data: bytes, at: int, start: int) -> Slot | None:
     if xxhash.xxh3_64_intdigest(data[at : at + _SLOT.size - 8] + text) != check:
         return None
     return Slot(kind, name, parent, pid, nonce, wrapped, text.decode(), start + at)
+
+
+def place(data: bytes, name: bytes) -> int | None:
+    """Where in a whole file the latest entry of that name is."""
+    at = len(data)
+    while (at := data.rfind(name, 0, at)) >= 0:
+        start = at - _NAME_AT
+        if start % SLOT_BYTES == 0 and (slot := parsed(data, start, 0)) is not None and slot.name == name:
+            return start
+        at += len(name) - 1
+    return None
 
 
 def latest(data: bytes) -> dict[bytes, Slot]:

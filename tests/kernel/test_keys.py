@@ -177,6 +177,20 @@ def test_two_processes_renew_a_file_at_once_and_no_key_is_lost(tmp_path: Path) -
         assert [keys.files.get(name) for name, _ in made] == [key for _, key in made]
 
 
+def test_keys_of_images_take_no_memory_and_are_found_forgotten_and_renewed(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    made = [keys.files.add(IMAGE, number, text=f"/a/place/{number}") for number in range(40)]
+    keys.files.forget([made[7][0]])
+    keys.renew(keys.files)
+    keys.files.forget([made[8][0]])
+    for one in (keys, keys_in(tmp_path)):
+        assert [one.files.get(name) for name, _ in made] == [
+            None if number in (7, 8) else key for number, (_, key) in enumerate(made)
+        ]
+        assert len(one.files._file._at) == 2  # the root, and the owner's
+        assert len(one.files.find(IMAGE)) == 38
+
+
 def test_what_another_process_has_erased_does_not_come_back_with_a_renewed_file(tmp_path: Path) -> None:
     keys = keys_in(tmp_path)
     names = [keys.files.add(PROCESS, pid)[0] for pid in range(10)]
