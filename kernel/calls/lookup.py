@@ -65,6 +65,8 @@ def find(system: System, request: Request, touches: Touches) -> Any:
         case Names.FILE | Names.TARGET:
             check_shown(system, request, touches.what, named)
             return _file(named)
+        case Names.OWNER:
+            return _allowed(system, request, touches, rights.owner(system, program, named))
         case _:
             assert_never(touches.what)
 
@@ -229,8 +231,8 @@ def check_shown(system: System, request: Request, what: Names, name: str) -> Non
         return
     if REFERENCE.search(name):
         raise Errno.EAGAIN(f"{name} {UNKNOWN}")
-    if request.program.owner.operator or not is_file(what, name, system.config.models):
-        return
+    if request.program.owner.machine or not is_file(what, name, system.config.models):
+        return  # (other operators have every right over the kernel, and none on files)
     if request.files is None or file_of(name) not in request.files:
         raise Errno.EPERM(
             f"{name} {NOT_YOURS}; programs that use the client library show such a file (docs/files.md); or use a model "

@@ -203,7 +203,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             notes=[*config.notes, *notes],
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=Images(keys, why, journal.seal if journal is not None else None),
+            images=_images(keys, why, journal),
             gate=gate,
             files=_files(core, config, journal, directory),
             reach=_reach(config),
@@ -307,6 +307,13 @@ def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:
             raise
         return None, error.reason
     return keys, ""
+
+
+def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
+    """The keys of process images; from here on this thread handles events."""
+    if keys is not None and not keys.plain:
+        keys.serve(images=journal is not None)
+    return Images(keys, why, journal.seal if journal is not None else None)
 
 
 def _configured(args: argparse.Namespace) -> str | None:

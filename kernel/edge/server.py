@@ -33,7 +33,7 @@ from llmasos.kernel.edge.files import Files, Given
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.keys import Store
+from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
@@ -393,14 +393,14 @@ class Server:
             self._console(Log(seconds(self._now), "warning", text))
 
     async def _forget(self, action: Forget) -> None:
-        """Leave nothing of a process in files."""
+        """Leave nothing of processes in files."""
         gone: list[str] = []
         left: list[str] = []
         trouble = ""
         if self._keeper is not None:
-            gone, trouble = await self._keeper.forget(action.pid, FORGET_SECONDS)
+            gone, trouble = await self._keeper.forget(action.pids, FORGET_SECONDS)
         try:
-            more, left = await trio.to_thread.run_sync(self._images.forget, action.pid)
+            more, left = await trio.to_thread.run_sync(self._images.forget, action.pids, action.owner)
             gone += more
         except (SyscallError, OSError) as error:
             trouble = error.reason if isinstance(error, SyscallError) else str(error)

@@ -18,7 +18,7 @@ from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal import positions
-from llmasos.kernel.journal.records import traits_of
+from llmasos.kernel.journal.records import Granted, traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
@@ -188,15 +188,20 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _grants(system: System, state: State, programs: dict[int, Program]) -> None:
-    """Every grant again: what it was made of has a lower number."""
-    for _, head in sorted(state.grants.items()):
+    """Every grant again."""
+    for head in sorted(state.grants.values(), key=lambda head: _depth(state, head)):
         parent = system.grants.get(head.parent) if head.parent else None
         thing, holder = system.table.find(head.pid), programs.get(head.holder)
         if isinstance(thing, LLMProcess):
             known = head.number, thing, head.rights, head.maker, head.to, parent, head.secret, holder
             system.grants.add(Grant(*known))
-    system.grants.next = state.next_grant
     system.grants.changed.clear()
+
+
+def _depth(state: State, head: Granted) -> int:
+    """What a grant was made of comes before it."""
+    above = state.grants.get(head.parent)
+    return 0 if above is None else 1 + _depth(state, above)
 
 
 def _missing(system: System, program: Program) -> None:

@@ -34,7 +34,7 @@ from llmasos.syscalls.table import (
     Spawn,
 )
 
-ANN, BEN = 1001, 1002
+ANN, BEN, BOSS = 1001, 1002, 1009
 NAMING = [
     pytest.param(entry, touches, id=f"{entry.name}-{touches.field}")
     for entry in TABLE.values()
@@ -45,7 +45,7 @@ NAMING = [
 
 @pytest.fixture
 def sim() -> Simulation:
-    return simulate(256, shared=True)
+    return simulate(256, shared=True, operators=[BOSS])
 
 
 def naming(entry: Entry, field: str, name: str, pid: int) -> Call[Any]:
@@ -66,7 +66,8 @@ def refused(program: Prog, call: Call[Any]) -> tuple[Errno, str]:
 def test_a_name_that_is_looked_for_among_files_is_refused_to_users(
     sim: Simulation, entry: Entry, touches: Any, name: str
 ) -> None:
-    for program in (sim.program(uid=ANN), sim.program(uid=ANN, tenant="acme"), sim.program(tenant="acme")):
+    boss = sim.program(uid=BOSS)  # an operator by the configuration, who is not the kernel's user
+    for program in (sim.program(uid=ANN), sim.program(uid=ANN, tenant="acme"), sim.program(tenant="acme"), boss):
         pid = program.call(Spawn("sim", [1, 2, 3]))
         errno, reason = refused(program, naming(entry, touches.field, name, pid))
         assert errno is Errno.EPERM
