@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -69,15 +69,17 @@ class Images:
             journal.line if journal is not None else secrets.token_bytes(8)
         )  # tells processes of this kernel from those of others
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
+        self._shown: Counter[int] = Counter()  # and went into files that users have opened
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
         self._written: dict[Request, bytes] = {}
         self._names: OrderedDict[bytes, bytes] = OrderedDict()  # of keys, by the file's id
 
-    def outgoing(self, device: str, message: ToDriver) -> ToDriver | Failed:
-        """The message as it is to be sent; or the answer to it, if there is no key."""
+    def outgoing(self, device: str, message: ToDriver, *, shown: bool = False) -> ToDriver | Failed:
+        """The message as it is to be sent; or the answer to it, if there is no key. `shown`: what is written goes on into
+        a file that a user has opened, and the kernel does not know its name."""
         if isinstance(message, Export) and message.path and not message.key:
-            return self._export(device, message)
+            return self._export(device, message, shown)
         if isinstance(message, Inspect):
             self._asked[device, message.ref] = message
         elif isinstance(message, Import) and (name := self._names.get(message.id)) is not None:
@@ -123,7 +125,9 @@ class Images:
     def forget(self, pid: int) -> tuple[list[str], list[str]]:
         """Forget the keys of the files that were written of a process, and overwrite those that were not encrypted.
         Returns what is gone, and what could not be reached. Raises SyscallError."""
-        gone, left = [], []
+        gone, left = list[str](), list[str]()
+        if count := self._shown.pop(pid, 0):
+            left.append(f"{count} process images in files of its user's, not encrypted (`llmasos shred FILE`)")
         for path in sorted(self._plain.pop(pid, ())):
             if why := remove_image(Path(path)):
                 left.append(f"{path}: {why}")
@@ -152,9 +156,12 @@ class Images:
             raise Errno.EPERM(self._why)
         return self._keys.files
 
-    def _export(self, device: str, message: Export) -> Export | Failed:
+    def _export(self, device: str, message: Export, shown: bool) -> Export | Failed:
         if self._keys is not None and self._keys.plain:
-            self._plain.setdefault(message.ctx, set()).add(message.path)
+            if shown:
+                self._shown[message.ctx] += 1
+            else:
+                self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
         try:
             name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, message.path)
