@@ -272,11 +272,12 @@ class Audit(Action):
 
 
 class Forget(Action):
-    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
-    follows."""
+    """Forget the keys of processes, which have ended, and leave nothing of them in files; a Forgotten with the same `ref`
+    follows. `owner` (its name in the journal): forget all that is under its key too, and of its tenants'."""
 
     ref: int
-    pid: int
+    pids: list[int]
+    owner: str | None = None
 
 
 # --- configuration of the core --------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def _not_yours(directory: Path) -> str:
         return f"the runtime directory {directory} belongs to another user; name your own"
     try:
         path = directory / runtime.PROGRAMS
-        who = f"members of the group {path.group()}" if path.stat().st_mode & 0o010 else "others"
+        who = f"members of the group {path.group()}" if path.stat().st_mode & 0o020 else "others"
     except (KeyError, OSError):
         who = "others"
     return f"the machine's kernel ({directory}) is for {who}; `llmasos boot --detach` starts one of your own"

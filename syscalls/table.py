@@ -96,6 +96,7 @@ class Names(enum.IntEnum):
     PARENT = (
         enum.auto()
     )  # the group that a new one is to be in, and the new one's name; the caller may change what is in it
+    OWNER = enum.auto()  # a user or tenant, whose processes are as the caller's own
 
 
 class Needs(enum.IntFlag):
@@ -590,6 +591,30 @@ class Shred(Call[ShredInfo]):
     """
 
     pid: Pid
+
+
+@_call(
+    33,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EIO,
+    E.ERESTART,
+    changes=True,
+    blocks=True,
+    touches=(Touches("owner", Names.OWNER, needs=Needs.CONTROL),),
+    audit="files",
+)
+class ShredOwner(Call[ShredInfo]):
+    """End all LLM processes of a user (`owner` is his user id) and of the tenants whom he speaks for, or of one tenant
+    (`1000/acme`), and destroy what they have said, as `shred` does; and destroy his keys, so that all process images that
+    were encrypted under them are gone, whichever kernel of its user wrote them.
+
+    Answered when that is done and on the disk. What his programs start meanwhile is not part of it, and they stay
+    connected. ESRCH: there is no such owner here, or he is not for the caller to destroy.
+    """
+
+    owner: OwnerName
 
 
 # --- context --------------------------------------------------------------------------------------------------------

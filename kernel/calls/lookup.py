@@ -65,6 +65,8 @@ def find(system: System, request: Request, touches: Touches) -> Any:
         case Names.FILE | Names.TARGET:
             check_shown(system, request, touches.what, named)
             return _file(named)
+        case Names.OWNER:
+            return _allowed(system, request, touches, rights.owner(system, program, named))
         case _:
             assert_never(touches.what)
 

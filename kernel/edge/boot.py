@@ -166,8 +166,7 @@ def _place(args: argparse.Namespace) -> Path:
 
 
 def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    held = lock.hold(directory)
-    place = Place(directory, held)
+    place = Place(directory, lock.hold(directory))
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
     try:
@@ -203,7 +202,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             notes=[*config.notes, *notes],
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=Images(keys, why, journal.seal if journal is not None else None),
+            images=_images(keys, why, journal),
             gate=gate,
             files=_files(core, config, journal, directory),
             reach=_reach(config),
@@ -221,7 +220,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         if journal is not None and halted and not kept:
             sign.unlink(missing_ok=True)
             modules.forget()
-        _let_go(directory, held, journal, remove=halted and not kept, keep_log=failed or not halted)
+        _let_go(directory, place.lock, journal, remove=halted and not kept, keep_log=failed or not halted)
         if args.own_runtime:  # if it is empty; the program that made the directory may be gone
             with contextlib.suppress(OSError):
                 directory.rmdir()
@@ -306,6 +305,13 @@ def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:
             raise
         return None, error.reason
     return keys, ""
+
+
+def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
+    """The keys of process images; from here on this thread handles events."""
+    if keys is not None and not keys.plain:
+        keys.serve(images=journal is not None)
+    return Images(keys, why, journal.seal if journal is not None else None)
 
 
 def _configured(args: argparse.Namespace) -> str | None:

@@ -33,7 +33,7 @@ from llmasos.kernel.edge.files import Files, Given
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.keys import Store
+from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
@@ -68,6 +68,7 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, Spawn
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
@@ -384,18 +385,21 @@ class Server:
             else:
                 raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
+            if action.signal in (Signal.KILL, Signal.TERM):  # what it has here ends, if its OS process cannot be ended
+                self._programs.cut(peer, f"it was sent {action.signal.name}, and cannot be signalled: {error.strerror}")
+                return
             text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     async def _forget(self, action: Forget) -> None:
-        """Leave nothing of a process in files."""
+        """Leave nothing of processes in files."""
         gone: list[str] = []
         left: list[str] = []
         trouble = ""
         if self._keeper is not None:
-            gone, trouble = await self._keeper.forget(action.pid, FORGET_SECONDS)
+            gone, trouble = await self._keeper.forget(action.pids, FORGET_SECONDS)
         try:
-            more, left = await trio.to_thread.run_sync(self._images.forget, action.pid)
+            more, left = await trio.to_thread.run_sync(self._images.forget, action.pids, action.owner)
             gone += more
         except (SyscallError, OSError) as error:
             trouble = error.reason if isinstance(error, SyscallError) else str(error)

@@ -150,12 +150,15 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
         return GroupSettings(**fields)
 
 
+UserName = Annotated[str, Meta(min_length=1)] | int
+
+
 class Users(msgspec.Struct, forbid_unknown_fields=True):
     """The `[users]` of the file: who uses this kernel, and how much of it. What `quota` does not say of a user is as
     `default` has it."""
 
     group: str = ""  # whose members alone can connect to the kernel of the machine; empty: everybody can
-    operators: list[str | int] = []  # by name, user id or "@GROUP": they have every right, as root has
+    operators: list[UserName] = []  # by name, user id or "@GROUP": they have every right, as root has
     default: GroupFile = msgspec.field(default_factory=GroupFile)  # of each user's group, /users/UID
     quota: dict[str, GroupFile] = {}  # of some users, by name, user id or "@GROUP"; the first group that one is in counts
 
@@ -272,9 +275,7 @@ def _with_places(found: File) -> File:
     with suppress(OSError):  # it is not there yet
         if (owner := place.stat().st_uid) != os.geteuid():
             name = user_name(owner)
-            raise Errno.EPERM(
-                f"{place} belongs to user {name}, whose kernel it is; do this as {name} (`sudo -u {name} ...`)"
-            )
+            raise Errno.EPERM(f"{place} belongs to user {name}; do this as that one (`sudo -u {name} ...`)")
     if not found.seal.key_file:
         found.seal.key_file = os.fspath(place / "seal.key")
     if not found.seal.directory:
@@ -312,7 +313,9 @@ def _read(path: str | None) -> File:
 def _with_defaults(found: dict[str, Any]) -> dict[str, Any]:
     """The tables of a file, with what is everybody's added to the quota of each."""
     users = found.get("users")
-    quota, usual = (users.get("quota"), users.get("default")) if isinstance(users, dict) else (None, None)
+    if not isinstance(users, dict):
+        return found
+    quota, usual = users.get("quota"), users.get("default")
     if not (isinstance(quota, dict) and isinstance(usual, dict)):
         return found
     whole = {name: {**usual, **one} if isinstance(one, dict) else one for name, one in quota.items()}
@@ -342,9 +345,9 @@ def _check(found: File) -> None:
         with _where(f'[users.quota."{name}"]'):
             check_name(name)
             check_settings(group.settings(name))
-    for one in found.users.operators:
+    for name in map(str, found.users.operators):
         with _where("[users] operators"):
-            check_name(str(one))
+            check_name(name)
     for path, group in found.groups.items():
         with _where(f'[groups."{path}"]'):
             _check_group(path, group)
