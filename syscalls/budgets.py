@@ -101,7 +101,7 @@ NOTES = Allowance(
     "lines of the kernel log that programs cause, in ten seconds", "further lines are counted, not written",
 )  # fmt: skip
 SHOWN = Allowance(
-    "shown files", "call", 0, 4, 8, 32, Errno.EAGAIN,
+    "shown files", "call", 0, 8, 16, 40, Errno.EAGAIN,
     "files that programs of other users are showing to a shared kernel, or that it is to write for them, each with a "
     "descriptor or two", "show it again when others are done",
 )  # fmt: skip

@@ -160,8 +160,7 @@ def _place(args: argparse.Namespace) -> Path:
 
 
 def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    held = lock.hold(directory)
-    place = Place(directory, held)
+    place = Place(directory, lock.hold(directory))
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
     try:
@@ -215,7 +214,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         if journal is not None and halted and not kept:
             sign.unlink(missing_ok=True)
             modules.forget()
-        _let_go(directory, held, journal, remove=halted and not kept, keep_log=failed or not halted)
+        _let_go(directory, place.lock, journal, remove=halted and not kept, keep_log=failed or not halted)
         if args.own_runtime:
             _remove_empty(directory)
     return 0

@@ -472,9 +472,8 @@ class Server:
         self._handle(event)
 
     def _send(self, action: Send) -> None:
-        if self._files is not None:
-            self._files.asked(action.device, action.message)
-        message = self._images.outgoing(action.device, action.message)
+        shown = self._files is not None and self._files.asked(action.device, action.message)
+        message = self._images.outgoing(action.device, action.message, shown=shown)
         if isinstance(message, protocol.Failed):
             self._handle(FromDevice(action.device, action.incarnation, message))
             return
