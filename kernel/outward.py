@@ -41,6 +41,7 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
     EstimateInfo: ("refused",),
     GroupInfo: ("processes",),
 }
+HANDLES: dict[type[Record], tuple[str, ...]] = {GrantInfo: ("handle", "parent")}  # numbered as pids are
 
 
 def outward(owner: Owner, call: Call[Any], value: Any, shared: Container[int]) -> Any:
@@ -67,7 +68,10 @@ def _record(reader: _Reader, value: Any) -> Any:
     fields = FIELDS.get(type(value))
     if fields is None:
         return value
-    return replace(value, **{name: _field(reader, getattr(value, name)) for name in fields})
+    told = {name: _field(reader, getattr(value, name)) for name in fields}
+    for name in HANDLES.get(type(value), ()):  # of which none is the same for all
+        told[name] = _pids(reader._replace(shared=()), getattr(value, name))
+    return replace(value, **told)
 
 
 def _field(reader: _Reader, value: Any) -> Any:

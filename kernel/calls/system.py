@@ -17,7 +17,7 @@ from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits, pids
-from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES
+from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES, SANDBOXES
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, Budget, LogLine, Right, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
@@ -104,6 +104,7 @@ def _tables(system: System) -> list[Budget]:
         PROCESSES.told(len(system.table), system.table.refused, pids, system.config.max_processes),
         GROUPS.told(root.inside, system.groups.refused, inside),
         GRANTS.told(len(grants), grants.refused, grants.most),
+        SANDBOXES.told(len(system.sandboxes), system.sandboxes.refused, system.sandboxes.most),
     ]
 
 
