@@ -364,6 +364,10 @@ class KernelConfig:
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     uid: int = 0  # that the kernel runs as
+    shared: bool = False  # it serves all users of the machine; it opens no file that one of them names by its own right
+    operators: list[int] = field(default_factory=list)  # uids that have every right, as root and the kernel's own have
+    quota: GroupSettings = field(default_factory=GroupSettings)  # of each other user: the settings of /users/UID,
+    quotas: dict[int, GroupSettings] = field(default_factory=dict)  # and of some uids, instead
     show_all: bool = False  # whether everybody sees the rows of all processes, as with Unix's ps
     salt: int = 0  # of the names of that user's KV, unless the journal has one
     os_pid: int = 0
@@ -391,3 +395,7 @@ class KernelConfig:
     def most_of_session(self) -> int:
         """Processes that the session of one program may have."""
         return self.session_processes or max(_LEAST_OF_SESSION, self.max_processes // 4)
+
+    def quota_of(self, uid: int) -> GroupSettings:
+        """The settings that the group of a user begins with; an operator has a quota only if he is named."""
+        return self.quotas.get(uid, GroupSettings() if uid in self.operators else self.quota)

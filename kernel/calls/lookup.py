@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any, TypeVar, assert_never
 
 from llmasos.kernel import rights
@@ -21,6 +23,8 @@ from llmasos.syscalls.records import Right
 from llmasos.syscalls.table import Names, Needs, Touches, When
 
 T = TypeVar("T")
+
+_SIMULATED = re.compile(r"sim(:[0-9]+(\.[0-9]+)?[a-zA-Z]?)?")  # a model of the simulated device, by its size
 
 
 def find(system: System, request: Request, touches: Touches) -> Any:
@@ -56,8 +60,10 @@ def find(system: System, request: Request, touches: Touches) -> Any:
         case Names.DEVICE:
             return _allowed(system, request, touches, system.device_named(named))
         case Names.MODEL:
+            _check_own(system, program, touches.what, named)
             return _model(system, request, touches, system.config.models.get(named, named))
         case Names.FILE:
+            _check_own(system, program, touches.what, named)
             return _file(named)
         case _:
             assert_never(touches.what)
@@ -207,6 +213,22 @@ def _not_below(program: Program, path: str) -> SyscallError:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
+
+
+def is_file(what: Names, name: str, models: Collection[str]) -> bool:
+    """Whether a name that a call gives is looked for among files: a path, or a model that is not known by name. (What the
+    options of a simulated one name is, too.)"""
+    known = what is Names.MODEL and (name in models or _SIMULATED.fullmatch(name))
+    return what in (Names.FILE, Names.MODEL) and not known
+
+
+def _check_own(system: System, program: Program, what: Names, name: str) -> None:
+    """EPERM where the kernel would open a file by its own right for a user who may have none on it."""
+    if system.config.shared and not program.owner.operator and is_file(what, name, system.config.models):
+        raise Errno.EPERM(
+            f"{name} would be opened with the rights of the machine's kernel, not with yours, and so it is not; use a "
+            "model that it knows by name (`models` lists them), or a kernel of your own, which opens your files"
+        )
 
 
 def _file(path: str) -> str:

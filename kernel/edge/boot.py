@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge import boot_config, lock, settings
 from llmasos.kernel.edge.audit_file import open_audit
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(given)
     directory = runtime.locate(args.runtime)
     try:
-        over = settings.Overrides(
+        over = boot_config.Overrides(
             args.device,
             args.model,
             args.policy,
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
-        config = settings.build(settings.read(_configured(args)), over, directory, version())
+        config = boot_config.build(settings.read(_configured(args)), over, directory, version())
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
+def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -218,7 +218,7 @@ def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool,
 
 
 def _open_audit(
-    config: settings.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
+    config: boot_config.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
 ) -> Callable[[Callable[[Event], None]], AuditKeeper] | None:
     """What makes the keeper of the audit log, which is held from now on. Raises SyscallError as open_audit does."""
     wanted = config.audit_log
@@ -240,7 +240,7 @@ def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -
         os.close(args.ready)
 
 
-def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
+def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:
     """The keys as they are configured, or why there are none. A command that gives the master key is run now, since it
     may take its time."""
     try:

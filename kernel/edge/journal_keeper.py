@@ -361,10 +361,10 @@ class Keeper:
                 file.write_all(new, b"".join(missed))
                 await trio.to_thread.run_sync(os.fsync, new)
             async with self._switching:
-                if self._stumbled:
-                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.replace(self.path)
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
+                if self._stumbled:
+                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.write_all(new, b"".join(self._missed))
                 # From here on frames go to the new file: none may come to `_missed` while the old ones are left.
                 left, self._copies = self._copies, [_Copy(new, os.fstat(new).st_size)]
@@ -385,7 +385,11 @@ class Keeper:
     def _write_live(self, state: State) -> int:
         self._opened.hold_again()
         new = file.write_new(self.path, state.snapshot(), self._rest(), self._seal)
-        os.fsync(new)
+        try:
+            os.fsync(new)
+        except OSError:
+            file.drop_new(self.path, new)
+            raise
         return new
 
     def _rest(self) -> Callable[[], None]:

@@ -27,7 +27,7 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.edge import door, room
+from llmasos.kernel.edge import door, listening, room
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
@@ -201,7 +201,7 @@ class Server:
         return self._keeps
 
     def _make_doors(self) -> None:
-        descriptors = door.raise_descriptor_limit()
+        descriptors = listening.raise_descriptor_limit()
         strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
         self._programs = door.Door(
             descriptors,

@@ -168,7 +168,7 @@ def _schedule(system: System, state: State) -> None:
 
 
 def _program(system: System, saved: SavedProgram) -> Program:
-    head = saved.head
+    head, owner = saved.head, system.owners.recall(saved.head.owner)
     program = Program(
         head.pid,
         INIT_PID,
@@ -179,8 +179,8 @@ def _program(system: System, saved: SavedProgram) -> Program:
         ProcessState.BLOCKED,
         WaitFor.RETURN,
         system.now,
-        owner=system.owners.recall(head.owner),
-        rights=head.rights,
+        owner=owner,
+        rights=head.rights & owner.rights,  # he may have been an operator, and be none now
         confined=head.confined,
         sandbox=head.sandbox,
         answers=saved.answers,

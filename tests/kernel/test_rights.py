@@ -343,16 +343,32 @@ def lines_of(sim: Simulation, program: Prog, call: Call[Any]) -> list[tuple[str,
     return found
 
 
-@pytest.mark.parametrize("call", [Feed, Kill, Read, Fork, Getinfo])
-def test_absent_dead_and_hidden_run_through_the_same_lines(hidden: World, call: type[Call[Any]]) -> None:
-    sim, other = hidden.sim, hidden.other
-    more = ([1],) if call is Feed else ()
+@pytest.mark.parametrize(("entry", "field", "needs"), entries(PROCESSES))
+def test_absent_dead_and_hidden_run_through_the_same_lines(
+    hidden: World, entry: Entry, field: str, needs: Needs
+) -> None:
     numbers = [NEVER, hidden.dead, *(set(hidden.numbers.values()) - hidden.own)]
     absolute = [pid_of(ANN, NEVER), *hidden.things.values()]
     for pids in (numbers, absolute):
-        runs = [lines_of(sim, other, call(pid, *more)) for pid in pids]
+        runs = [lines_of(hidden.sim, hidden.other, call_on(entry, field, pid)) for pid in pids]
         assert len(runs[0]) > 20
-        assert all(run == runs[0] for run in runs[1:])
+        for pid, run in zip(pids, runs, strict=True):
+            assert run == runs[0], f"{pid} and {pids[0]} part here: {first_difference(run, runs[0])}"
+
+
+@pytest.mark.parametrize(("entry", "field", "needs"), entries(GROUPS))
+def test_groups_that_never_were_and_hidden_ones_run_through_the_same_lines(
+    hidden: World, entry: Entry, field: str, needs: Needs
+) -> None:
+    inside = "/x" if entry.name == "group_create" else ""
+    names = ("gone", "team")  # of one length: a path is read letter by letter
+    runs = [lines_of(hidden.sim, hidden.other, call_on(entry, field, f"/users/1001/{name}{inside}")) for name in names]
+    assert len(runs[0]) > 20
+    assert runs[0] == runs[1], first_difference(*runs)
+
+
+def first_difference(one: list[tuple[str, int]], other: list[tuple[str, int]]) -> object:
+    return next((pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]), (len(one), len(other)))
 
 
 # --- what is told of others -----------------------------------------------------------------------------------------
