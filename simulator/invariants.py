@@ -84,7 +84,8 @@ def check_grants(system: System) -> None:
             rights[key] = rights.get(key, 0) | grant.rights
     for process in system.table:
         if isinstance(process, Program):
-            held: dict[object, int] = {**process.granted, **process.granted_groups}
+            held: dict[object, int] = dict(process.granted.items())
+            held.update(process.granted_groups.items())
             _require(held == given[process.pid], f"program {process.pid} has {held}")
             sandbox = system.sandboxes.get(process.sandbox)
             _require(sandbox is None or process.pid in sandbox.programs, f"program {process.pid} is in no sandbox")

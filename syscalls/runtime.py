@@ -21,7 +21,9 @@ LOCK = "kernel.lock"
 PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
 LOG = "kernel.log"
+SANDBOXES = "sandboxes"  # the directories of their sockets
 JOURNAL = "kernel.journal"
+_NOBODY = 65534  # the uid of users that a namespace does not have
 BOOTED = "kernel.booted"  # beside the journal: the words that its kernel was booted with
 
 
@@ -32,6 +34,11 @@ def module(name: str) -> list[str]:
     """The command that runs a module of this package in another process. The process does not search its working
     directory for modules, because people have files there with the names of ours."""
     return [sys.executable, "-P", "-m", name]
+
+
+def package() -> Path:
+    """The directory of the package `llmasos`."""
+    return _PLACE / "llmasos"
 
 
 def environment() -> dict[str, str]:
@@ -144,12 +151,13 @@ def listening(runtime: Path) -> bool:
     """
     path = os.fspath(runtime.absolute() / PROGRAMS)
     try:
-        trusted = _is_trusted(os.stat(runtime).st_uid)
+        trusted = _is_trusted(os.stat(runtime).st_uid, runtime)
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             probe.connect(path)
             if (credentials := getattr(socket, "SO_PEERCRED", None)) is not None:  # of Linux: the listener's
-                trusted &= _is_trusted(struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, credentials, 12))[1])
+                uid = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, credentials, 12))[1]
+                trusted &= _is_trusted(uid, runtime)
     except OSError:  # also: a path too long to connect to
         return False
     if not trusted:
@@ -157,5 +165,8 @@ def listening(runtime: Path) -> bool:
     return True
 
 
-def _is_trusted(uid: int) -> bool:
+def _is_trusted(uid: int, runtime: Path) -> bool:
+    if uid == _NOBODY != os.getuid():  # a sandbox does not know the kernel's user by his number
+        above = os.stat(runtime.absolute().parent)  # where only this user can have put it
+        return above.st_uid == os.getuid() and not above.st_mode & 0o022
     return uid in (os.getuid(), 0)

@@ -182,9 +182,7 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(
-        self, table: ProcessTable, owners: Owners, grants: Grants, sandboxes: Sandboxes, now: int
-    ) -> Frame | None:
+    def frame(self, table: ProcessTable, owners: Owners, grants: Grants, sandboxes: Sandboxes, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()

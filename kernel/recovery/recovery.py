@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from llmasos.kernel import desk, grants, sandboxes
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
-from llmasos.kernel.journal import positions
 from llmasos.kernel.groups.group import Group
+from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.records import Granted, traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket

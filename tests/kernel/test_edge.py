@@ -59,7 +59,7 @@ class Core:
         self._handler = handler or (lambda event, now: [])
         self._first = first or []
 
-    def boot(self, now: int, saved: object = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
+    def boot(self, now: int, saved: object = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0) -> list[Action]:
         assert (saved, notes) == (None, ())
         return self._first
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmasos.kernel.journal.state import State
-from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.simulator import Prog, simulate
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import GrantInfo
@@ -117,7 +117,8 @@ class World:
     def grant(self) -> None:
         chance, model = self.chance, self.model
         giver, taker = chance.randrange(-1, PEOPLE), chance.randrange(PEOPLE)
-        thing: int | str = chance.choice([*model.where, *GROUPS])
+        things: list[int | str] = [*model.where, *GROUPS]
+        thing = chance.choice(things)
         rights, seconds = chance.randrange(1, 16), chance.choice([0, 0, 5, 20])
         program = self.ann if giver < 0 else self.people[giver]
         pid, group = (self.named(giver, thing), "") if isinstance(thing, int) else (0, thing)
