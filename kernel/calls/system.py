@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info, row
@@ -12,7 +13,7 @@ from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.process import Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import may_read
+from llmasos.kernel.rights import may_read, told_all
 from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
@@ -50,9 +51,9 @@ def null(system: System, request: Request, call: Null) -> None:
 def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
     program = request.program
-    private = (
-        {} if program.owner.operator and not program.confined else {"journal_path": "", "arguments": [], "audit": ""}
-    )  # paths
+    private: dict[str, Any] = {} if told_all(program) else {"journal_path": "", "arguments": [], "audit": ""}  # paths
+    if program.confined:
+        private |= {"runtime": "", "os_pid": 0}
     return row(
         BootInfo,
         system.config,

@@ -3,7 +3,8 @@
 What it sees is listed, not what it does not: the system's programs and libraries, a few files of /etc, the Python that
 runs here and this package, all to be read only; an empty /tmp; what its starter binds in; and the endpoint of its sandbox
 in place of the kernel's runtime directory. It has no network, no process of others, no capabilities, no variable of the
-environment that could be a secret, no key of its user's keyrings, and it ends with whoever started it.
+environment that could be a secret, and it ends with whoever started it. A filter of system calls (seccomp(2)) keeps it
+from what no namespace divides: its user's keyrings, which may have the key of the kernel's journal, and tracing.
 
 Flatpak does the same. Where it cannot be had there is no sandbox: ENOTSUP says why.
 """
@@ -15,6 +16,7 @@ import os
 import platform
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -41,20 +43,24 @@ _ETC = (
     "ssl/certs", "terminfo",
 )  # fmt: skip
 _PASSED = ("PATH", "LANG", "LANGUAGE", "TERM", "TZ", "COLUMNS", "LINES", "NO_COLOR", "COLORTERM")
-_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "i686": 288, "ppc64le": 271, "s390x": 280}
-# Runs before bwrap does, in the process that becomes it. PDEATHSIG (1) is of the thread that started it, and if that has
-# gone already nobody sends it. A new session keyring (1): the old one may have the master key of the kernel's journal.
+# Runs before bwrap does, in the process that becomes it. PDEATHSIG (1) is sent by the end of the thread that started it,
+# and by nobody if that has gone already.
 _LAUNCH = """
-import ctypes, errno, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-libc.prctl(1, 9, 0, 0, 0)
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("whoever started this has gone")
-number = int(sys.argv[2])
-if number and libc.syscall(number, 1, None) < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
-    sys.exit(f"no session keyring of its own can be had: {os.strerror(ctypes.get_errno())}")
-os.execv(sys.argv[3], sys.argv[3:])
+os.execv(sys.argv[2], sys.argv[2:])
 """
+# By machine: its number for seccomp (AUDIT_ARCH_*), and those of the calls that are refused: add_key request_key keyctl,
+# bpf, perf_event_open, userfaultfd, open_by_handle_at, kexec_load, io_uring's three.
+_REFUSED = {
+    "x86_64": (0xC000003E, (248, 249, 250, 321, 298, 323, 304, 246, 425, 426, 427)),
+    "aarch64": (0xC00000B7, (217, 218, 219, 280, 241, 282, 265, 104, 425, 426, 427)),
+}
+_LOAD, _EQUAL, _ABOVE, _RETURN = 0x20, 0x15, 0x35, 0x06  # of BPF: a word of the call, jumps, the verdict
+_ALLOWED, _EPERM, _ENDED = 0x7FFF0000, 0x00050001, 0x80000000
+_X32 = 0x40000000  # the bit of another set of numbers on x86_64
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class View:
 class Child:
     """A program in a sandbox, and whatever it starts there. `over` is called, in a thread, when all of it has ended."""
 
-    def __init__(self, words: list[str], arguments: int, over: Callable[[], None], streams: Sequence[Stream]) -> None:
+    def __init__(self, words: list[str], given: Sequence[int], over: Callable[[], None], streams: Sequence[Stream]) -> None:
         self.status: int | None = None
         self._ended = threading.Event()
         started = threading.Event()
@@ -81,7 +87,7 @@ class Child:
         def watch() -> None:  # the operating system ends the program with the thread that has started it
             try:
                 self.process = subprocess.Popen(
-                    words, stdin=streams[0], stdout=streams[1], stderr=streams[2], pass_fds=[arguments], cwd="/"
+                    words, stdin=streams[0], stdout=streams[1], stderr=streams[2], pass_fds=given, cwd="/"
                 )
             except OSError as error:
                 failed.append(error)
@@ -125,8 +131,8 @@ def check(command: Sequence[str], view: View, directory: str, kernel: Sequence[P
         raise Errno.EINVAL("say which program is to run in the sandbox")
     if sys.platform != "linux":
         raise Errno.ENOTSUP("a sandbox is made of Linux's namespaces, which this system has not")
-    if platform.machine() not in _KEYCTL and os.path.exists("/proc/keys"):
-        raise Errno.ENOTSUP(f"on {platform.machine()} a sandbox cannot be kept from its user's keyrings yet")
+    if platform.machine() not in _REFUSED:
+        raise Errno.ENOTSUP(f"which system calls a sandbox may make is known of {' and '.join(_REFUSED)} only")
     trouble = f"bubblewrap is not installed: {_INSTALL}"
     for found in _installed():
         arguments = [*_options(found, view), *_seen(view, directory, kernel)]
@@ -140,21 +146,42 @@ def start(
     found: str, arguments: list[str], command: Sequence[str], over: Callable[[], None], streams: Sequence[Stream]
 ) -> Child:
     """Start a program by what `check` has returned. Raises OSError."""
-    given = _in_memory(arguments)
+    given = _handed(arguments)
     try:
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(_KEYCTL.get(platform.machine(), 0))]
-        return Child([*launcher, found, "--args", str(given), "--", *command], given, over, streams)
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid())]
+        return Child([*launcher, found, *_given(*given), "--", *command], given, over, streams)
     finally:
-        os.close(given)
+        for descriptor in given:
+            os.close(descriptor)
 
 
-def _in_memory(arguments: list[str]) -> int:
-    """A descriptor of the arguments, which are shown to nobody: a command line is, in the sandbox too."""
-    given = os.memfd_create("arguments")
+def _handed(arguments: list[str]) -> tuple[int, int]:
+    """Descriptors of the arguments, which are shown to nobody (a command line is, in the sandbox too), and of the
+    filter."""
+    return _in_memory(b"".join(os.fsencode(one) + b"\0" for one in arguments)), _in_memory(_filter())
+
+
+def _given(arguments: int, calls: int) -> list[str]:
+    return ["--args", str(arguments), "--seccomp", str(calls)]
+
+
+def _in_memory(data: bytes) -> int:
+    given = os.memfd_create("given")
     with os.fdopen(os.dup(given), "wb") as file:
-        file.write(b"".join(os.fsencode(one) + b"\0" for one in arguments))
+        file.write(data)
     os.lseek(given, 0, os.SEEK_SET)
     return given
+
+
+def _filter() -> bytes:
+    """A program of classic BPF, as seccomp(2) has it: calls by another machine's numbers end their maker, those that are
+    refused fail with EPERM."""
+    machine, refused = _REFUSED[platform.machine()]
+    program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, machine), (_RETURN, 0, 0, _ENDED), (_LOAD, 0, 0, 0)]
+    program += [(_ABOVE, 0, 1, _X32), (_RETURN, 0, 0, _EPERM)]
+    for number in refused:
+        program += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
+    return b"".join(struct.pack("=HBBI", *step) for step in [*program, (_RETURN, 0, 0, _ALLOWED)])
 
 
 def _installed() -> Iterator[str]:
@@ -170,14 +197,15 @@ def _trial(found: str, arguments: list[str]) -> str | None:
     """Why a program cannot be started so; None: it can."""
     nothing = next((path for path in ("/usr/bin/true", "/bin/true") if os.path.exists(path)), "")
     command = [nothing] if nothing else [sys.executable, "-I", "-S", "-c", ""]
-    given = _in_memory(arguments)
+    given = _handed(arguments)
     try:
-        words = [found, "--args", str(given), "--", *command]
-        tried = subprocess.run(words, pass_fds=[given], stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+        words = [found, *_given(*given), "--", *command]
+        tried = subprocess.run(words, pass_fds=given, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     finally:
-        os.close(given)
+        for descriptor in given:
+            os.close(descriptor)
     said = tried.stderr.decode(errors="replace").strip().splitlines()
     return None if tried.returncode == 0 else (said[-1] if said else f"it ended with {tried.returncode}")
 
@@ -252,7 +280,8 @@ def _python() -> list[str]:
     package = runtime.package()
     linked = [entry.resolve() for entry in package.iterdir() if entry.is_symlink() and entry.is_dir()]
     python = Path(sys.executable).resolve().parent
-    found = [Path(sys.prefix), Path(sys.base_prefix), python, package, *linked, ours.parent]
+    packages = [Path(one) for one in sys.path if one.endswith(("site-packages", "dist-packages")) and os.path.isdir(one)]
+    found = [Path(sys.prefix), Path(sys.base_prefix), python, *packages, package, *linked, ours.parent]
     places = sorted({os.path.abspath(place) for place in found} | {os.path.realpath(place) for place in found})
     kept: list[str] = []
     for place in places:

@@ -241,8 +241,8 @@ class System(Connection):
     ) -> Sandboxed:
         """Start a program of this machine that is held by the operating system (bubblewrap), and can reach of the kernel
         what `grants` names, and nothing else: agents, or the paths of groups, each with the rights that it is to have
-        ("read", "control", ...). Whatever it starts is held with it, connects as usual (`System.connect()`), and finds these
-        by `grants()` or `ps()`.
+        ("read", "control", ...). Whatever it starts is held with it, connects as usual (`System.connect()`), and finds
+        these by `grants()` or `ps()`.
 
         It sees the system's programs, this Python, the files of the models that it was granted, and `read`; it may change
         an empty /tmp and `write`. It starts in `directory`, which must be in one of these, with few variables of the
