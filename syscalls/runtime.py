@@ -124,7 +124,7 @@ def holder(runtime: Path) -> int | None:
     try:
         lock = os.open(runtime / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return 0 if (runtime / PROGRAMS).exists() and _answers(runtime) else None  # a sandbox has the socket alone
     try:
         # A shared lock for an instant: two readers do not disturb each other, and a booting kernel tries again.
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -163,6 +163,13 @@ def listening(runtime: Path) -> bool:
     if not trusted:
         raise PermissionError(f"the kernel in {runtime} is another user's")
     return True
+
+
+def _answers(runtime: Path) -> bool:
+    try:
+        return listening(runtime)
+    except PermissionError:
+        return False
 
 
 def _is_trusted(uid: int, runtime: Path) -> bool:

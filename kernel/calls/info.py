@@ -5,19 +5,23 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from llmasos.kernel.clock import seconds
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import rights_on, rows
+from llmasos.kernel.rights import rights_on, rows, told_all
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_MAPPED
-from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo, Record
+from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo, Record, Usage
 from llmasos.syscalls.table import Getinfo, Needs, Ps
 
 _READ = int(Needs.READ)
+_STATIC = ("architecture", "parameters", "vocab", "layers", "block_bytes", "eos_ids", "sampling", "stored")
+NO_USAGE = Usage()
 _MOST_REASON = 400  # characters of a reason in a row
 
 _MISSING = object()
@@ -36,14 +40,21 @@ def row(kind: type[_Row], /, *sources: object, **told: Any) -> _Row:
 
 def getinfo(system: System, request: Request, call: Getinfo, process: Process) -> ProcessInfo:
     """Row 26 of the table, `Getinfo`."""
-    return process_info(system, process, _told(system, request.program, process))
+    return _row(system, request.program, process)
 
 
 def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     """Row 27 of the table, `Ps`."""
     program = request.program
     seen = rows(system, program, call.after, call.limit)
-    return [process_info(system, process, _told(system, program, process)) for process in seen]
+    return [_row(system, program, process) for process in seen]
+
+
+def _row(system: System, program: Program, process: Process) -> ProcessInfo:
+    info = process_info(system, process, _told(system, program, process))
+    if program.confined and process is not program and not isinstance(process, LLMProcess):  # of init no figures
+        return replace(info, os_pid=0, rss=0, cpu_seconds=0.0, usage=NO_USAGE, parked=0)
+    return info
 
 
 def _told(system: System, program: Program, process: Process) -> bool:
@@ -108,6 +119,8 @@ def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
 def model_info(system: System, program: Program, image: Image, device: str) -> ModelInfo:
     """A model on a device as a record; which processes run it is told of those that the program sees."""
     probed = image.probed
+    if program.confined:
+        return _of_confined(system, program, image, device)
     if probed is None:
         asked = next(iter(image.requested))
         return ModelInfo(image.name, image.path, asked, device, image.shown_state, image.progress)
@@ -135,9 +148,25 @@ def model_info(system: System, program: Program, image: Image, device: str) -> M
     )
 
 
+def _of_confined(system: System, program: Program, image: Image, device: str) -> ModelInfo:
+    """What a model is, and what of the program's runs it. No figure tells what others do."""
+    probed = image.probed
+    mine = [pid for pid in sorted(image.users) if rights_on(system, program, image.users[pid])]
+    told: dict[str, Any] = {"device": device, "state": image.shown_state, "processes": len(mine), "mapped_by": mine[:MAX_MAPPED]}
+    if probed is None:
+        return ModelInfo(image.name, image.path, next(iter(image.requested)), **told)
+    static = {name: getattr(probed, name) for name in _STATIC if hasattr(probed, name)}
+    own = {"weight_bytes": image.weight_bytes or probed.weight_bytes, "context": image.context or probed.context}
+    return ModelInfo(image.name, image.path, image.dtype, block_tokens=image.block_tokens, **told, **(static | own))
+
+
 def device_info(device: Device, program: Program) -> DeviceInfo:
     """A device as a record. What a driver said may be about anybody's work, and is told the operator."""
-    error = device.error if program.owner.operator or not device.error else "it is down; the operator's log says why"
+    error = device.error if told_all(program) or not device.error else "it is down; the operator's log says why"
+    if program.confined:  # no figure tells what others do
+        hello = device.hello
+        known = (hello.architectures, hello.dtypes, hello.features) if hello is not None else ([], [], [])
+        return DeviceInfo(device.name, device.config.kind, device.state, "", 0, 0, 0, 0, [], *known)
     return row(
         DeviceInfo,
         device,

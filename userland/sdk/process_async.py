@@ -227,8 +227,9 @@ class Process(Talk):
         self, to: int | str, rights: Strings = "read", *, seconds: float = 0.0, timeout: float | None = None
     ) -> GrantInfo:
         """Hand rights on it to a program of another owner: `to` is a user id, or `uid/tenant`; rights are "see", "read",
-        "control", "limits", of which one must have each oneself. After `seconds` it ends, if they are not 0. The answer's `ticket` is good once, for
-        `System.accept` there; `System.revoke` takes back its `handle`. Raises EINVAL, ESRCH, EPERM, EDQUOT.
+        "control", "limits", of which one must have each oneself. It ends after `seconds`, if they are not 0: time goes on
+        while no kernel runs. The answer's `ticket` is good once, for `System.accept` there; `System.revoke` takes back
+        its `handle`. Raises EINVAL, ESRCH, EPERM, EDQUOT.
 
         Example:
             ticket = (await agent.grant(1002, ["read", "control"])).ticket
