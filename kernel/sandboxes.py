@@ -70,6 +70,8 @@ def find(system: System, event: Syscall) -> Sandbox:
     sandbox = system.sandboxes.get(event.sandbox)
     if sandbox is None:
         raise Errno.EPERM("the sandbox of this endpoint has been closed")
+    if system.owners.key(event.uid) != sandbox.starter.owner.base.key:
+        raise Errno.EPERM("this endpoint is for programs of the user who made it")
     return sandbox
 
 

@@ -293,6 +293,7 @@ def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
     assert unguarded == {
         ("getinfo", "pid"),
         ("grant", "pid"),
+        ("grant", "group"),
         ("group_stat", "path"),
         ("checkpoint", "path"),
         ("restore", "path"),
