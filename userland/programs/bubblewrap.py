@@ -121,6 +121,13 @@ class Child:
             with suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGKILL)
 
+    def close(self) -> None:
+        """Close what is left open of its pipes."""
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with suppress(OSError):  # nobody reads what is left in it
+                    pipe.close()
+
 
 Stream = int | IO[bytes] | IO[str] | None
 

@@ -13,7 +13,7 @@ from llmasos.userland.sdk.script import seconds
 
 
 class Sandboxed:
-    """A program in a sandbox (`System.sandbox`), with whatever it has started there. `with` ends it."""
+    """A program in a sandbox (`System.sandbox`), with whatever it has started there. `with` ends it, and closes its pipes."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
@@ -76,3 +76,4 @@ class Sandboxed:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.kill()
+        self._child.close()
