@@ -13,9 +13,20 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.objects.grant import Grant, Thing, covers
 from llmasos.kernel.objects.process import LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.seeds import mix
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import PROCESSES
+
+_MOST = 2**31 - 1  # the greatest handle: people write them down
+
+
+def unused(system: System, drawn: int) -> int:
+    """A handle for a new grant, of bits that were drawn."""
+    number = mix(drawn, 0) % _MOST + 1
+    while system.grants.get(number) is not None:
+        number = number % _MOST + 1
+    return number
 
 
 def cut(system: System, grant: Grant, how: str) -> int:

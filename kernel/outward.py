@@ -44,7 +44,6 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
     EstimateInfo: ("refused",),
     GroupInfo: ("processes",),
 }
-HANDLES: dict[type[Record], tuple[str, ...]] = {GrantInfo: ("handle", "parent")}  # numbered as pids are
 
 _PATH = re.compile(r"(?<![\w/.:])/[^\s'\",;:()]+")
 
@@ -92,10 +91,7 @@ def _record(reader: _Reader, value: Any) -> Any:
     fields = FIELDS.get(type(value))
     if fields is None:
         return value
-    told = {name: _field(reader, getattr(value, name)) for name in fields}
-    for name in HANDLES.get(type(value), ()):  # of which none is the same for all
-        told[name] = _pids(reader._replace(shared=()), getattr(value, name))
-    return replace(value, **told)
+    return replace(value, **{name: _field(reader, getattr(value, name)) for name in fields})
 
 
 def _field(reader: _Reader, value: Any) -> Any:

@@ -141,13 +141,6 @@ def inward(system: System, program: Program, pid: int) -> int:
     return pid if not space or pid in system.table.shared else pids.pid_of(space, pid)
 
 
-def handle(program: Program, number: int) -> int:
-    """The number of the grant that a program calls so; its user counts them for himself."""
-    if number > pids.MOST:
-        return pids.plain(number)
-    return pids.pid_of(program.owner.space, number)
-
-
 def called(system: System, program: Program, pid: int) -> int:
     """A pid as a reason tells a program: the operator's, plain numbers, could be taken for one of its own."""
     return pid if not program.owner.space or pid in system.table.shared else pids.foreign(pid)
@@ -206,6 +199,16 @@ def _seen(system: System, program: Program, pid: int) -> Process | None:
 def gone(pid: int) -> SyscallError:
     """Of a process that has exited, that never was, or that the caller may not see."""
     return Errno.ESRCH(f"no process {pids.shown(pid)}: it has exited, or never was; `ps` lists the processes")
+
+
+def owner(system: System, program: Program, name: str) -> Owner:
+    """The owner of that name (a uid, or `uid/tenant`). ESRCH: there is none, or the program's is not over it."""
+    uid, slash, tenant = name.partition("/")
+    base = system.owners.key(int(uid)) or system.owners.operator.name
+    found = system.owners.get(f"{base}{slash}{tenant}")
+    if found is None or program.confined or not program.owner.over(found):
+        raise Errno.ESRCH(f"no owner {name} is here, or it is not yours to reach; your own is {program.owner.name}")
+    return found
 
 
 def group(system: System, program: Program, path: str, base: Group) -> Group:

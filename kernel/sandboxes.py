@@ -7,9 +7,11 @@ it. So nothing of the rights of a sandbox is new: `revoke`, an expiry, the start
 from __future__ import annotations
 
 from llmasos.kernel.events import CloseSandbox, OpenSandbox, SandboxOpened, Syscall
+from llmasos.kernel.grants import unused
 from llmasos.kernel.objects.grant import Grant
 from llmasos.kernel.objects.process import Program
 from llmasos.kernel.objects.sandbox import Sandbox
+from llmasos.kernel.seeds import mix
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
 from llmasos.syscalls.budgets import GRANTS, SANDBOXES
@@ -75,7 +77,7 @@ def find(system: System, event: Syscall) -> Sandbox:
     return sandbox
 
 
-def confine(system: System, sandbox: Sandbox, program: Program) -> None:
+def confine(system: System, sandbox: Sandbox, program: Program, drawn: int) -> None:
     """A program has come by the endpoint of a sandbox: it is confined, and gets what that was granted. EDQUOT."""
     given = granted(system, sandbox)
     if len(given) > GRANTS.process or len(system.grants) + len(given) > GRANTS.all:
@@ -84,8 +86,8 @@ def confine(system: System, sandbox: Sandbox, program: Program) -> None:
     program.sandbox, program.confined = sandbox.number, True
     program.rights &= int(Right.QUERY | Right.CONTROL)
     sandbox.programs[program.pid] = program
-    for one in given:
-        pass_on(system, one, program)
+    for place, one in enumerate(given):
+        pass_on(system, one, program, mix(drawn, place))
 
 
 def granted(system: System, sandbox: Sandbox) -> list[Grant]:
@@ -94,8 +96,8 @@ def granted(system: System, sandbox: Sandbox) -> list[Grant]:
     return [one for one in held if one.sandbox == sandbox.number]
 
 
-def pass_on(system: System, grant: Grant, program: Program) -> None:
+def pass_on(system: System, grant: Grant, program: Program, drawn: int) -> None:
     """A program of a sandbox gets what this was granted."""
-    number = system.grants.new_number(program.owner.space)
+    number = unused(system, drawn)
     given = grant.thing, grant.rights, grant.maker, program.owner.key, grant, 0, program, grant.until
     system.grants.add(Grant(number, *given))

@@ -20,8 +20,6 @@ from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo,
 from llmasos.syscalls.table import Getinfo, Needs, Ps
 
 _READ = int(Needs.READ)
-_STATIC = ("architecture", "parameters", "vocab", "layers", "block_bytes", "eos_ids", "sampling", "stored")
-NO_USAGE = Usage()
 _MOST_REASON = 400  # characters of a reason in a row
 
 _MISSING = object()
@@ -52,14 +50,47 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
 
 def _row(system: System, program: Program, process: Process) -> ProcessInfo:
     info = process_info(system, process, _told(system, program, process))
-    if program.confined and process is not program and not isinstance(process, LLMProcess):  # of init no figures
-        return replace(info, os_pid=0, rss=0, cpu_seconds=0.0, usage=NO_USAGE, parked=0)
+    if program.confined and not isinstance(process, LLMProcess):  # nothing of the machine, and of init no figures
+        info = replace(info, os_pid=0, rss=0, cpu_seconds=0.0)
+        return info if process is program else replace(info, usage=Usage(), parked=0)
     return info
 
 
 def _told(system: System, program: Program, process: Process) -> bool:
     """Whether a row tells all; of what others only see it leaves out what their programs made or were told."""
     return bool(rights_on(system, program, process) & _READ)
+
+
+# What of a device and its models tells of the work that others have done with them. A confined program gets none of it:
+# two of these could tell each other something by it.
+_NO_WORK: dict[type[Record], dict[str, Any]] = {
+    DeviceInfo: {
+        "incarnation": 0,
+        "restarts": 0,
+        "ready": 0,
+        "steps": 0,
+        "tokens_computed": 0,
+        "tokens_decoded": 0,
+        "busy_seconds": 0.0,
+    },
+    ModelInfo: {
+        "frames_free": 0,
+        "frames_cached": 0,
+        "processes": 0,
+        "slots_free": 0,
+        "tier_slots_free": [],
+        "stretch": 1,
+        "lost": 0.0,
+        "resident_bytes": 0,
+        "faults": 0,
+        "pageins": 0,
+        "evictions": 0,
+    },
+}
+
+
+def _told_to(program: Program, info: _Row) -> _Row:
+    return replace(info, **_NO_WORK[type(info)]) if program.confined else info
 
 
 def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
@@ -119,13 +150,15 @@ def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
 def model_info(system: System, program: Program, image: Image, device: str) -> ModelInfo:
     """A model on a device as a record; which processes run it is told of those that the program sees."""
     probed = image.probed
-    if program.confined:
-        return _of_confined(system, program, image, device)
     if probed is None:
         asked = next(iter(image.requested))
         return ModelInfo(image.name, image.path, asked, device, image.shown_state, image.progress)
-    view = system.table.view(program.owner, everybody=system.config.show_all)
-    return row(
+    if program.confined:
+        mine = [pid for pid, process in image.users.items() if rights_on(system, program, process)]
+    else:
+        view = system.table.view(program.owner, everybody=system.config.show_all)
+        mine = [pid for pid in image.users if pid in view]
+    info = row(
         ModelInfo,
         image,
         image.thrash,
@@ -144,30 +177,15 @@ def model_info(system: System, program: Program, image: Image, device: str) -> M
         tier_slots=image.swap.counts,
         tier_slots_free=image.swap.frees,
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
-        mapped_by=sorted(pid for pid in image.users if pid in view)[:MAX_MAPPED],
+        mapped_by=sorted(mine)[:MAX_MAPPED],
     )
-
-
-def _of_confined(system: System, program: Program, image: Image, device: str) -> ModelInfo:
-    """What a model is, and what of the program's runs it. No figure tells what others do."""
-    probed = image.probed
-    mine = [pid for pid in sorted(image.users) if rights_on(system, program, image.users[pid])]
-    told: dict[str, Any] = {"device": device, "state": image.shown_state, "processes": len(mine), "mapped_by": mine[:MAX_MAPPED]}
-    if probed is None:
-        return ModelInfo(image.name, image.path, next(iter(image.requested)), **told)
-    static = {name: getattr(probed, name) for name in _STATIC if hasattr(probed, name)}
-    own = {"weight_bytes": image.weight_bytes or probed.weight_bytes, "context": image.context or probed.context}
-    return ModelInfo(image.name, image.path, image.dtype, block_tokens=image.block_tokens, **told, **(static | own))
+    return _told_to(program, info)
 
 
 def device_info(device: Device, program: Program) -> DeviceInfo:
     """A device as a record. What a driver said may be about anybody's work, and is told the operator."""
     error = device.error if told_all(program) or not device.error else "it is down; the operator's log says why"
-    if program.confined:  # no figure tells what others do
-        hello = device.hello
-        known = (hello.architectures, hello.dtypes, hello.features) if hello is not None else ([], [], [])
-        return DeviceInfo(device.name, device.config.kind, device.state, "", 0, 0, 0, 0, [], *known)
-    return row(
+    info = row(
         DeviceInfo,
         device,
         device.hello,
@@ -180,3 +198,4 @@ def device_info(device: Device, program: Program) -> DeviceInfo:
         busy_seconds=seconds(device.busy),
         error=error,
     )
+    return _told_to(program, info)

@@ -7,13 +7,14 @@ import itertools
 
 from llmasos.kernel import desk, sandboxes
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.grants import cut
+from llmasos.kernel.grants import cut, unused
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.objects.grant import Grant, Thing, covers
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.sandbox import Sandbox
-from llmasos.kernel.rights import called, concerns, handle, owns
+from llmasos.kernel.rights import called, concerns, owns
+from llmasos.kernel.seeds import mix
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import pids
@@ -47,13 +48,13 @@ def grant(
     until = system.wall + nanoseconds(call.seconds) if call.seconds else 0
     if parent is not None and parent.until:
         until = min(until or parent.until, parent.until)
-    number, holder = system.grants.new_number(program.owner.space), program if sandbox is not None else None
+    number, holder = unused(system, request.drawn), program if sandbox is not None else None
     secret = request.drawn | 1 if sandbox is None else 0
     hands = rights | _SEE, program.owner.key, to, parent, secret, holder, until
     made = Grant(number, thing, *hands, sandbox.number if sandbox is not None else 0)
     system.grants.add(made)
     for one in sandbox.programs.values() if sandbox is not None else ():
-        sandboxes.pass_on(system, made, one)
+        sandboxes.pass_on(system, made, one, mix(request.drawn, one.pid))
     return _info(system, program, made, _ticket(made) if sandbox is None else b"")
 
 
@@ -120,7 +121,7 @@ def accept(system: System, request: Request, call: Accept) -> GrantInfo:
 
 def grants(system: System, request: Request, call: Grants) -> list[GrantInfo]:
     """Row 102 of the table, `Grants`."""
-    program, after = request.program, handle(request.program, call.after) if call.after else 0
+    program, after = request.program, call.after
     found = {} if program.confined else {one.number: one for one in system.grants.after(program.owner, after, call.limit)}
     for held in system.grants.held(program.pid).values():
         found |= {one.number: one for one in held.within() if one.number > after}
@@ -129,16 +130,14 @@ def grants(system: System, request: Request, call: Grants) -> list[GrantInfo]:
 
 def revoke(system: System, request: Request, call: Revoke) -> int:
     """Row 103 of the table, `Revoke`."""
-    found = system.grants.get(handle(request.program, call.handle))
+    found = system.grants.get(call.handle)
     if found is None or not concerns(request.program, found):
         raise _no_grant(call.handle)
     return cut(system, found, "was taken back")
 
 
 def _no_grant(number: int) -> SyscallError:
-    return Errno.ESRCH(
-        f"no grant {pids.shown(number)}: it was taken back, or has ended, or never was; `grants` lists them"
-    )
+    return Errno.ESRCH(f"no grant {number}: it was taken back, or has ended, or never was; `grants` lists them")
 
 
 def _ticket(one: Grant) -> bytes:

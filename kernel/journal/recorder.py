@@ -34,7 +34,6 @@ from llmasos.kernel.journal.records import (
     GroupHead,
     GroupSpent,
     Grown,
-    Handles,
     Noted,
     OwnerHead,
     Pids,
@@ -80,7 +79,6 @@ class Recorder:
         self._machine = ""
         self.wall = 0  # what the wall clock has shown, of which the journal is to know
         self._wall = 0  # and what it has
-        self._handles: dict[int, int] = {}  # likewise the next numbers of grants
         self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
         self._next: dict[int, int] = {}  # pids, as the journal has them
@@ -103,7 +101,7 @@ class Recorder:
         self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
         self.position, self.ends, self._machine = state.position, state.ends, state.machine
-        self.wall, self._wall, self._handles = state.wall, state.wall, state.handles.copy()
+        self.wall = self._wall = state.wall
         self.pids_from = {space: positions.beyond(number) for space, number in self._next.items()}
         self._begin = (state.boot, state.here) if state.boot else None
 
@@ -150,9 +148,13 @@ class Recorder:
         self._noted.pop(process.pid, None)
         self._grown[process.pid] = process  # for what it has been charged for
         process.recorded = process.records.journaled = 0
-        if process.pid in self._known:
-            self._first.append(Shredded(process.pid))
-        self._answers = [(one, destroyed(told) if told.about == process.pid else told) for one, told in self._answers]
+        self.untold(process.pid, known=process.pid in self._known)
+
+    def untold(self, pid: int, *, known: bool = True) -> None:
+        """What answers have told of a process is gone."""
+        if self.on and known:
+            self._first.append(Shredded(pid))
+        self._answers = [(one, destroyed(told) if told.about == pid else told) for one, told in self._answers]
 
     def group_set(self, group: Group) -> None:
         if self.on:
@@ -260,10 +262,6 @@ class Recorder:
         entries += [grant_head(grant) for grant in grants.changed.values() if grant is not None]
         if gone := [number for number, grant in grants.changed.items() if grant is None]:
             entries.append(Revoked(gone))
-        for space, number in grants.next.items():
-            if self._handles.get(space) != number:
-                self._handles[space] = number
-                entries.append(Handles(number, space))
         for number, sandbox in sandboxes.changed.items():
             entries.append(SandboxHead(number, sandbox.starter.pid if sandbox is not None else 0))
         if self.wall != self._wall:
@@ -313,7 +311,7 @@ class Recorder:
         state = State(secret, now, numbers.pop(0), numbers=numbers)
         state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
-        state.grants, state.handles = {grant.number: grant_head(grant) for grant in grants}, grants.next.copy()
+        state.grants = {grant.number: grant_head(grant) for grant in grants}
         state.sandboxes, state.wall = {one.number: one.starter.pid for one in sandboxes}, self._wall
         for process in table:
             if isinstance(process, Program):

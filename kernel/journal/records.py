@@ -258,20 +258,13 @@ class Revoked(Entry, tag=24):
     numbers: list[int]
 
 
-class Handles(Entry, tag=25):
-    """The number of the next new grant of a user; 0: of the operator."""
-
-    next: int
-    space: int
-
-
-class Clock(Entry, tag=26):
+class Clock(Entry, tag=25):
     """What the wall clock has shown, in nanoseconds: it shows no less from here on."""
 
     at: int
 
 
-class SandboxHead(Entry, tag=27):
+class SandboxHead(Entry, tag=26):
     """A program has a sandbox of this number from here on; `starter` 0: it is gone."""
 
     number: int
@@ -291,7 +284,6 @@ AnyEntry = (
     | Shredded
     | Granted
     | Revoked
-    | Handles
     | Clock
     | SandboxHead
     | Gone

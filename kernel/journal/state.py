@@ -26,7 +26,6 @@ from llmasos.kernel.journal.records import (
     GroupHead,
     GroupSpent,
     Grown,
-    Handles,
     Noted,
     OwnerHead,
     Pids,
@@ -194,7 +193,6 @@ class State:
     owners: dict[str, OwnerHead] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
     grants: dict[int, Granted] = field(default_factory=dict)
-    handles: dict[int, int] = field(default_factory=dict)  # by user, the number of the next grant
     sandboxes: dict[int, int] = field(default_factory=dict)  # by number, the pid of the starter
     wall: int = 0
     position: int = 0
@@ -262,7 +260,7 @@ class State:
                 self.spent[entry.path] = entry.tokens
             case DeviceHead():
                 self.devices[entry.name] = entry
-            case Granted() | Revoked() | Handles() | Clock() | SandboxHead():
+            case Granted() | Revoked() | Clock() | SandboxHead():
                 self._grant(entry)
             case OwnerHead():
                 self.owners[entry.name] = entry
@@ -271,8 +269,8 @@ class State:
             case Secret():
                 self.secret = entry.key
             case Shredded():
-                process = self.processes[entry.pid]
-                process.log, process.records, process.logprobs = log_of(), [], []
+                if (process := self.processes.get(entry.pid)) is not None:  # else answers alone tell of it
+                    process.log, process.records, process.logprobs = log_of(), [], []
                 for program in self.programs.values():
                     program.answers.forget(entry.pid)
             case Sealed():
@@ -290,15 +288,13 @@ class State:
             del process.logprobs[entry.known :]
             process.logprobs += entry.logprobs
 
-    def _grant(self, entry: Granted | Revoked | Handles | Clock | SandboxHead) -> None:
+    def _grant(self, entry: Granted | Revoked | Clock | SandboxHead) -> None:
         match entry:
             case Granted():
                 self.grants[entry.number] = entry
             case Revoked():
                 for number in entry.numbers:
                     self.grants.pop(number, None)
-            case Handles():
-                self.handles[entry.space] = entry.next
             case Clock():
                 self.wall = entry.at
             case SandboxHead():
@@ -329,7 +325,6 @@ class State:
             self.owners.copy(),
             self.numbers.copy(),
             self.grants.copy(),
-            self.handles.copy(),
             self.sandboxes.copy(),
             self.wall,
             self.position,
@@ -348,8 +343,7 @@ class State:
             head.append(Began(self.ends, self.machine))
         for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
             yield Frame(self.now, entries)
-        last: list[AnyEntry] = [Handles(number, space) for space, number in self.handles.items()]
-        last += [SandboxHead(number, starter) for number, starter in self.sandboxes.items()]
+        last: list[AnyEntry] = [SandboxHead(number, starter) for number, starter in self.sandboxes.items()]
         if self.wall:
             last.append(Clock(self.wall))
         if last:
@@ -377,7 +371,7 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        facts = "secret next_pid groups spent devices owners numbers grants handles sandboxes wall position ends machine"
+        facts = "secret next_pid groups spent devices owners numbers grants sandboxes wall position ends machine"
         for name in facts.split():
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"

@@ -21,7 +21,6 @@ from llmasos.kernel.groups.group import Group
 from llmasos.kernel.objects.ordered import Ordered
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import LLMProcess, Process, Program
-from llmasos.syscalls import pids
 
 _NONE: Mapping[int, Grant] = MappingProxyType({})
 Thing = LLMProcess | Group
@@ -30,10 +29,9 @@ _K = TypeVar("_K")
 
 @dataclass(slots=True, eq=False)
 class Grant:
-    """`rights` are bits of Needs. `maker` is charged for it. Owners are named by their keys (Owner.key). `number` is its
-    handle, which the user of the maker counts for himself, as pids are (syscalls/pids.py)."""
+    """`rights` are bits of Needs. `maker` is charged for it. Owners are named by their keys (Owner.key)."""
 
-    number: int  # never used again
+    number: int  # its handle, drawn: one that is counted would tell how many others make
     thing: Thing
     rights: int
     maker: str
@@ -76,7 +74,6 @@ class Grants:
     """All grants, by their numbers, by who holds them, by what they are on, and by whose that is."""
 
     def __init__(self) -> None:
-        self.next: dict[int, int] = {}  # by user, the number that is given out next; 0: the operator's
         self._all: Ordered[Grant] = Ordered()
         self._of: dict[Owner, Ordered[Grant]] = {}  # by the owner of the thing, and by whose tenant that is
         self._held: dict[int, dict[int, Grant]] = {}  # by pid of the holder
@@ -95,11 +92,6 @@ class Grants:
 
     def get(self, number: int) -> Grant | None:
         return self._all.get(number)
-
-    def new_number(self, space: int) -> int:
-        """The next number of a user."""
-        number = self.next[space] = self.next.get(space, 1)
-        return pids.pid_of(space, number)
 
     def after(self, owner: Owner, number: int, limit: int) -> list[Grant]:
         """At most `limit` of those on what an owner is over, behind a number, in order."""
@@ -136,8 +128,6 @@ class Grants:
     # --- changes ---
 
     def add(self, grant: Grant) -> None:
-        space = pids.uid_of(grant.number)
-        self.next[space] = max(self.next.get(space, 1), pids.number_of(grant.number) + 1)
         self._all.put(grant.number, grant)
         self.changed[grant.number] = grant
         grant.whose = grant.thing.owner

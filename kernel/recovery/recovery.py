@@ -37,6 +37,7 @@ from llmasos.kernel.sched.force import note, reschedule
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
@@ -54,14 +55,15 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
-    program = system.table.find(pid)
+    program, number = system.table.find(pid), pids.number_of(pid)
     elsewhere = isinstance(program, Program) and program.sandbox != event.sandbox  # a sandbox has its own and no others
     if not isinstance(program, Program) or elsewhere or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
-            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
+            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
+            "ticket"
         )
     if program.grace is None:
-        raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
+        raise Errno.EAGAIN(f"program {number} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
     program.told = seen >= 0
@@ -192,15 +194,9 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _grants(system: System, state: State, programs: dict[int, Program]) -> None:
-    """Every grant again, what it was made of before it; and the sandboxes."""
-    waiting = sorted(state.grants.values(), key=lambda head: head.number)
-    while waiting:
-        later = [head for head in waiting if head.parent in state.grants and system.grants.get(head.parent) is None]
-        for head in waiting:
-            if head not in later:
-                _recall_grant(system, head, programs)
-        waiting = later if len(later) < len(waiting) else []
-    system.grants.next = state.handles.copy()
+    """Every grant again, and the sandboxes."""
+    for head in sorted(state.grants.values(), key=lambda head: _depth(state, head)):
+        _recall_grant(system, head, programs)
     system.grants.changed.clear()
     for number, pid in state.sandboxes.items():
         system.sandboxes.add(sandbox := Sandbox(number, programs[pid]))
@@ -215,6 +211,12 @@ def _recall_grant(system: System, head: Granted, programs: dict[int, Program]) -
     if isinstance(thing, LLMProcess | Group):
         hands = head.rights, head.maker, head.to, parent, head.secret, programs.get(head.holder)
         system.grants.add(Grant(head.number, thing, *hands, head.until, head.sandbox))
+
+
+def _depth(state: State, head: Granted) -> int:
+    """What a grant was made of comes before it."""
+    above = state.grants.get(head.parent)
+    return 0 if above is None else 1 + _depth(state, above)
 
 
 def _missing(system: System, program: Program) -> None:

@@ -22,7 +22,19 @@ from llmasos.syscalls import budgets, wire
 from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
-from llmasos.syscalls.table import Feed, Fork, Getinfo, Grant, GroupCreate, Null, Read, SandboxOpen, Spawn, StatsCall, Trace
+from llmasos.syscalls.table import (
+    Feed,
+    Fork,
+    Getinfo,
+    Grant,
+    GroupCreate,
+    Null,
+    Read,
+    SandboxOpen,
+    Spawn,
+    StatsCall,
+    Trace,
+)
 from tests.doorway import Doorway, apart, doorway, reached, until
 from tests.zmtp_client import Raw, frame
 
@@ -270,5 +282,8 @@ def test_one_connection_reaches_its_end_and_another_goes_on(name: str, shrink: S
     trio.run(main)
 
 
+FILES = {"shown files", "file copies"}  # tests/kernel/test_files.py
+
+
 def test_every_budget_is_driven_to_its_end_here() -> None:
-    assert sorted({*CORE, *EDGE}) == sorted(budget.name for budget in budgets.TABLE)
+    assert sorted({*CORE, *EDGE, *FILES}) == sorted(budget.name for budget in budgets.TABLE)

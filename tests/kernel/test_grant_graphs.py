@@ -109,11 +109,6 @@ class World:
     def named(self, giver: int, pid: int) -> int:
         return pid if giver < 0 else pid_of(ANN, pid)
 
-    def whole(self, giver: int, number: int) -> int:
-        """A handle, as the operator knows it."""
-        uid = ANN if giver < 0 else FIRST + giver
-        return number if number >> 62 or not number else pid_of(uid, number)
-
     def grant(self) -> None:
         chance, model = self.chance, self.model
         giver, taker = chance.randrange(-1, PEOPLE), chance.randrange(PEOPLE)
@@ -128,7 +123,7 @@ class World:
         assert future.errno is (Errno.OK if may else Errno.EPERM if model.sees(giver, thing) else hidden)
         if may:
             made: GrantInfo = future.value
-            parent = self.whole(giver, made.parent)
+            parent = made.parent
             until = made.until - self.sim.wall / 1e9 + model.now if made.until else 0.0
             assert bool(parent) == (giver >= 0)
             above = model.edges.get(parent)
@@ -136,7 +131,7 @@ class World:
             wanted = min((one for one in (asked, above.until if above else 0.0) if one), default=0.0)
             assert abs(until - wanted) < 1e-3
             self.people[taker].call(Accept(made.ticket))
-            model.edges[self.whole(giver, made.handle)] = Edge(taker, thing, rights | SEE, wanted, parent)
+            model.edges[made.handle] = Edge(taker, thing, rights | SEE, wanted, parent)
 
     def revoke(self) -> None:
         giver, model = self.chance.randrange(-1, PEOPLE), self.model
@@ -187,7 +182,7 @@ class World:
                 for need, call in [*tries, (CONTROL, Rename(name, "x"))]:
                     wanted = Errno.OK if held & need else Errno.EPERM if held else Errno.ESRCH
                     assert one.start(call).errno is wanted, (call, held, self.model)
-            told = {self.whole(who, row.handle) for row in one.call(Grants())}
+            told = {row.handle for row in one.call(Grants())}
             mine = {handle for handle in self.model.edges if any(
                 self.model.edges[above].to == who for above in self.model.above(handle))}  # fmt: skip
             assert told == mine

@@ -90,7 +90,13 @@ def test_whoever_comes_by_its_endpoint_is_confined_whatever_it_says(uid: int | N
     tool.call(Attach(rights=int(Right.ALL)))  # a second one undoes nothing
     for hidden in (room.other, room.ann.pid):
         assert errno_of(tool, Getinfo(hidden)) is Errno.ESRCH
-    refused = [Spawn("sim", [1]), StatsCall(), SandboxOpen(), GroupCreate("x"), Setlimits(room.mine, Limits(tokens=1))]
+    refused: list[Call[Any]] = [
+        Spawn("sim", [1]),
+        StatsCall(),
+        SandboxOpen(),
+        GroupCreate("x"),
+        Setlimits(room.mine, Limits(tokens=1)),
+    ]
     for call in refused:
         assert errno_of(tool, call) is Errno.EPERM, call
     assert errno_of(tool, Grant(room.other, str(BEN), READ)) is Errno.ESRCH
@@ -133,12 +139,12 @@ def test_a_sandbox_gets_no_more_than_its_starter_has() -> None:
 
 def test_its_endpoint_is_for_programs_of_its_owner_alone() -> None:
     room = Room()
-    for uid, more in ((BEN, {}), (ANN, {"tenant": "eve"})):
+    for uid, whose in ((BEN, ""), (ANN, "eve")):
         with pytest.raises(SyscallError, match="EPERM"):
-            enter(room.sim, room.sandbox, uid, **more)
+            enter(room.sim, room.sandbox, uid, tenant=whose)
     tenant = room.sim.program(uid=ANN, tenant="acme")
     within = enter(room.sim, tenant.call(SandboxOpen()).sandbox, ANN)
-    assert room.sim.kernel.table.find(pid_of(ANN, within.pid)).owner.tenant == "acme"
+    assert room.sim.kernel.table.get(pid_of(ANN, within.pid)).owner.tenant == "acme"
 
 
 def test_it_ends_with_its_starter_and_when_that_closes_it() -> None:
@@ -204,7 +210,7 @@ class Tool:
 
     def __init__(self, sim: Simulation, uid: int, sandbox: int, pid: int, chance: random.Random, calls: int) -> None:
         self.sim, self.uid, self.sandbox, self.pid, self.chance = sim, uid, sandbox, pid, chance
-        self.programs = [enter(sim, sandbox, uid, 5)]
+        self.programs = [enter(sim, sandbox, uid, uid)]
         self.made: list[Future[Any]] = []
         for moment in sorted(chance.random() * 3.0 for _ in range(calls)):
             sim.at(sim.now + moment, self.act)
@@ -213,24 +219,31 @@ class Tool:
         chance, pid, program = self.chance, self.pid, self.programs[0]
         tokens = [chance.randrange(900) for _ in range(chance.choice([1, 17, 40]))]
         named = chance.choice([pid, pid, pid, chance.randrange(1, 120), program.pid])
+        strange = named if named != pid else 1
         return [
             Null(), BootInfoCall(), Ps(), Models(), Grants(), Grant(pid, str(self.uid), chance.randrange(1, 16)),
-            Accept(b"no ticket"), Revoke(chance.randrange(1, 9)), Feed(pid, tokens), Decode(pid, chance.randrange(1, 40)),
-            Decode(pid, 0, logprobs=2), Read(named), Records(named), Truncate(pid, 3), Getinfo(named),
-            Wait(named, timeout=0.0), Rename(pid, "n"), Setlimits(named), Setlimits(pid, Limits(tokens=chance.randrange(5000, 9999))),
-            Kill(pid, chance.choice([Signal.STOP, *[Signal.CONT] * 3, Signal.INT])),
-            *[Decode(pid, chance.randrange(1, 400)) for _ in range(9)], *[Kill(pid, Signal.CONT)] * 3, Exit(named if named != pid else 1),
-            Spawn("sim", [1]), StatsCall(), Pagein("sim"),
+            Accept(b"no ticket"), Revoke(chance.randrange(1, 9)), Feed(pid, tokens), Decode(pid, 0, logprobs=2),
+            Read(named), Records(named), Truncate(pid, 3), Getinfo(named), Wait(named, timeout=0.0), Rename(pid, "n"),
+            Setlimits(named), Pagein("sim"),
+            Setlimits(pid, Limits(tokens=chance.randrange(5000, 9999))), Exit(strange), Spawn("sim", [1]), StatsCall(),
+            Kill(pid, chance.choice([Signal.STOP, *[Signal.CONT] * 3, Signal.INT])), *[Kill(pid, Signal.CONT)] * 3,
+            *[Decode(pid, chance.randrange(1, 400)) for _ in range(10)],
         ]  # fmt: skip
 
     def act(self) -> None:
         program = self.chance.choice(self.programs)
         if self.chance.random() < 0.1:
-            self.programs.append(enter_later(self.sim, self.sandbox, self.uid, self.made))
+            self.programs.append(self.enter_later())
         elif program.connected:
             self.made.append(program.start(self.chance.choice(self.calls())))
             if not program.connected or program.futures[1].errno is not Errno.OK:
                 self.programs.remove(program)
+
+    def enter_later(self) -> Prog:
+        program = self.sim.connection(self.uid, 1000 * self.uid + len(self.made))
+        program.sandbox = self.sandbox
+        self.made.append(program.start(Attach("tool", seen=0)))
+        return program
 
     def seen(self) -> list[tuple[object, ...]]:
         """What came back, and when."""
@@ -238,13 +251,6 @@ class Tool:
             (str(one.call), one.errno, one.at if one.done else None, one.reply and (one.reply.value, one.reply.reason))
             for one in self.made
         ]
-
-
-def enter_later(sim: Simulation, sandbox: int, uid: int, made: list[Future[Any]]) -> Prog:
-    program = sim.connection(uid, 5)
-    program.sandbox = sandbox
-    made.append(program.start(Attach("tool", seen=0)))
-    return program
 
 
 def transcript(secret: int, *, parted: bool = True) -> list[tuple[object, ...]]:

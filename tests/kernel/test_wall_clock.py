@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -27,11 +26,11 @@ class Times:
 
 
 @pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch) -> Iterator[Times]:
+def times(monkeypatch: pytest.MonkeyPatch) -> Times:
     found = Times()
     monkeypatch.setattr(time, "time_ns", lambda: found.wall)
     monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: found.running)
-    yield found
+    return found
 
 
 def test_it_goes_on_at_its_pace_where_somebody_sets_the_machines_clock_back(times: Times) -> None:

@@ -216,7 +216,9 @@ def test_where_a_program_cannot_be_held_nothing_is_started(
     with pytest.raises(SyscallError) as caught:
         system.sandbox(["touch", str(ran)], grants={agent: "read"}, write=[tmp_path])
     assert caught.value.errno is Errno.ENOTSUP
-    said = "No permissions to create a new namespace); allow user namespaces" if there else "pip install 'llmasos[sandbox]'"
+    said = (
+        "No permissions to create a new namespace); allow user namespaces" if there else "pip install 'llmasos[sandbox]'"
+    )
     assert said in caught.value.reason
     assert not ran.exists()
     eventually(lambda: not in_use(kernel), "no endpoint is left")

@@ -13,7 +13,8 @@ from llmasos.userland.sdk.script import seconds
 
 
 class Sandboxed:
-    """A program in a sandbox (`System.sandbox`), with whatever it has started there. `with` ends it, and closes its pipes."""
+    """A program in a sandbox (`System.sandbox`), with whatever it has started there. `with` ends it, and closes its
+    pipes."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
