@@ -28,10 +28,11 @@ def make(directory: Path, number: int, *, durable: bool) -> tuple[socket.socket,
     OSError."""
     place = place_of(directory, number)
     place.parent.mkdir(mode=0o711, exist_ok=True)
+    place.parent.chmod(0o711)  # whatever the umask is: a kernel may serve several users
     place.mkdir(mode=0o755, exist_ok=True)
     folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.fchmod(folder, 0o755)  # whatever the umask is
+        os.fchmod(folder, 0o755)
         if durable:
             (place / runtime.JOURNAL).touch()
         listener = listening.listen(Path(f"/proc/self/fd/{folder}") / runtime.PROGRAMS)  # its path may be a long one

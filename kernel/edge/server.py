@@ -215,17 +215,20 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             self._halt.set()  # what ends from here on is no event
-            self._programs.close()
-            if self._halts and not self._keeps:
-                entrances.clear(self._directory)
-            self._drivers.close()
-            if self._files is not None:
-                self._files.close()
+            self._close_doors()
             if self._keeper is not None:
                 self._keeper.close()
             if self._audit is not None:
                 self._audit.close()
         return self._keeps
+
+    def _close_doors(self) -> None:
+        self._programs.close()
+        if self._halts and not self._keeps:
+            entrances.clear(self._directory)
+        self._drivers.close()
+        if self._files is not None:
+            self._files.close()
 
     def _make_doors(self) -> None:
         descriptors = listening.raise_descriptor_limit()
