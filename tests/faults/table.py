@@ -132,6 +132,13 @@ def _halt(agent: Agent, arm: Callable[[], None]) -> None:
     agent.turn()
 
 
+def _first_boot(agent: Agent, arm: Callable[[], None]) -> None:
+    agent.target.reboot(arm, first=True)
+    agent.begin_anew()
+    agent.turn()
+    agent.images()
+
+
 MOMENTS = (
     Moment("work", _work, 0.1),
     Moment("compaction", _compact, 0.5),
@@ -139,6 +146,7 @@ MOMENTS = (
     Moment("a driver's death", _driver, 1.0),
     Moment("boot", _reboot, 1.0),
     Moment("halt", _halt, 1.5),
+    Moment("first boot", _first_boot, 1.6),
 )
 
 
