@@ -142,9 +142,13 @@ class Recorder:
         self._noted.pop(process.pid, None)
         self._grown[process.pid] = process  # for what it has been charged for
         process.recorded = process.records.journaled = 0
-        if process.pid in self._known:
-            self._first.append(Shredded(process.pid))
-        self._answers = [(one, destroyed(told) if told.about == process.pid else told) for one, told in self._answers]
+        self.untold(process.pid, known=process.pid in self._known)
+
+    def untold(self, pid: int, *, known: bool = True) -> None:
+        """What answers have told of a process is gone."""
+        if self.on and known:
+            self._first.append(Shredded(pid))
+        self._answers = [(one, destroyed(told) if told.about == pid else told) for one, told in self._answers]
 
     def group_set(self, group: Group) -> None:
         if self.on:

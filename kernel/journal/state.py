@@ -265,8 +265,8 @@ class State:
             case Secret():
                 self.secret = entry.key
             case Shredded():
-                process = self.processes[entry.pid]
-                process.log, process.records, process.logprobs = log_of(), [], []
+                if (process := self.processes.get(entry.pid)) is not None:  # else answers alone tell of it
+                    process.log, process.records, process.logprobs = log_of(), [], []
                 for program in self.programs.values():
                     program.answers.forget(entry.pid)
             case Sealed():

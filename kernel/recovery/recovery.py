@@ -35,6 +35,7 @@ from llmasos.kernel.sched.force import note, reschedule
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
@@ -52,13 +53,14 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
-    program = system.table.find(pid)
+    program, number = system.table.find(pid), pids.number_of(pid)
     if not isinstance(program, Program) or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
-            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
+            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
+            "ticket"
         )
     if program.grace is None:
-        raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
+        raise Errno.EAGAIN(f"program {number} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
     program.told = seen >= 0
