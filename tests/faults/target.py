@@ -182,8 +182,8 @@ class Target:
         self.boot()
 
     def reboot(self, arm: Callable[[], None], *, first: bool = False) -> None:
-        """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another. `first`: of a
-        user who has no keys and no journal yet."""
+        """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another. `first`: of
+        a user who has no keys and no journal yet."""
         with self._turn:
             process = self._process
             assert process is not None
