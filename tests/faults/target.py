@@ -170,8 +170,9 @@ class Target:
         if not driver:
             process.kill()
             return
-        with contextlib.suppress(psutil.Error, IndexError):
-            psutil.Process(process.pid).children()[0].kill()
+        with contextlib.suppress(psutil.Error, StopIteration):
+            children = psutil.Process(process.pid).children()
+            next(child for child in children if child.status() != psutil.STATUS_ZOMBIE).kill()
 
     def halt(self) -> None:
         """SIGTERM: it ends in good order, and its journal is kept. The next one is booted."""
