@@ -164,6 +164,8 @@ class Door:
             payers.forget(process)
             return
         all.add(peer, process, TELL_SECONDS if peer.refused else SILENT_SECONDS)
+        if peer not in all:
+            return
         if self.gate is not None and peer.curve is not None:
             self._is_stranger(peer, self.gate)
         else:

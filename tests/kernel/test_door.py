@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import trio
@@ -307,6 +310,33 @@ def test_where_no_descriptor_is_left_newcomers_are_cut_off_and_the_others_go_on(
                     newcomer.close()
                     for fd in filler:
                         os.close(fd)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("what", ["register", "modify"])
+def test_a_connection_that_the_system_watches_no_more_is_cut_off_and_the_others_go_on(tmp_path: Path, what: str) -> None:
+    """fs.epoll.max_user_watches is one number for all programs of a user."""
+
+    async def main() -> None:
+        async with doorway(tmp_path) as way:
+            with await apart(lambda: Raw(way.path)) as one, socket.socket(socket.AF_UNIX) as other:
+                selector, no_room = way.connections._selector, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                failing: Any = mock.Mock(side_effect=no_room)
+                if what == "register":
+                    with mock.patch.object(selector, "register", failing):
+                        other.connect(os.fspath(way.path))
+                        await until(lambda: way.gone)
+                else:
+                    other.connect(os.fspath(way.path))
+                    await until(lambda: len(way.door) == 2)
+                    peer = max(way.connections, key=lambda one: one.number)
+                    with mock.patch.object(selector, "_selector", mock.Mock(wraps=selector._selector, modify=failing)):  # type: ignore[attr-defined]
+                        way.connections.hold(peer)
+                assert (way.gone, len(way.door)) == ([2], 1)
+                assert os.strerror(errno.ENOSPC) in way.notes[0]
+                one.send(frame(b"on"))
+                assert await apart(one.message) == b"on"
 
     trio.run(main)
 
