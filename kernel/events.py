@@ -33,6 +33,7 @@ class Syscall(Event):
     drawn: int = 0  # 63 random bits, where the call asks for some (table.Entry.draws)
     size: int = 0  # bytes of its frame
     tenant: str = ""  # of that uid, whose programs come by the key that this one has shown
+    files: frozenset[str] | None = None  # paths that its uid has shown to a shared kernel by descriptors (edge/files.py)
 
 
 class Cancel(Event):
@@ -271,11 +272,12 @@ class Audit(Action):
 
 
 class Forget(Action):
-    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
-    follows."""
+    """Forget the keys of processes, which have ended, and leave nothing of them in files; a Forgotten with the same `ref`
+    follows. `owner` (its name in the journal): forget all that is under its key too, and of its tenants'."""
 
     ref: int
-    pid: int
+    pids: list[int]
+    owner: str | None = None
 
 
 # --- configuration of the core --------------------------------------------------------------------------------------

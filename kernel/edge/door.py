@@ -28,6 +28,7 @@ import trio
 
 from llmasos.kernel.edge import listening
 from llmasos.kernel.edge.connections import Connections
+from llmasos.kernel.edge.listening import PRIVATE, Reach
 from llmasos.kernel.edge.peers import Account, Peer
 from llmasos.syscalls import wire, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
@@ -98,11 +99,11 @@ class Door:
 
     # --- who comes in -----------------------------------------------------------------------------------------------
 
-    def listen(self, path: Path) -> None:
-        """Listen at `path`. Where it listened before under that name, which is no more, it listens no longer. Raises
-        OSError."""
+    def listen(self, path: Path, reach: Reach = PRIVATE) -> None:
+        """Listen at `path`; `reach` says who may connect. Where it listened before under that name, which is no more, it
+        listens no longer. Raises OSError."""
         self._deafen(path)
-        self._listeners[path] = listener = listening.listen(path)
+        self._listeners[path] = listener = listening.listen(path, reach)
         self.connections.listen(listener)
         self._spare.keep()
 

@@ -60,18 +60,17 @@ QUIET = (
     Quiet("write", r"edge/console\.py", "the log itself"),
     Quiet(
         "pwrite.*",
-        r"edge/keys\.py",
+        r"edge/slot_file\.py",
         "a key that the disk has torn: what it is the key of is said to be gone when that is read",
         (TORN, MISDIRECTED),
     ),
     Quiet(
         "pwrite.*",
         r"edge/audit_file\.py",
-        "where the audit log's chain was that the disk has torn: the next is written within a second, and a kernel without "
-        "it follows the lines",
+        "where the audit log's chain was: the next is written within a second, and a kernel without it follows the lines",
         (TORN, MISDIRECTED),
     ),
-    Quiet("f(data)?sync", r"edge/keys\.py", "a file of keys that cannot be synced: they are in a new one, which is"),
+    Quiet("f(data)?sync", r"edge/slot_file\.py", "a file of keys that cannot be synced: they are in a new one, which is"),
     Quiet("open.*|write", r"syscalls/undumped\.py", "dumps are as short as before, and a forced one has memory in it"),
     Quiet("unlink.*", r"edge/|drivers/orphaned\.py", "a file that is left behind is removed by the next kernel"),
     Quiet("mkdir", r"", "it is there already"),

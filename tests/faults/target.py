@@ -84,8 +84,10 @@ class Target:
 
     def __post_init__(self) -> None:
         # Drivers that have died often are to be there again at once: each death is another case.
-        patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\nrestart_max = 0.1\nrestart_forgiven = 0.01\n"
-        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}[journal]\nfsync = "{self.fsync}"\n')
+        patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\n"
+        again = "restart_max = 0.1\nrestart_forgiven = 0.01\n"
+        audit = "[audit]\nkeep = 2\n"  # files: as many as it comes to keep, soon
+        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}{again}[journal]\nfsync = "{self.fsync}"\n{audit}')
         (self.base / "log").touch()
 
     # --- the kernel ---

@@ -31,23 +31,23 @@ from llmasos.syscalls.table import (
     Spawn,
 )
 
-ANN, BEN = 1001, 1002
+ANN, BEN, BOSS = 1001, 1002, 1009
 NAMING = [
     pytest.param(entry, touches, id=f"{entry.name}-{touches.field}")
     for entry in TABLE.values()
     for touches in entry.touches
-    if touches.what in (Names.MODEL, Names.FILE)
+    if touches.what in (Names.MODEL, Names.FILE, Names.TARGET)
 ]
 
 
 @pytest.fixture
 def sim() -> Simulation:
-    return simulate(256, shared=True)
+    return simulate(256, shared=True, operators=[BOSS])
 
 
 def naming(entry: Entry, field: str, name: str, pid: int) -> Call[Any]:
     """The call with `name` in a field; `pid` is a process of the caller's."""
-    values = {field: name, "pid": pid, "advice": Advice.WILLNEED}
+    values = {"path": "/etc/shadow", field: name, "pid": pid, "advice": Advice.WILLNEED}
     wanted = {one.name for one in msgspec.structs.fields(entry.record) if one.required} | {field}
     return entry.record(**{name: value for name, value in values.items() if name in wanted})
 
@@ -63,7 +63,8 @@ def refused(program: Prog, call: Call[Any]) -> tuple[Errno, str]:
 def test_a_name_that_is_looked_for_among_files_is_refused_to_users(
     sim: Simulation, entry: Entry, touches: Any, name: str
 ) -> None:
-    for program in (sim.program(uid=ANN), sim.program(uid=ANN, tenant="acme"), sim.program(tenant="acme")):
+    boss = sim.program(uid=BOSS)  # an operator by the configuration, who is not the kernel's user
+    for program in (sim.program(uid=ANN), sim.program(uid=ANN, tenant="acme"), sim.program(tenant="acme"), boss):
         pid = program.call(Spawn("sim", [1, 2, 3]))
         errno, reason = refused(program, naming(entry, touches.field, name, pid))
         assert errno is Errno.EPERM
