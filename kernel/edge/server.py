@@ -240,6 +240,7 @@ class Server:
             self._note,
             refuses=lambda why: self._handle(Rejected(0, why.errno, why.reason)),
             strangers=strangers,
+            operators=self._reach.operators,
         )
         self._drivers = door.Door(
             descriptors,
@@ -515,9 +516,8 @@ class Server:
         self._handle(event)
 
     def _send(self, action: Send) -> None:
-        if self._files is not None:
-            self._files.asked(action.device, action.message)
-        message = self._images.outgoing(action.device, action.message)
+        shown = self._files is not None and self._files.asked(action.device, action.message)
+        message = self._images.outgoing(action.device, action.message, shown=shown)
         if isinstance(message, protocol.Failed):
             self._handle(FromDevice(action.device, action.incarnation, message))
             return

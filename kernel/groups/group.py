@@ -407,7 +407,8 @@ class GroupTree:
             why = f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
             raise Errno.EINVAL(why)
         for group in parent.chain:
-            most = GROUPS.each if group.session else GROUPS.all if group is self.root else 0
+            own = GROUPS.owner if group.home and not group.owner.operator else 0
+            most = GROUPS.each if group.session else GROUPS.all if group is self.root else own
             if most and group.inside >= most:
                 self.refused += 1
                 raise Errno.EAGAIN(f"there are {most} groups in {group.path} already; remove some first")
