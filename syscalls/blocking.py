@@ -205,6 +205,8 @@ class Client:
                     self._calls.sent = seq
                 else:
                     self._calls.take_back(seq)
+                if self._leader is None:  # nobody waits at the line
+                    self._line.finish(self._inbox)
                 self._collect(None)
 
     def _call(
@@ -235,7 +237,7 @@ class Client:
                     if self._leader is waiter and not self._down:  # it has waited
                         self._line.take_some(self._inbox, len(self._calls))
                         self._hand_out(waiter)
-                    if waiter.reply is None and self._gone is None and not self._down:
+                    if waiter.reply is None and self._gone is None and not self._down and not self._line.quiet:
                         self._collect(waiter)
                     if waiter.reply is not None:
                         self._pass_lead(waiter)

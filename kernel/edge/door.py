@@ -299,7 +299,11 @@ class Door:
             if type(arrived) is bytes and peer.refused is None:  # the usual
                 if peer.until:
                     all.stays.end(peer)
+                if last := not (more or incoming.held):
+                    all.uncork()  # the program waits for this answer
                 self._deliver(peer, arrived)
+                if last:
+                    return False
             else:
                 self._arrived(peer, arrived)
             if time.thread_time() > until or peer not in all:
