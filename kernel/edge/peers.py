@@ -56,7 +56,7 @@ class Peer:
 
     __slots__ = (
         "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
-        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until",
+        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until", "work", "working",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
@@ -71,6 +71,8 @@ class Peer:
         self.received, self.sends = received, sends
         self.incoming: zmtp.Incoming = zmtp.Incoming(received.each)
         self.accounts: tuple[Account, ...] = ()  # of its OS process, its owner, all
+        self.work: Iterator[None] | None = None  # parts in which its last message is handled
+        self.working = 0  # bytes of that
         self.counted = 0  # of received bytes, what the accounts have
         self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
         self.answers = 0  # bytes of `out`
@@ -136,10 +138,18 @@ class Peer:
         for account in self.accounts:
             account.received += size
 
+    def begins(self, work: Iterator[None] | None, size: int) -> None:
+        """Handle a message of so many bytes in parts, if there are any."""
+        if work is not None:
+            self.work, self.working = work, size
+
+    def ends(self) -> None:
+        self.work, self.working = None, 0
+
     def count(self) -> None:
         """Charge what it has sent and the kernel has not handled: no more, no less."""
         self.incoming.compact()
-        held = self.incoming.held + self.incoming.reserved
+        held = self.incoming.held + self.incoming.reserved + self.working
         if held != self.counted:
             self._receive(held - self.counted)
 
