@@ -103,7 +103,7 @@ class Client:
         self._leader: _Waiter | None = None
         self._gone: SyscallError | None = None
         self._closed = False
-        self.reconnect = reconnect if isinstance(place, Path) else 0.0
+        self.reconnect = reconnect
         self._watch: threading.Thread | None = None
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
@@ -326,7 +326,7 @@ class Client:
     def _keep_up(self) -> None:
         try:
             while self._gone is None and self._lost():
-                search = Search(self.runtime, self.reconnect, time.monotonic(), self.notify)
+                search = Search(self.place, self.reconnect, time.monotonic(), self.notify)
                 while not self._taken_up(search):
                     pass
                 search.over(self.boot)
@@ -390,6 +390,7 @@ class Client:
             if waiter.reply is None and time.monotonic() >= search.until:
                 raise search.in_vain()
         if waiter.reply is None:
+            search.refused = line.refused
             with self._turn:
                 self._calls.take_back(seq)
             return False
