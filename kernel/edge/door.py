@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ import trio
 
 from llmasos.kernel.edge import listening
 from llmasos.kernel.edge.connections import Connections
+from llmasos.kernel.edge.listening import PRIVATE, Reach
 from llmasos.kernel.edge.peers import Account, Peer
 from llmasos.syscalls import wire, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
@@ -39,7 +41,9 @@ if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other m
 
 NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
-NEWCOMERS = 16  # places for OS processes that have no connection yet
+NEWCOMERS = 16  # places for OS processes that have no connection yet;
+OPERATORS = 8  # of them, in a kernel of several users, those that are for its operators
+USERS = 8  # in that kernel a user has at most one part of the places in so many
 TELL_SECONDS = 0.5  # for which a refused connection stays, to hear why
 SILENT_SECONDS = 30.0  # for which one stays that says nothing, or stops in the middle of a request
 _MESSAGES = 16  # of one turn, at most,
@@ -68,14 +72,16 @@ class Door:
         refuses: Callable[[SyscallError], None] = lambda why: None,
         strangers: frozenset[int | None] = frozenset(),
         admits: Callable[[int], bool] | None = None,
+        operators: frozenset[int] | None = None,
     ) -> None:
         """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
         comes, and of what goes. `refuses` is told why a connection is refused. `strangers`: uids that are nobody's.
-        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may."""
+        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may. `operators`: who
+        may have all places; without it everybody may, since all are one user's."""
         self._deliver, self._gone, self._refuses = deliver, gone, refuses
         self._received, self._sends, self._strangers, self._admits = received, sends, strangers, admits
-        self._descriptors = descriptors
-        self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
+        self._descriptors, self._operators = descriptors, operators
+        self.most = descriptors - min(OWN, descriptors // 4) - 2 * _TOLD  # connections
         self._refused = 0
         self._number = 0  # of the latest connection
         self._timed = trio.Event()  # set when something is due earlier, or later, than it was
@@ -99,11 +105,11 @@ class Door:
 
     # --- who comes in -----------------------------------------------------------------------------------------------
 
-    def listen(self, path: Path) -> None:
-        """Listen at `path`. Where it listened before under that name, which is no more, it listens no longer. Raises
-        OSError."""
+    def listen(self, path: Path, reach: Reach = PRIVATE) -> None:
+        """Listen at `path`; `reach` says who may connect. Where it listened before under that name, which is no more, it
+        listens no longer. Raises OSError."""
         self._deafen(path)
-        self._listeners[path] = listener = listening.listen(path)
+        self._listeners[path] = listener = listening.listen(path, reach)
         self.connections.listen(listener)
         self._spare.keep()
 
@@ -138,7 +144,7 @@ class Door:
         process = payers.process(peer)
         peer.refused = self._refusal(peer, process)
         self._refused += peer.refused is not None
-        if peer.refused is not None and len(all) - all.inside >= _TOLD:
+        if peer.refused is not None and len(all.refused) >= _TOLD:
             connection.close()  # there is no room to tell everybody; who is cut off tries again
             payers.forget(process)
             return
@@ -153,9 +159,16 @@ class Door:
             if peer.uid is None:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
-        inside = self.connections.inside
-        count = inside + len(self.connections.payers.processes) + 1
-        if count <= self.most - NEWCOMERS or (count <= self.most and process.connections < _FIRST):
+        inside, payers = self.connections.inside, self.connections.payers
+        told = Counter(one.payer for one in self.connections.refused)  # for them, and their processes, room is kept
+        alone = sum(account.connections == refused for account, refused in told.items())
+        count, most = inside + len(payers.processes) - alone + 1, self.most
+        if self._operators is not None and peer.uid not in self._operators:
+            owner, part = payers.owner(peer), self.most // USERS
+            if owner.connections >= part:
+                return CONNECTIONS.refuse(owner.name, owner.connections, part)
+            most -= OPERATORS
+        if count <= self.most - NEWCOMERS or (count <= most and process.connections < _FIRST):
             return None
         return CONNECTIONS.errno(
             f"{inside} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "

@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
 from llmasos.kernel.edge.journal_seal import Seal
-from llmasos.kernel.edge.keys import IMAGE, OWN, Keys, Store
+from llmasos.kernel.edge.key_store import OWN, Store
+from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import overwrite
+from llmasos.kernel.edge.slots import IMAGE
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _NAME = 8  # bytes of a key's name; in a file it has 16
@@ -69,15 +72,17 @@ class Images:
             journal.line if journal is not None else secrets.token_bytes(8)
         )  # tells processes of this kernel from those of others
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
+        self._shown: Counter[int] = Counter()  # and went into files that users have opened
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
         self._written: dict[Request, bytes] = {}
         self._names: OrderedDict[bytes, bytes] = OrderedDict()  # of keys, by the file's id
 
-    def outgoing(self, device: str, message: ToDriver) -> ToDriver | Failed:
-        """The message as it is to be sent; or the answer to it, if there is no key."""
+    def outgoing(self, device: str, message: ToDriver, *, shown: bool = False) -> ToDriver | Failed:
+        """The message as it is to be sent; or the answer to it, if there is no key. `shown`: what is written goes on into
+        a file that a user has opened, and the kernel does not know its name."""
         if isinstance(message, Export) and message.path and not message.key:
-            return self._export(device, message)
+            return self._export(device, message, shown)
         if isinstance(message, Inspect):
             self._asked[device, message.ref] = message
         elif isinstance(message, Import) and (name := self._names.get(message.id)) is not None:
@@ -120,23 +125,28 @@ class Images:
         """A process's number among all that the user's kernels ever have."""
         return int.from_bytes(hashlib.sha256(self._line + pid.to_bytes(8, "little")).digest()[:8], "little")
 
-    def forget(self, pid: int) -> tuple[list[str], list[str]]:
-        """Forget the keys of the files that were written of a process, and overwrite those that were not encrypted.
-        Returns what is gone, and what could not be reached. Raises SyscallError."""
-        gone, left = [], []
-        for path in sorted(self._plain.pop(pid, ())):
+    def forget(self, pids: Collection[int], owner: str | None = None) -> tuple[list[str], list[str]]:
+        """Forget the keys of the files that were written of processes, and of all of an `owner`, and overwrite those that
+        were not encrypted. Returns what is gone, and what could not be reached. Raises SyscallError."""
+        gone, left = list[str](), list[str]()
+        if count := sum(self._shown.pop(pid, 0) for pid in pids):
+            left.append(f"{count} process images in files of their user's, not encrypted (`llmasos shred FILE`)")
+        for path in sorted({path for pid in pids for path in self._plain.pop(pid, ())}):
             if why := remove_image(Path(path)):
                 left.append(f"{path}: {why}")
             else:
                 gone.append(f"{path}, which was not encrypted: overwritten and removed")
         if self._keys is None or self._keys.plain:
             return gone, [*left, *_PLAIN]
-        slots = self._files.find(IMAGE, self.number(pid))
-        if slots:
+        numbers = {self.number(pid) for pid in pids}
+        slots = self._files.of_owner(owner, IMAGE) if owner is not None else []
+        slots += [slot for slot in self._files.find(IMAGE) if slot.pid in numbers]
+        if slots or owner is not None:
             self._files.forget([slot.name for slot in slots])
-            self._files.renew()
-            if self._keys.source.makes:
-                self._keys.rotate()
+            self._keys.renew(self._files)
+        if owner is not None:
+            gone.append("the key of the owner, under which no image of it can be read any more")
+        slots = list({slot.name: slot for slot in slots}.values())
         gone += [f"the key of its process image {slot.text}, and of all copies of it" for slot in slots]
         left += [f"the old master key, which stays until this is mended: {text}" for text in self._keys.troubles]
         return gone, [*left, *_SEALED]
@@ -152,9 +162,12 @@ class Images:
             raise Errno.EPERM(self._why)
         return self._keys.files
 
-    def _export(self, device: str, message: Export) -> Export | Failed:
+    def _export(self, device: str, message: Export, shown: bool) -> Export | Failed:
         if self._keys is not None and self._keys.plain:
-            self._plain.setdefault(message.ctx, set()).add(message.path)
+            if shown:
+                self._shown[message.ctx] += 1
+            else:
+                self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
         try:
             name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, message.path)

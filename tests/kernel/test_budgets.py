@@ -265,5 +265,8 @@ def test_one_connection_reaches_its_end_and_another_goes_on(name: str, shrink: S
     trio.run(main)
 
 
+FILES = {"shown files", "file copies"}  # tests/kernel/test_files.py
+
+
 def test_every_budget_is_driven_to_its_end_here() -> None:
-    assert sorted({*CORE, *EDGE}) == sorted(budget.name for budget in budgets.TABLE)
+    assert sorted({*CORE, *EDGE, *FILES}) == sorted(budget.name for budget in budgets.TABLE)

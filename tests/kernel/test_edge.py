@@ -227,6 +227,7 @@ def test_time_in_which_the_kernel_did_not_run_is_counted_for_no_deadline() -> No
 WALL = {  # what may ask what time it is, and why
     "kernel/edge/lock.py": "tells people since when a kernel runs",
     "kernel/edge/standing.py": "tells people when a policy was taken out",
+    "kernel/edge/copies.py": "removes the copies that nobody has used for the longest time, by their dates",
     "drivers/cpu/native/installed.py": "throws out files that nobody has used for days, by their dates",
 }
 
