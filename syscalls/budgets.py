@@ -96,6 +96,10 @@ GRANTS = Allowance(
     "rights on processes that were handed on; of an OS process those that one program of it holds, of an owner those "
     "that its programs gave", "take some back (revoke)",
 )  # fmt: skip
+SANDBOXES = Allowance(
+    "sandboxes", "program", 16, 0, 32, 64, Errno.EAGAIN,
+    "endpoints for confined programs, each with a socket that counts as a connection", "end some of them",
+)  # fmt: skip
 NOTES = Allowance(
     "log lines", "program", 0, 8, 32, 128, Errno.OK,
     "lines of the kernel log that programs cause, in ten seconds", "further lines are counted, not written",
@@ -112,7 +116,7 @@ COPIES = Allowance(
 )  # fmt: skip
 
 TABLE: tuple[Allowance, ...] = (
-    CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, GRANTS, NOTES,
+    CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, GRANTS, SANDBOXES, NOTES,
     SHOWN, COPIES,
 )  # fmt: skip
 

@@ -107,19 +107,24 @@ class Connections:
             elif peer.number in self._numbers:
                 if events & WRITE:
                     self._flush(peer)
-                if events & READ:
+                if events & READ and peer in self:
                     self.turns.add(peer)
 
     def wait_for(self, peer: Peer, mask: int) -> None:
         if mask == peer.mask:
             return
-        if not mask:  # a connection that has ended would tell so for ever
-            self._selector.unregister(peer.connection)
-        elif peer.mask:
-            self._selector.modify(peer.connection, mask, peer)
+        try:
+            if not mask:  # a connection that has ended would tell so for ever
+                self._selector.unregister(peer.connection)
+            elif peer.mask:
+                self._selector.modify(peer.connection, mask, peer)
+            else:
+                self._selector.register(peer.connection, mask, peer)
+        except OSError as error:  # no memory, or fs.epoll.max_user_watches; then it is in the selector no more
+            peer.mask = 0
+            self.cut(peer, f"nobody could be told when it sends or reads: {error.strerror}")
         else:
-            self._selector.register(peer.connection, mask, peer)
-        peer.mask = mask
+            peer.mask = mask
 
     def must_hold(self, peer: Peer) -> bool:
         return peer.answers > HOLD_ANSWERS or peer.owed > MOST_OWED
@@ -198,7 +203,7 @@ class Connections:
             self.wait_for(peer, peer.mask | WRITE)
         elif peer in self.held:
             self._flush(peer)
-        return True
+        return peer in self
 
     def _flush(self, peer: Peer) -> None:
         if peer.out:

@@ -30,7 +30,7 @@ import trio
 from llmasos.kernel.edge import listening
 from llmasos.kernel.edge.connections import Connections
 from llmasos.kernel.edge.listening import PRIVATE, Reach
-from llmasos.kernel.edge.peers import Account, Peer
+from llmasos.kernel.edge.peers import Account, Gone, Peer
 from llmasos.syscalls import wire, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -96,6 +96,7 @@ class Door:
             paced=admits is None,
         )
         self._listeners: dict[Path, socket.socket] = {}
+        self._sandboxes: dict[socket.socket, int] = {}  # by their listeners
         self._spare = listening.Spare()
         self.gate: Gate | None = None
         self._outside: socket.socket | None = None  # where those from other machines come
@@ -117,6 +118,20 @@ class Door:
         if (listener := self._listeners.pop(path, None)) is not None:
             self.connections.deafen(listener)
 
+    def open_sandbox(self, number: int, listener: socket.socket) -> None:
+        """Let those in that come by the endpoint of a sandbox, and know them by it. The door closes the listener."""
+        self._sandboxes[listener] = number
+        self.connections.listen(listener)
+
+    def close_sandbox(self, number: int) -> None:
+        """Nobody comes by it any more, and whoever has come is cut off."""
+        for listener in [one for one, named in self._sandboxes.items() if named == number]:
+            del self._sandboxes[listener]
+            self.connections.deafen(listener)
+        for peer in self.connections:
+            if peer.sandbox == number:
+                self.connections.end(peer)
+
     def open_gate(self, gate: Gate, listener: socket.socket, changes: Callable[[list[Change]], None]) -> None:
         """Let programs on other machines come by TCP, too. `changes` is told what has become of keys."""
         self._outside, self.gate, self._changes = listener, gate, changes
@@ -125,11 +140,12 @@ class Door:
     def __len__(self) -> int:
         return self.connections.inside
 
-    def _admit(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket, sandbox: int = 0) -> None:
         connection.setblocking(False)
         self._number += 1
         try:
             peer = Peer(self._number, connection, self._received, self._sends)
+            peer.sandbox = sandbox
             if peer.host and self.gate is not None:
                 self.gate.prepare(connection)
                 peer.incoming = peer.curve = self.gate.incoming(self._received.each)
@@ -149,6 +165,8 @@ class Door:
             payers.forget(process)
             return
         all.add(peer, process, TELL_SECONDS if peer.refused else SILENT_SECONDS)
+        if peer not in all:
+            return
         if self.gate is not None and peer.curve is not None:
             self._is_stranger(peer, self.gate)
         else:
@@ -162,7 +180,7 @@ class Door:
         inside, payers = self.connections.inside, self.connections.payers
         told = Counter(one.payer for one in self.connections.refused)  # for them, and their processes, room is kept
         alone = sum(account.connections == refused for account, refused in told.items())
-        count, most = inside + len(payers.processes) - alone + 1, self.most
+        count, most = inside + len(payers.processes) - alone + len(self._sandboxes) + 1, self.most
         if self._operators is not None and peer.uid not in self._operators:
             owner, part = payers.owner(peer), self.most // USERS
             if owner.connections >= part:
@@ -257,7 +275,7 @@ class Door:
         all = self.connections
         for listener in all.look():
             for connection in self._spare.accept(listener):
-                self._admit(connection)
+                self._admit(connection, self._sandboxes.get(listener, 0))
         for peer in all.turns.each():
             if all.turns.must_pause(peer.payer):
                 all.pause(peer)
@@ -273,7 +291,7 @@ class Door:
         all.cork(peer)
         try:
             more = self._take(peer, begin + _TURN)
-        except (EOFError, OSError):
+        except Gone:
             if peer.stranger:
                 self.cut(peer, "it has gone before it had shown a key")
             else:
@@ -424,6 +442,9 @@ class Door:
         self._closed = True
         for path in list(self._listeners):
             self._deafen(path)
+        for listener in self._sandboxes:
+            self.connections.deafen(listener)
+        self._sandboxes.clear()
         if self._outside is not None:
             self.connections.deafen(self._outside)
         self.connections.close()

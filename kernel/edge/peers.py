@@ -29,6 +29,10 @@ NOTES_SECONDS = 10.0
 _AT_ONCE = 64  # buffers to hand to the operating system
 
 
+class Gone(Exception):
+    """Nothing more comes by a connection."""
+
+
 class Account:
     """What somebody uses of the edge's resources: an OS process, an owner, all. `name` is for people."""
 
@@ -56,7 +60,8 @@ class Peer:
 
     __slots__ = (
         "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
-        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until", "work", "working",
+        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sandbox", "sends", "uid", "until", "work",
+        "working",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
@@ -66,6 +71,7 @@ class Peer:
         self.os_pid, self.uid = zeromq.credentials(self.fd) if unix else zeromq.Credentials()
         self.host = "" if unix else str(connection.getpeername()[0])
         self.identity = b""
+        self.sandbox = 0  # by whose endpoint it came
         self.curve: curve.Incoming | None = None
         self.key: Key | None = None
         self.received, self.sends = received, sends
@@ -154,7 +160,7 @@ class Peer:
             self._receive(held - self.counted)
 
     def read(self) -> bool:
-        """Take what has come, up to a bound. False: there is no more. Raises OSError; EOFError at its end."""
+        """Take what has come, up to a bound. False: there is no more. Raises Gone."""
         place = self.incoming.place()
         try:
             if place is not None:
@@ -167,8 +173,10 @@ class Peer:
                 self.incoming.put(data)
         except (BlockingIOError, InterruptedError):
             return False
+        except OSError:
+            raise Gone from None
         if not got:
-            raise EOFError
+            raise Gone
         return got == most
 
     # --- what goes ---

@@ -60,6 +60,7 @@ class Group:
         self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
+        self.ending: list[Group] | None = None  # where it is put when it ends
         # the ledger
         self.kv = self.swap = self.weights = self.pids = self.tokens = self.logs = 0
         self.refused = 0  # times that it was out of room for logs
@@ -133,6 +134,8 @@ class Group:
             for group in self.parent.chain:
                 group.inside -= 1 + self.inside
             for group in list(GroupTree.below(self)):
+                if group.ending is not None:
+                    group.ending.append(group)
                 group.chain = self.parent.chain
                 group.children.clear()
 

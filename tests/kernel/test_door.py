@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -10,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import trio
@@ -312,6 +315,33 @@ def test_where_no_descriptor_is_left_newcomers_are_cut_off_and_the_others_go_on(
     trio.run(main)
 
 
+@pytest.mark.parametrize("what", ["register", "modify"])
+def test_a_connection_that_the_system_watches_no_more_is_cut_off_and_the_others_go_on(tmp_path: Path, what: str) -> None:
+    """fs.epoll.max_user_watches is one number for all programs of a user."""
+
+    async def main() -> None:
+        async with doorway(tmp_path) as way:
+            with await apart(lambda: Raw(way.path)) as one, socket.socket(socket.AF_UNIX) as other:
+                selector, no_room = way.connections._selector, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                failing: Any = mock.Mock(side_effect=no_room)
+                if what == "register":
+                    with mock.patch.object(selector, "register", failing):
+                        other.connect(os.fspath(way.path))
+                        await until(lambda: way.gone)
+                else:
+                    other.connect(os.fspath(way.path))
+                    await until(lambda: len(way.door) == 2)
+                    peer = max(way.connections, key=lambda one: one.number)
+                    with mock.patch.object(selector, "_selector", mock.Mock(wraps=selector._selector, modify=failing)):  # type: ignore[attr-defined]
+                        way.connections.hold(peer)
+                assert (way.gone, len(way.door)) == ([2], 1)
+                assert os.strerror(errno.ENOSPC) in way.notes[0]
+                one.send(frame(b"on"))
+                assert await apart(one.message) == b"on"
+
+    trio.run(main)
+
+
 def test_only_those_whom_it_admits_are_heard_at_a_drivers_door(tmp_path: Path) -> None:
     admitted: set[int] = set()
 
@@ -474,3 +504,24 @@ def test_a_message_handled_in_parts_lets_others_be_heard_between_them_and_keeps_
     assert happened.index("another's") < happened.index("whole") < happened.index("after it")
     way.door.close()
     assert way.payers.everybody.received == 0
+
+
+def test_an_error_of_the_operating_systems_in_what_a_message_does_is_not_taken_for_its_connections_end(
+    tmp_path: Path,
+) -> None:
+    class Broken(Doorway):
+        def back(self, peer: peers.Peer, message: zmtp.Frame | zmtp.Refused) -> Iterator[None] | None:
+            raise OSError("the disk")
+
+    way = Broken(tmp_path)
+    way.door.listen(way.path)
+    with Raw(way.path, greet=False) as one:
+        one.send(GREETING + ready() + frame(b"here"))
+        with pytest.raises(OSError, match="the disk"):
+            rounds_without_end(way)
+    way.door.close()
+
+
+def rounds_without_end(way: Doorway) -> None:
+    while True:
+        way.door.round()
