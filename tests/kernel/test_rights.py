@@ -354,9 +354,7 @@ def lines_of(sim: Simulation, program: Prog, call: Call[Any]) -> list[tuple[str,
 
 
 @pytest.mark.parametrize(("entry", "field", "needs"), entries(PROCESSES))
-def test_absent_dead_and_hidden_run_through_the_same_lines(
-    hidden: World, entry: Entry, field: str, needs: Needs
-) -> None:
+def test_absent_dead_and_hidden_run_through_the_same_lines(hidden: World, entry: Entry, field: str, needs: Needs) -> None:
     numbers = [NEVER, hidden.dead, *(set(hidden.numbers.values()) - hidden.own)]
     absolute = [pid_of(ANN, NEVER), *hidden.things.values()]
     for pids in (numbers, absolute):
