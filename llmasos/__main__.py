@@ -248,7 +248,7 @@ def _is_given_lines() -> bool:
 
 
 def _boot(args: argparse.Namespace) -> int:
-    place = ["--runtime", str(_where(args))]
+    place = ["--runtime", str(_where(args))] if hasattr(args, "runtime") else []
     sys.stdout.flush()
     os.execve(
         sys.executable,
@@ -296,9 +296,10 @@ def _status(args: argparse.Namespace) -> int:
 def _halt(args: argparse.Namespace) -> int:
     from llmasos.userland.programs.power import halt
 
-    halt(_where(args), keep=args.keep)
+    where = _where(args)
+    halt(where, keep=args.keep)
     kept = "; the next one goes on with its agents" if args.keep else ""
-    print(f"the kernel of {_where(args)} has halted{kept}")
+    print(f"the kernel of {where} has halted{kept}")
     return 0
 
 

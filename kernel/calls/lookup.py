@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any, TypeVar, assert_never
 
@@ -20,16 +19,17 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Right
+from llmasos.syscalls.shown import NOT_YOURS, REFERENCE, SIMULATED, UNKNOWN, file_of
 from llmasos.syscalls.table import Names, Needs, Touches, When
 
 T = TypeVar("T")
-
-_SIMULATED = re.compile(r"sim(:[0-9]+(\.[0-9]+)?[a-zA-Z]?)?")  # a model of the simulated device, by its size
 
 
 def find(system: System, request: Request, touches: Touches) -> Any:
     """The object of a field, or Waiting. What the caller may not see is not there; EPERM where it may not do this."""
     named, program = getattr(request.call, touches.field), request.program
+    if touches.optional and not named:
+        return None
     match touches.what:
         case Names.RUNNER:
             return _runner(request, touches, only_llm(_living(system, request, touches, named)))
@@ -56,14 +56,14 @@ def find(system: System, request: Request, touches: Touches) -> Any:
             above, name = split(named)
             return _parent(program, _group(system, request, touches, above), name, named)
         case Names.DEVICE:
-            if touches.optional and not named:
-                return None
             return _allowed(system, request, touches, system.device_named(named))
         case Names.MODEL:
-            _check_own(system, program, touches.what, named)
+            if touches.optional and not named:
+                return ""
+            check_shown(system, request, touches.what, named)
             return _model(system, request, touches, system.config.models.get(named, named))
-        case Names.FILE:
-            _check_own(system, program, touches.what, named)
+        case Names.FILE | Names.TARGET:
+            check_shown(system, request, touches.what, named)
             return _file(named)
         case Names.OWNER:
             return _allowed(system, request, touches, rights.owner(system, program, named))
@@ -220,16 +220,23 @@ def _not_below(program: Program, path: str) -> SyscallError:
 def is_file(what: Names, name: str, models: Collection[str]) -> bool:
     """Whether a name that a call gives is looked for among files: a path, or a model that is not known by name. (What the
     options of a simulated one name is, too.)"""
-    known = what is Names.MODEL and (name in models or _SIMULATED.fullmatch(name))
-    return what in (Names.FILE, Names.MODEL) and not known
+    known = what is Names.MODEL and (not name or name in models or SIMULATED.fullmatch(name))
+    return what in (Names.FILE, Names.TARGET, Names.MODEL) and not known
 
 
-def _check_own(system: System, program: Program, what: Names, name: str) -> None:
-    """EPERM where the kernel would open a file by its own right for a user who may have none on it."""
-    if system.config.shared and not program.owner.operator and is_file(what, name, system.config.models):
+def check_shown(system: System, request: Request, what: Names, name: str) -> None:
+    """EPERM where the kernel would open a file by its own right for a user who may have none on it: he has not shown it.
+    EAGAIN: it was shown to an earlier kernel, or not for this call."""
+    if not system.config.shared:
+        return
+    if REFERENCE.search(name):
+        raise Errno.EAGAIN(f"{name} {UNKNOWN}")
+    if request.program.owner.machine or not is_file(what, name, system.config.models):
+        return  # (other operators have every right over the kernel, and none on files)
+    if request.files is None or file_of(name) not in request.files:
         raise Errno.EPERM(
-            f"{name} would be opened with the rights of the machine's kernel, not with yours, and so it is not; use a "
-            "model that it knows by name (`models` lists them), or a kernel of your own, which opens your files"
+            f"{name} {NOT_YOURS}; programs that use the client library show such a file (docs/files.md); or use a model "
+            "that the kernel knows by name (`models` lists them)"
         )
 
 

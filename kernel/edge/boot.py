@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import json
 import os
-import select
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
@@ -28,10 +25,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import boot_config, lock, settings
+from llmasos.kernel.edge import boot_config, lock, service, settings
 from llmasos.kernel.edge.audit_file import open_audit
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.copies import PLACE as COPIES
+from llmasos.kernel.edge.detached import detach, note_words, without_place
+from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
@@ -39,6 +39,7 @@ from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.listening import PRIVATE, Reach
 from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
@@ -47,21 +48,20 @@ from llmasos.kernel.edge.server_key import authorized_keys, server_key
 from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
-from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.policy_file import located_policy
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
 
 _NEVER: Fsync = "never"
-DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
     add = parser.add_argument
-    add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
+    add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.own()})")
+    add("--system", action="store_true", help=f"the kernel of this machine, for all its users, in {runtime.system()}")
+    add("--unit", action="store_true", help="with --system: print the systemd unit that boots it")
     add("--config", metavar="FILE.toml", help="configuration file (default: $XDG_CONFIG_HOME/llmasos/kernel.toml)")
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
     add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
@@ -95,8 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
     """0 after a halt; 1 with one readable line if the kernel cannot be booted."""
     given = sys.argv[1:] if arguments is None else arguments
     args = parse(given)
-    directory = runtime.locate(args.runtime)
     try:
+        if args.unit:
+            return _print_unit(args)
+        directory, args.manager = _place(args), service.Manager()
         over = boot_config.Overrides(
             args.device,
             args.model,
@@ -112,10 +114,12 @@ def main(arguments: list[str] | None = None) -> int:
             evictions=args.evictions,
             plain=args.plain,
             tcp=args.tcp,
+            system=args.system,
             file=_configured(args) or "",
-            arguments=_without_place(given),
+            arguments=without_place(given),
         )
-        config = boot_config.build(settings.read(_configured(args)), over, directory, version())
+        file = settings.read(_configured(args), system=args.system)
+        config = boot_config.build(file, over, directory, version())
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
@@ -123,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.hand_over:
             relieve(directory, keys_of(config.seal))
         if args.detach:
-            return _detach(directory, given)
+            return detach(directory, given)
         if not args.debuggable:
             undumped.shut()
         return _serve(core, config, directory, args)
@@ -132,9 +136,31 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _print_unit(args: argparse.Namespace) -> int:
+    if not args.system:
+        raise Errno.EINVAL("--unit is of the machine's kernel: `llmasos boot --system --unit`")
+    print(service.unit(), end="")
+    return 0
+
+
+def _place(args: argparse.Namespace) -> Path:
+    """The runtime directory. Raises SyscallError EINVAL: it is the machine's, or --system has another."""
+    if not args.system:
+        directory = runtime.locate(args.runtime, boot=True)
+        if runtime.is_system(directory):
+            raise Errno.EINVAL(f"{directory} is for the kernel of the machine: `llmasos boot --system`")
+        return directory
+    if args.runtime or args.die_with_parent or args.hand_over:
+        raise Errno.EINVAL(
+            f"the kernel of the machine is in {runtime.system()} and ends with no program: leave out --runtime, "
+            "--die-with-parent and --hand-over, or --system"
+        )
+    os.umask(0o077)  # what it and its drivers write is theirs
+    return runtime.system()
+
+
 def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    held = lock.hold(directory)
-    place = Place(directory, held)
+    place = Place(directory, lock.hold(directory))
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
     try:
@@ -167,11 +193,13 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             journal=journal,
             fsync=fsync,
             audit=audit,
-            notes=notes,
+            notes=[*config.notes, *notes],
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
             images=_images(keys, why, journal),
             gate=gate,
+            files=_files(core, config, journal, directory),
+            reach=_reach(config),
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -186,11 +214,24 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         if journal is not None and halted and not kept:
             sign.unlink(missing_ok=True)
             modules.forget()
-        _let_go(directory, held, journal, remove=halted and not kept, keep_log=failed or not halted)
-        if args.own_runtime:  # if it is empty; the program that made the directory may be gone
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        _let_go(directory, place.lock, journal, remove=halted and not kept, keep_log=failed or not halted)
+        if args.own_runtime:
+            _remove_empty(directory)
     return 0
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove the runtime directory, if nothing is in it; the program that made it may be gone."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
+def _reach(config: boot_config.BootConfig) -> Reach:
+    """Who may connect."""
+    if not config.shared:
+        return PRIVATE
+    operators = frozenset({0, config.uid, *config.operators})
+    return Reach(0o666 if config.group is None else 0o660, config.group, operators)
 
 
 def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.socket] | None:
@@ -205,6 +246,17 @@ def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.s
         raise Errno.ENOTSUP(why) from None
     found = Gate(wanted.tcp, server_key(wanted), authorized_keys(wanted), models)
     return found, found.listen()
+
+
+def _files(core: Kernel, config: boot_config.BootConfig, journal: Opened | None, directory: Path) -> Files | None:
+    """What takes the files that users show, where a kernel opens none for them. Raises SyscallError EIO."""
+    if not config.shared:
+        return None
+    place = (journal.path.parent if journal is not None else directory) / COPIES
+    try:
+        return Files(place, core.files)
+    except OSError as error:
+        raise Errno.EIO(f"{place}, where copies of files are kept, cannot be used: {error.strerror or error}") from None
 
 
 def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:
@@ -233,7 +285,8 @@ def _open_audit(
 def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
     """The devices are up: these words boot a kernel. Tell the command that waits for it."""
     if journal is not None:
-        _note_words(journal.path.with_name(runtime.BOOTED), words)
+        note_words(journal.path.with_name(runtime.BOOTED), words)
+    args.manager.tell("READY=1")
     if args.ready >= 0:
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
@@ -263,34 +316,9 @@ def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
 
 def _configured(args: argparse.Namespace) -> str | None:
     """The configuration file to read: a kernel that ends with its parent has that which is named, and no other."""
-    if args.config is not None:
-        return str(args.config)
-    usual = None if args.die_with_parent else runtime.configuration()
-    return os.fspath(usual) if usual is not None else None
-
-
-def _without_place(given: list[str]) -> list[str]:
-    """The words of the command line that tell what is booted, not where and how: `status` shows them, and a newer version
-    that takes over boots with them."""
-    words: list[str] = []
-    rest = iter(given)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name in ("--policy", "--victims", "--evictions"):  # the next kernel is started in a directory of its own
-            words.append(f"{name}={located_policy(value if equals else next(rest, ''))}")
-        elif name in ("--runtime", "--log", "--ready"):
-            if not equals:
-                next(rest, None)
-        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable"):
-            words.append(word)
-    return words
-
-
-def _note_words(path: Path, words: list[str]) -> None:
-    """Keep the words of the command line beside the journal: who boots the next kernel and says nothing of its own gets
-    the same devices and models, which the processes want. Without this file they have to be said."""
-    with contextlib.suppress(OSError), replacing(path) as file:
-        os.write(file, json.dumps({"directory": os.getcwd(), "arguments": words}).encode())
+    if args.die_with_parent:
+        return str(args.config) if args.config is not None else None
+    return settings.usual(args.config, system=args.system)
 
 
 def _sign(directory: Path, journal: Opened) -> Path:
@@ -324,50 +352,6 @@ def _left_alone(journal: Path) -> list[tuple[str, str]]:
         return []
     text = f"journal: that of the kernel that died here, {journal}, is left alone; `llmasos boot --detach` has it back"
     return [("warning", text)]
-
-
-def _detach(directory: Path, given: list[str]) -> int:
-    """Start the kernel anew in a session of its own, its log in the runtime directory, and wait until it answers."""
-    # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
-    lock.release(directory, lock.hold(directory), keep_log=True)
-    log = directory / runtime.LOG
-    command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
-    command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
-    command += ["--debuggable"] if "--debuggable" in given else []
-    ready, told = os.pipe()
-    private = partial(os.open, mode=0o600)
-    with open(log, "ab", opener=private) as output, os.fdopen(ready, "rb") as heard:
-        before = output.tell()
-        child = subprocess.Popen(
-            [*command, "--ready", str(told)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env=runtime.environment(),
-            pass_fds=[told],
-        )
-        os.close(told)
-        news = select.poll()
-        news.register(heard, select.POLLIN)
-        late = not news.poll(DETACH_SECONDS * 1000)
-        up = not late and bool(heard.read(1))
-    # If another kernel was booted at the same moment, that one listens.
-    listens = child.poll() is None and runtime.holder(directory) == child.pid and runtime.listening(directory)
-    if up or (late and listens):
-        slow = "" if up else "; its devices have not started yet"
-        print(f"kernel {child.pid} runs in {directory}; its log is {log}{slow}")
-        child.returncode = 0  # it is no longer ours to wait for
-        return 0
-    if late:
-        child.kill()
-        child.wait()
-        raise Errno.ETIME(f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
-    child.wait()
-    words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
-    why = [line for line in words.splitlines() if line.startswith("llmasos boot: ")]  # beside the log's lines
-    print("\n".join(why) or words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
-    return 1
 
 
 def version() -> str:

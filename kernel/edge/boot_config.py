@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from llmasos.drivers import protocol
 from llmasos.drivers.protocol import KINDS
+from llmasos.kernel.edge import users
 from llmasos.kernel.edge.settings import (
     MOST_BYTES,
     Device,
@@ -24,6 +25,7 @@ from llmasos.kernel.edge.settings import (
     Seal,
     Trust,
     Tuning,
+    Users,
     check_place,
     driver_option,
     user_name,
@@ -102,6 +104,7 @@ class Overrides:
     evictions: str = ""
     plain: bool = False  # nothing is encrypted
     tcp: str = ""  # HOST:PORT
+    system: bool = False  # it is the kernel of the machine
     file: str = ""  # the path of the configuration, for what is said of it
     arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
 
@@ -134,6 +137,8 @@ class BootConfig(KernelConfig):
     devices_named: bool = False  # on the command line or in the file
     seal: Seal = dataclasses.field(default_factory=Seal)
     net: Net = dataclasses.field(default_factory=Net)
+    group: int | None = None  # of the machine's users, if it is not for all of them
+    notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # level and text, for the log
 
 
 def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
@@ -167,6 +172,7 @@ def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
 def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
     """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
     configs, models = _devices(file, over), _models(file, over)
+    known, group = _users(file.users, over)
     audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
     return BootConfig(
         devices=configs,
@@ -177,6 +183,12 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         version=version,
         user=user_name(),
         uid=os.getuid(),
+        shared=over.system,
+        operators=known.operators,
+        quota=file.users.default.settings("[users.default]"),
+        quotas=known.quotas,
+        group=group,
+        notes=[("warning", f"the configuration {over.file}: {text}") for text in known.nobody],
         show_all=file.privacy.ps == "rows",
         salt=secrets.randbits(63),
         groups={path: group.settings(path) for path, group in file.groups.items()},
@@ -195,6 +207,22 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         grace=file.journal.grace,
         **_tuned(file.kernel),
     )
+
+
+def _users(wanted: Users, over: Overrides) -> tuple[users.Found, int | None]:
+    """The users that the file names, and the group of those who can connect. EINVAL, EPERM for a group that cannot be
+    it."""
+    group = None
+    if wanted.group:
+        said = f"the configuration {over.file} is wrong: [users] group"
+        if not over.system:
+            raise Errno.EINVAL(f"{said}: only the kernel of the machine (boot --system) has more than one user")
+        try:
+            group = users.group_id(wanted.group)
+        except SyscallError as error:
+            raise error.errno(f"{said}: {error.reason}") from None
+    quotas = {name: one.settings(f"users.quota.{name}") for name, one in wanted.quota.items()}
+    return users.found([str(one) for one in wanted.operators], quotas), group
 
 
 def _models(file: File, over: Overrides) -> dict[str, str]:
@@ -293,7 +321,8 @@ def _audit(file: File, over: Overrides, journal: JournalConfig | None, directory
     """The audit log. Where nothing is said, there is one beside a journal that outlives the runtime directory; a kernel
     that was booted elsewhere for a while has none."""
     wanted = file.audit
-    lasts = bool(over.journal_directory or file.journal.directory) or directory.absolute() == runtime.usual().absolute()
+    lasts = over.system or directory.absolute() == runtime.usual().absolute()
+    lasts |= bool(over.journal_directory or file.journal.directory)
     if not (journal is not None and lasts if wanted.enabled is UNSET else wanted.enabled):
         if wanted.required:
             raise Errno.EINVAL("[audit] required names classes, and there is no audit log: set enabled = true")

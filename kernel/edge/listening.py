@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
@@ -41,13 +42,28 @@ def hidden(path: Path) -> Path:
     return path.with_name(f"{path.name}.hidden")
 
 
-def listen(path: Path) -> socket.socket:
-    """A Unix socket that listens at `path`, and is found there only when whoever connects is heard. Raises OSError."""
+class Reach(NamedTuple):
+    """Who may connect to a socket, by the modes of its file: this user; all others; or a group of them."""
+
+    mode: int = 0o600
+    group: int | None = None
+    operators: frozenset[int] | None = None  # users who may have all places; None: all who connect are one user's
+
+
+PRIVATE = Reach()
+
+
+def listen(path: Path, reach: Reach = PRIVATE) -> socket.socket:
+    """A Unix socket that listens at `path`, and is found there only when whoever connects is heard; `reach` says who may.
+    Raises OSError."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.setblocking(False)
         hidden(path).unlink(missing_ok=True)
         listener.bind(os.fspath(hidden(path)))
+        if reach.group is not None:
+            os.chown(hidden(path), -1, reach.group)
+        os.chmod(hidden(path), reach.mode)
         listener.listen(LISTEN_QUEUE)
         os.rename(hidden(path), path)
     except BaseException:

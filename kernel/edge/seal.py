@@ -57,7 +57,7 @@ def _act(args: argparse.Namespace) -> int:
     wanted = verbs.configured(args).seal
     keys = keys_of(wanted)
     if args.verb == "shred":
-        return shred(keys, args.words, runtime.locate(args.runtime))
+        return shred(keys, args.words, runtime.system() if args.system else runtime.locate(args.runtime))
     if args.act == "status":
         return _status(keys, as_json=args.json)
     if args.act == "load":

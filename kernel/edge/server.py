@@ -27,8 +27,9 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.edge import door, listening, room
+from llmasos.kernel.edge import door, entrances, listening, room
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
+from llmasos.kernel.edge.files import Files, Given
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
@@ -37,11 +38,13 @@ from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
+from llmasos.kernel.edge.wall_clock import WallClock
 from llmasos.kernel.events import (
     Action,
     Append,
     Audit,
     Cancel,
+    CloseSandbox,
     DeviceConfig,
     Disconnected,
     DriverExited,
@@ -54,20 +57,25 @@ from llmasos.kernel.events import (
     KillDriver,
     Log,
     Noted,
+    OpenSandbox,
     OsFigures,
     Rejected,
     Reply,
+    SandboxOpened,
     Send,
     SignalProgram,
     StartDriver,
     Syscall,
     Tick,
     WakeAt,
+    Wall,
+    WallAt,
 )
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, Spawn
+from llmasos.syscalls.records import Signal
+from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, SandboxOpen, Spawn
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Change, Gate
@@ -80,13 +88,16 @@ FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt,
 FLUSH_LOOK = 0.02  # and between two looks whether they have
 
 
+_FAR = "a sandbox is on the machine of its kernel, and this program is on another"
 _GROW = frozenset({Attach, Exec, Feed, Fork, Restore, Spawn})  # calls that make the kernel grow
 
 
 class Core(Protocol):
     """The part of the core that the edge uses."""
 
-    def boot(self, now: int, saved: State | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]: ...
+    def boot(
+        self, now: int, saved: State | None = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0
+    ) -> list[Action]: ...
     def handle(self, event: Event, now: int) -> list[Action]: ...
     def snapshot(self) -> State: ...
 
@@ -110,10 +121,13 @@ class Server:
         ready: Callable[[], None] = lambda: None,
         images: Images | None = None,
         gate: tuple[Gate, socket.socket] | None = None,
+        files: Files | None = None,
+        reach: listening.Reach = listening.PRIVATE,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
-        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then."""
+        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then. `reach`: who may
+        connect."""
         self._core = core
         self._devices = devices
         self._place, self._directory = place, place.directory
@@ -126,7 +140,9 @@ class Server:
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
+        self._files = files  # that users show; None: it opens what they name
         self._outside, self._gate = gate, gate[0] if gate is not None else None
+        self._reach = reach
         self._peers = Peers()
         self._room = room.Room()
         self._events: deque[Event] = deque()
@@ -139,6 +155,8 @@ class Server:
         self._seen = 0.0  # when it ran last
         self._halt = trio.Event()
         self._keeps = False  # it halts, and its journal is kept
+        self._halts = False
+        self._sandboxes: set[int] = set()  # that have an endpoint
         self._hurry = trio.Event()
         self._wanted, self._ready = wanted, ready
         self._undecided = {device.name for device in devices}
@@ -153,7 +171,8 @@ class Server:
         this process may have too few descriptors."""
         self._epoch = self._seen = trio.current_time()
         saved, self._saved = self._saved, None
-        first = self._core.boot(0, saved, self._notes)
+        self._wall = WallClock(saved.wall if saved is not None else 0)
+        first = self._core.boot(0, saved, self._notes, self._wall.now())
         self._make_doors()
         try:
             async with trio.open_nursery() as self._nursery:
@@ -162,12 +181,16 @@ class Server:
                 await nursery.start(self._watch_signals)
                 self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
-                self._programs.listen(self._directory / runtime.PROGRAMS)
+                entrances.clear(self._directory, self._sandboxes)
+                self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
                 self._open_gate()
+                if self._files is not None:
+                    self._files.listen(self._directory / runtime.FILES, self._reach)
+                    nursery.start_soon(self._files.run)
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
                     nursery.start_soon(one.keep_time)
-                for task in (self._keep_time, self._sample_figures):
+                for task in (self._keep_time, self._keep_wall, self._sample_figures):
                     nursery.start_soon(task)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
@@ -192,13 +215,20 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             self._halt.set()  # what ends from here on is no event
-            self._programs.close()
-            self._drivers.close()
+            self._close_doors()
             if self._keeper is not None:
                 self._keeper.close()
             if self._audit is not None:
                 self._audit.close()
         return self._keeps
+
+    def _close_doors(self) -> None:
+        self._programs.close()
+        if self._halts and not self._keeps:
+            entrances.clear(self._directory)
+        self._drivers.close()
+        if self._files is not None:
+            self._files.close()
 
     def _make_doors(self) -> None:
         descriptors = listening.raise_descriptor_limit()
@@ -210,6 +240,7 @@ class Server:
             self._note,
             refuses=lambda why: self._handle(Rejected(0, why.errno, why.reason)),
             strangers=strangers,
+            operators=self._reach.operators,
         )
         self._drivers = door.Door(
             descriptors,
@@ -224,6 +255,8 @@ class Server:
     # --- events in, actions out -------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
+        if self._wall.until is not None and not isinstance(event, Wall) and self._wall.due:
+            self._events.append(Wall(self._wall.now()))  # what happens now comes after what has ended by the clock
         self._events.append(event)
         if self._handling:  # an action has caused another event, which waits for its turn
             return
@@ -265,8 +298,16 @@ class Server:
                 self._supervisor.kill(action.device, action.incarnation, action.reason)
             case SignalProgram():
                 self._signal(action)
+            case WallAt():
+                self._wall.wake_at(action.at)
+            case OpenSandbox():
+                self._open_sandbox(action)
+            case CloseSandbox():
+                self._sandboxes.discard(action.number)
+                self._programs.close_sandbox(action.number)
+                entrances.remove(self._directory, action.number)
             case Halt():
-                self._keeps = action.keep
+                self._keeps, self._halts = action.keep, True
                 self._halt.set()
 
     # --- programs ---------------------------------------------------------------------------------------------------
@@ -282,6 +323,8 @@ class Server:
             if size >= room.LONG and (why := self._room.refusal(size)):
                 raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
             request = wire.decode_request(message)
+            if peer.host and isinstance(request.call, SandboxOpen):
+                raise wire.RefusedFrame(request.seq, Errno.ENOTSUP, _FAR)
             if request.call is not None and peer.key is not None:
                 self._check_files(peer, request.seq, request.call)
             if type(request.call) in _GROW and (why := self._room.refusal(size)):
@@ -294,9 +337,15 @@ class Server:
             self._handle(Cancel(peer.number, request.cancels))
         else:
             peer.owed += 1
-            drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
-            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant
-            self._handle(Syscall(peer.number, request.seq, request.call, *who))
+            entry = BY_RECORD[type(request.call)]
+            if entry.dated and getattr(request.call, entry.dated):
+                self._handle(Wall(self._wall.now()))
+            drawn = secrets.randbits(63) if entry.draws else 0
+            call, files = request.call, None
+            if self._files is not None:
+                call, files = self._files.named(peer, request.seq, call)
+            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant, files, peer.sandbox
+            self._handle(Syscall(peer.number, request.seq, call, *who))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
         try:
@@ -317,6 +366,8 @@ class Server:
     def _lost_program(self, peer: Peer) -> None:
         if self._peers.numbered(peer.number) is not None:
             self._peers.remove(peer)
+            if self._files is not None:
+                self._files.gone(peer.number)
             if not self._halt.is_set():
                 self._handle(Disconnected(peer.number))
 
@@ -330,6 +381,8 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
+        if self._files is not None:
+            self._files.answered(action.peer, action.seq)
         position = self._position if action.told and action.tells else 0
         try:
             frame = wire.encode_reply(action.seq, action.errno, value, position)
@@ -366,6 +419,9 @@ class Server:
             else:
                 raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
+            if action.signal in (Signal.KILL, Signal.TERM):  # what it has here ends, if its OS process cannot be ended
+                self._programs.cut(peer, f"it was sent {action.signal.name}, and cannot be signalled: {error.strerror}")
+                return
             text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
@@ -383,6 +439,17 @@ class Server:
             trouble = error.reason if isinstance(error, SyscallError) else str(error)
         place = self._keeper.path.parent if self._keeper is not None else self._directory
         self._handle(Forgotten(action.ref, gone, left, self._images.sure(place), trouble))
+
+    def _open_sandbox(self, action: OpenSandbox) -> None:
+        self._sandboxes.add(action.number)
+        try:
+            durable = self._keeper is not None and not self._die_with_parent
+            listener, place = entrances.make(self._directory, action.number, durable=durable)
+        except OSError as error:
+            self._handle(SandboxOpened(action.number, error=str(error)))
+            return
+        self._programs.open_sandbox(action.number, listener)
+        self._handle(SandboxOpened(action.number, str(place.absolute())))
 
     def _open_gate(self) -> None:
         if self._outside is None:
@@ -420,24 +487,37 @@ class Server:
             self._tell_driver(event.device, event.incarnation, found)
             return
         event = FromDevice(event.device, event.incarnation, found)
-        if isinstance(found, protocol.Exported) and (keys := self._images.kept(event.device, found)) is not None:
-            self._nursery.start_soon(self._when_synced, keys, event, found.ref)
-            return
+        given = None
+        if self._files is not None and isinstance(found, protocol.Exported | protocol.Failed):
+            given = self._files.told(event.device, found.ref)
+        if isinstance(found, protocol.Exported):
+            keys = self._images.kept(event.device, found)
+            if keys is not None or given is not None:
+                self._nursery.start_soon(self._when_written, keys, given, event, found.ref)
+                return
         self._handle(event)
         if isinstance(event.message, protocol.Hello):
             self._decided(event.device)
 
-    async def _when_synced(self, keys: Store, event: FromDevice, ref: int) -> None:
-        """A file is of no use without its key, so that is on the disk before anybody hears of it."""
+    async def _when_written(self, keys: Store | None, given: Given | None, event: FromDevice, ref: int) -> None:
+        """A file is of no use without its key, so that is on the disk before anybody hears of it; and so is the file of
+        a user that it goes into."""
         try:
-            await trio.to_thread.run_sync(keys.sync)
+            if keys is not None:
+                await trio.to_thread.run_sync(keys.sync)
+            if given is not None and self._files is not None:
+                await self._files.deliver(given)
+        except SyscallError as error:
+            errno = error.errno if error.errno in protocol.FAILURES else Errno.EIO
+            event = FromDevice(event.device, event.incarnation, protocol.Failed(ref, errno, error.reason))
         except OSError as error:
             reason = f"the key of the file cannot be written: {error.strerror}"
             event = FromDevice(event.device, event.incarnation, protocol.Failed(ref, Errno.EIO, reason))
         self._handle(event)
 
     def _send(self, action: Send) -> None:
-        message = self._images.outgoing(action.device, action.message)
+        shown = self._files is not None and self._files.asked(action.device, action.message)
+        message = self._images.outgoing(action.device, action.message, shown=shown)
         if isinstance(message, protocol.Failed):
             self._handle(FromDevice(action.device, action.incarnation, message))
             return
@@ -447,6 +527,8 @@ class Server:
         if isinstance(event, DriverExited):
             self._drivers.drain()  # the messages that it still sent count
             self._images.died(event.device)
+            if self._files is not None:
+                self._files.died(event.device)
         self._handle(event)
         if isinstance(event, DriverExited):
             self._decided(event.device, self._supervisor.unusable.get(event.device, ""))
@@ -489,7 +571,9 @@ class Server:
             if not self._place.has(runtime.DRIVERS):
                 self._drivers.listen(self._directory / runtime.DRIVERS)
             if not self._place.has(runtime.PROGRAMS):
-                self._programs.listen(self._directory / runtime.PROGRAMS)
+                self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
+                if self._files is not None:
+                    self._files.listen(self._directory / runtime.FILES, self._reach)
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)
             self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))
@@ -530,6 +614,11 @@ class Server:
                 self._now = max(self._now, moment)
                 self._handle(Tick())
 
+    async def _keep_wall(self) -> None:
+        while True:
+            await self._wall.look()
+            self._handle(Wall(self._wall.now()))
+
     async def _sample_figures(self) -> None:
         processes: dict[int, psutil.Process] = {}
         while True:
@@ -553,7 +642,8 @@ class Server:
                     await trio.lowlevel.checkpoint()
             for pid in processes.keys() - wanted:
                 del processes[pid]
-            self._handle(OsFigures(figures, self._programs.budgets()))
+            shown = self._files.budgets() if self._files is not None else []
+            self._handle(OsFigures(figures, [*self._programs.budgets(), *shown]))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot

@@ -43,6 +43,12 @@ command line, what a kernel is booted with.
     owners = ["1001", "1002"]
     turn_seconds = 0.05
 
+    [users]                   # of the kernel of a machine (boot --system, docs/howto/system.md): who, and how much
+    group = "llm"             # only its members can connect; empty: everybody
+    operators = ["ada", "@wheel"]   # have every right, as root has
+    default = { kv_max = "1GiB" }   # what each user has at most: any field of GroupSettings
+    quota.bob.kv_max = "4GiB"       # of one, by name or user id, or of the members of a "@group"
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -55,22 +61,24 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
+from llmasos.kernel.edge.users import check_name
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.sched.policies import make_policy
-from llmasos.syscalls import limits
+from llmasos.syscalls import curve_keys, limits, runtime
 from llmasos.syscalls.checked import Wrong, record
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
@@ -140,6 +148,19 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
         for name in ("kv_max", "kv_high", "swap_max", "weights_max"):
             fields[name] = size(fields[name], f"{name} of group {path}")
         return GroupSettings(**fields)
+
+
+UserName = Annotated[str, Meta(min_length=1)] | int
+
+
+class Users(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[users]` of the file: who uses this kernel, and how much of it. What `quota` does not say of a user is as
+    `default` has it."""
+
+    group: str = ""  # whose members alone can connect to the kernel of the machine; empty: everybody can
+    operators: list[UserName] = []  # by name, user id or "@GROUP": they have every right, as root has
+    default: GroupFile = msgspec.field(default_factory=GroupFile)  # of each user's group, /users/UID
+    quota: dict[str, GroupFile] = {}  # of some users, by name, user id or "@GROUP"; the first group that one is in counts
 
 
 class PartitionFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -225,14 +246,48 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
     partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
     net: Net = msgspec.field(default_factory=Net)  # `[net]`
+    users: Users = msgspec.field(default_factory=Users)  # `[users]`
 
 
+CONFIGURATION = "kernel.toml"
 MOST_BYTES = 1 << 20  # of a configuration file
 _FILES = ("script",)  # options of drivers that name a file
 
 
-def read(path: str | None) -> File:
-    """Read the configuration file (None: all defaults). Raises SyscallError EINVAL naming the key that is wrong."""
+def usual(named: str | None, *, system: bool = False) -> str | None:
+    """The path of the configuration file: what is named, else the machine's or the user's own; None: there is none."""
+    if named is not None:
+        return named
+    place = runtime.system_settings() / CONFIGURATION if system else runtime.configuration()
+    return os.fspath(place) if place is not None and place.exists() else None
+
+
+def read(path: str | None, *, system: bool = False) -> File:
+    """Read the configuration file (None: all defaults); of the machine's kernel with the places of its keys. Raises
+    SyscallError EINVAL naming the key that is wrong; EPERM: what the machine's kernel has is another user's."""
+    found = _read(path)
+    return _with_places(found) if system else found
+
+
+def _with_places(found: File) -> File:
+    """The configuration of the machine's kernel, which has no home: what it makes is in /var/lib/llmasos."""
+    place = runtime.system_state()
+    with suppress(OSError):  # it is not there yet
+        if (owner := place.stat().st_uid) != os.geteuid():
+            name = user_name(owner)
+            raise Errno.EPERM(f"{place} belongs to user {name}; do this as that one (`sudo -u {name} ...`)")
+    if not found.seal.key_file:
+        found.seal.key_file = os.fspath(place / "seal.key")
+    if not found.seal.directory:
+        found.seal.directory = os.fspath(place / "keys")
+    if not found.net.key:
+        found.net.key = os.fspath(place / curve_keys.SERVER)
+    if not found.net.authorized_keys:
+        found.net.authorized_keys = os.fspath(place / curve_keys.AUTHORIZED)
+    return found
+
+
+def _read(path: str | None) -> File:
     if path is None:
         return File()
     try:
@@ -240,7 +295,7 @@ def read(path: str | None) -> File:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file")
-        found = record(msgspec.toml.decode(text), File)
+        found = record(_with_defaults(msgspec.toml.decode(text)), File)
         _check(found)
     except OSError as error:
         raise Errno.ENOENT(f"the configuration {path} cannot be read: {error.strerror}; name a TOML file") from None
@@ -253,6 +308,18 @@ def read(path: str | None) -> File:
         )
         one.options = {key: driver_option(key, value, place) for key, value in one.options.items()}
     return found
+
+
+def _with_defaults(found: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a file, with what is everybody's added to the quota of each."""
+    users = found.get("users")
+    if not isinstance(users, dict):
+        return found
+    quota, usual = users.get("quota"), users.get("default")
+    if not (isinstance(quota, dict) and isinstance(usual, dict)):
+        return found
+    whole = {name: {**usual, **one} if isinstance(one, dict) else one for name, one in quota.items()}
+    return {**found, "users": {**users, "quota": whole}}
 
 
 def _check(found: File) -> None:
@@ -272,6 +339,15 @@ def _check(found: File) -> None:
             check_place(path)
     if found.seal.key == "command" and not found.seal.key_command.strip():
         raise Wrong("[seal] key_command", 'wanted the command that prints the key, since key = "command"; found nothing')
+    with _where("[users.default]"):
+        check_settings(found.users.default.settings("users"))
+    for name, group in found.users.quota.items():
+        with _where(f'[users.quota."{name}"]'):
+            check_name(name)
+            check_settings(group.settings(name))
+    for name in map(str, found.users.operators):
+        with _where("[users] operators"):
+            check_name(name)
     for path, group in found.groups.items():
         with _where(f'[groups."{path}"]'):
             _check_group(path, group)
@@ -301,12 +377,12 @@ def check_place(path: str) -> None:
         raise Errno.ENOENT(f"there is no {path}; name the directory of a model, or a file of one")
 
 
-def user_name() -> str:
-    """The name of the user that boots the kernel, in a form that a control group can have."""
+def user_name(uid: int | None = None) -> str:
+    """The name of a user, or of the one that boots the kernel, in a form that a control group can have."""
     try:
-        name = getpass.getuser()
+        name = getpass.getuser() if uid is None else pwd.getpwuid(uid).pw_name
     except (KeyError, OSError):  # no name for this user id
-        name = str(os.getuid()) if hasattr(os, "getuid") else ""
+        name = str(os.getuid() if uid is None else uid)
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip(".") or "user"
 
 

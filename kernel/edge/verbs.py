@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 
 from llmasos.kernel.edge import settings
-from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import SyscallError
 
 
@@ -16,14 +14,14 @@ def where() -> argparse.ArgumentParser:
     """The options that say whose configuration it is, as the parent of a verb's parser."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config", metavar="FILE.toml", help="the configuration (default: that of the user's kernels)")
+    parser.add_argument("--system", action="store_true", help="of the machine's kernel, and not of this user's")
     parser.add_argument("--runtime", metavar="DIR", help=argparse.SUPPRESS)
     return parser
 
 
 def configured(args: argparse.Namespace) -> settings.File:
     """Raises SyscallError EINVAL, ENOENT."""
-    usual = runtime.configuration()
-    return settings.read(args.config if args.config is not None else os.fspath(usual) if usual is not None else None)
+    return settings.read(settings.usual(args.config, system=args.system), system=args.system)
 
 
 def done(verb: str, act: Callable[[], int]) -> int:

@@ -14,11 +14,12 @@ import hmac
 import msgspec
 from msgspec.structs import replace
 
-from llmasos.kernel import desk
+from llmasos.kernel import desk, grants, sandboxes
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
+from llmasos.kernel.groups.group import Group
 from llmasos.kernel.journal import positions
-from llmasos.kernel.journal.records import traits_of
+from llmasos.kernel.journal.records import Granted, traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
@@ -29,12 +30,14 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, WAITS, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.objects.sandbox import Sandbox
 from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.rights import called
 from llmasos.kernel.sched.force import note, reschedule
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
@@ -54,13 +57,15 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
-    program = system.table.find(pid)
-    if not isinstance(program, Program) or (event.tenant and program.owner.tenant != event.tenant):
+    program, number = system.table.find(pid), pids.number_of(pid)
+    elsewhere = isinstance(program, Program) and program.sandbox != event.sandbox  # a sandbox has its own and no others
+    if not isinstance(program, Program) or elsewhere or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
-            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
+            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
+            "ticket"
         )
     if program.grace is None:
-        raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
+        raise Errno.EAGAIN(f"program {number} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
     program.told = seen >= 0
@@ -130,6 +135,8 @@ def recover(system: System, state: State) -> None:
     system.table.sort()
     _grants(system, state, programs)
     forget_old(system)
+    if system.grants:
+        grants.expire(system, system.wall)  # time went on while no kernel ran
     for process in processes:
         if not process.is_zombie() and lives_on(system, process):
             rejoin.begin(system, process)
@@ -179,6 +186,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         owner=owner,
         rights=head.rights & owner.rights,  # he may have been an operator, and be none now
         confined=head.confined,
+        sandbox=head.sandbox,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
@@ -188,15 +196,29 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _grants(system: System, state: State, programs: dict[int, Program]) -> None:
-    """Every grant again: what it was made of has a lower number."""
-    for _, head in sorted(state.grants.items()):
-        parent = system.grants.get(head.parent) if head.parent else None
-        thing, holder = system.table.find(head.pid), programs.get(head.holder)
-        if isinstance(thing, LLMProcess):
-            known = head.number, thing, head.rights, head.maker, head.to, parent, head.secret, holder
-            system.grants.add(Grant(*known))
-    system.grants.next = state.next_grant
+    """Every grant again, and the sandboxes."""
+    for head in sorted(state.grants.values(), key=lambda head: _depth(state, head)):
+        _recall_grant(system, head, programs)
     system.grants.changed.clear()
+    for number, pid in state.sandboxes.items():
+        system.sandboxes.add(sandbox := Sandbox(number, programs[pid]))
+        sandbox.programs = {one.pid: one for one in programs.values() if one.sandbox == number}
+        sandboxes.open_again(system, sandbox)
+    system.sandboxes.changed.clear()
+
+
+def _recall_grant(system: System, head: Granted, programs: dict[int, Program]) -> None:
+    parent = system.grants.get(head.parent) if head.parent else None
+    thing = system.groups.recall(head.group) if head.group else system.table.find(head.pid)
+    if isinstance(thing, LLMProcess | Group):
+        hands = head.rights, head.maker, head.to, parent, head.secret, programs.get(head.holder)
+        system.grants.add(Grant(head.number, thing, *hands, head.until, head.sandbox))
+
+
+def _depth(state: State, head: Granted) -> int:
+    """What a grant was made of comes before it."""
+    above = state.grants.get(head.parent)
+    return 0 if above is None else 1 + _depth(state, above)
 
 
 def _missing(system: System, program: Program) -> None:

@@ -32,8 +32,8 @@ def begins(system: System, device: Device) -> bool:
 
 
 def began(system: System, device: Device) -> None:
-    """A step has: the turn is used. One in which there was nothing to do yet is not, or it would matter to a call that comes
-    at its beginning whether others have had the kernel look here before."""
+    """A step has: the turn is used. One in which there was nothing to do yet is not, or it would matter to a call that
+    comes at its beginning whether others have had the kernel look here before."""
     if len(device.queues) > 1:
         device.turn = system.uptime // nanoseconds(system.config.partition.turn)
 
@@ -47,6 +47,6 @@ def check_turn(system: System, device: Device, flight: InFlight, duration: int) 
         system.log(
             "error",
             f"{device.name}: a step ended {seconds(end):.3g} s after its turn had begun, and a turn of the partition has "
-            f"{seconds(length):g} s: "
-            "owners feel each other so; give longer turns, or steps of fewer tokens (step_tokens)",
+            f"{seconds(length):g} s: owners feel each other so; give longer turns, or steps of "
+            "fewer tokens (step_tokens)",
         )

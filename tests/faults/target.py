@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -84,8 +85,10 @@ class Target:
 
     def __post_init__(self) -> None:
         # Drivers that have died often are to be there again at once: each death is another case.
-        patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\nrestart_max = 0.1\nrestart_forgiven = 0.01\n"
-        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}[journal]\nfsync = "{self.fsync}"\n')
+        patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\n"
+        again = "restart_max = 0.1\nrestart_forgiven = 0.01\n"
+        audit = "[audit]\nkeep = 2\n"  # files: as many as it comes to keep, soon
+        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}{again}[journal]\nfsync = "{self.fsync}"\n{audit}')
         (self.base / "log").touch()
 
     # --- the kernel ---
@@ -167,8 +170,9 @@ class Target:
         if not driver:
             process.kill()
             return
-        with contextlib.suppress(psutil.Error, IndexError):
-            psutil.Process(process.pid).children()[0].kill()
+        with contextlib.suppress(psutil.Error, StopIteration):
+            children = psutil.Process(process.pid).children()
+            next(child for child in children if child.status() != psutil.STATUS_ZOMBIE).kill()
 
     def halt(self) -> None:
         """SIGTERM: it ends in good order, and its journal is kept. The next one is booted."""
@@ -178,13 +182,16 @@ class Target:
         process.wait(SECONDS)
         self.boot()
 
-    def reboot(self, arm: Callable[[], None]) -> None:
-        """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another."""
+    def reboot(self, arm: Callable[[], None], *, first: bool = False) -> None:
+        """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another. `first`: of
+        a user who has no keys and no journal yet."""
         with self._turn:
             process = self._process
             assert process is not None
             process.kill()
             process.wait(SECONDS)
+            for made in ("home", "journal") if first else ():
+                shutil.rmtree(self.base / made)
             arm()
             if not self._boot():
                 self._buried(process=self._process or process)
@@ -269,6 +276,16 @@ class Agent:
         """Begin with a new process: the old one's log is long."""
         self.log = [1, 2, 3]
         self.pid = self.client(Spawn(self.model, self.log, SAMPLER, detached=True), timeout=SECONDS)
+
+    def begin_anew(self) -> None:
+        """With a kernel that knows nothing of it."""
+        self.client.close()
+        self.client = self.target.connect(name="agent")
+        try:
+            self.renew()
+        except SyscallError as error:
+            self.target.errors.append(f"Spawn: {error}")
+            self.renew()
 
     def call(self, call: Call[R]) -> R | None:
         """The answer; None if the call failed, for which there is a reason. Raises Broken: it has none."""

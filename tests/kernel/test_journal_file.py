@@ -487,7 +487,7 @@ def test_a_frame_that_cannot_be_written_as_the_new_file_of_a_repair_gets_its_nam
     monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
     rig = Rig(tmp_path)
     named, go_on = threading.Event(), threading.Event()
-    sync_directory, encode = file.sync_directory, keeper.encode
+    sync_directory = file.sync_directory
 
     def slow(path: Path) -> None:
         if not named.is_set():

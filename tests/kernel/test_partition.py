@@ -97,6 +97,7 @@ def transcript(secret: int, **more: Any) -> list[tuple[object, ...]]:
     return life.seen()
 
 
+@pytest.mark.timeout(7200 if SECRETS > 100 else 300)
 def test_what_an_owner_sees_and_when_does_not_depend_on_others() -> None:
     alone = transcript(0)
     assert sum(one[1] is Errno.OK for one in alone) > 20

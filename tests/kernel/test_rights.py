@@ -268,7 +268,7 @@ def test_a_grant_allows_what_the_table_says_and_no_more(entry: Entry, field: str
 
 def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
     kinds = {touches.what for entry in TABLE.values() for touches in entry.touches}
-    assert kinds <= {*PROCESSES, *GROUPS, Names.DEVICE, Names.MODEL, Names.FILE, Names.OWNER}
+    assert kinds <= {*PROCESSES, *GROUPS, Names.DEVICE, Names.MODEL, Names.FILE, Names.TARGET, Names.OWNER}
     nothing = {entry.name for entry in TABLE.values() if not entry.touches}
     assert nothing == {
         "attach",
@@ -284,6 +284,8 @@ def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
         "accept",
         "grants",
         "revoke",
+        "sandbox_open",
+        "sandbox_close",
     }
     unguarded = {
         (entry.name, touches.field) for entry in TABLE.values() for touches in entry.touches if touches.needs is Needs.SEE
@@ -291,6 +293,7 @@ def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
     assert unguarded == {
         ("getinfo", "pid"),
         ("grant", "pid"),
+        ("grant", "group"),
         ("group_stat", "path"),
         ("checkpoint", "path"),
         ("restore", "path"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from llmasos.kernel.groups import group
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -21,6 +23,7 @@ from llmasos.syscalls.table import (
     Decode,
     Entry,
     Getinfo,
+    GroupCreate,
     GroupSet,
     GroupStat,
     Kill,
@@ -31,23 +34,23 @@ from llmasos.syscalls.table import (
     Spawn,
 )
 
-ANN, BEN = 1001, 1002
+ANN, BEN, BOSS = 1001, 1002, 1009
 NAMING = [
     pytest.param(entry, touches, id=f"{entry.name}-{touches.field}")
     for entry in TABLE.values()
     for touches in entry.touches
-    if touches.what in (Names.MODEL, Names.FILE)
+    if touches.what in (Names.MODEL, Names.FILE, Names.TARGET)
 ]
 
 
 @pytest.fixture
 def sim() -> Simulation:
-    return simulate(256, shared=True)
+    return simulate(256, shared=True, operators=[BOSS])
 
 
 def naming(entry: Entry, field: str, name: str, pid: int) -> Call[Any]:
     """The call with `name` in a field; `pid` is a process of the caller's."""
-    values = {field: name, "pid": pid, "advice": Advice.WILLNEED}
+    values = {"path": "/etc/shadow", field: name, "pid": pid, "advice": Advice.WILLNEED}
     wanted = {one.name for one in msgspec.structs.fields(entry.record) if one.required} | {field}
     return entry.record(**{name: value for name, value in values.items() if name in wanted})
 
@@ -63,7 +66,8 @@ def refused(program: Prog, call: Call[Any]) -> tuple[Errno, str]:
 def test_a_name_that_is_looked_for_among_files_is_refused_to_users(
     sim: Simulation, entry: Entry, touches: Any, name: str
 ) -> None:
-    for program in (sim.program(uid=ANN), sim.program(uid=ANN, tenant="acme"), sim.program(tenant="acme")):
+    boss = sim.program(uid=BOSS)  # an operator by the configuration, who is not the kernel's user
+    for program in (sim.program(uid=ANN), sim.program(uid=ANN, tenant="acme"), sim.program(tenant="acme"), boss):
         pid = program.call(Spawn("sim", [1, 2, 3]))
         errno, reason = refused(program, naming(entry, touches.field, name, pid))
         assert errno is Errno.EPERM
@@ -125,6 +129,18 @@ def test_without_a_limit_of_his_own_a_user_has_a_part_of_the_process_table() -> 
     second.call(Spawn("sim", [1, 2, 3]))
     assert refused(second, Spawn("sim", [1, 2, 3]))[0] is Errno.EAGAIN
     assert sim.program(uid=BEN).call(Spawn("sim", [1, 2, 3]))
+
+
+def test_a_user_has_a_part_of_the_groups_and_operators_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "GROUPS", replace(group.GROUPS, owner=4))
+    sim = simulate(256, shared=True)
+    first, second, root = sim.program(uid=ANN), sim.program(uid=ANN), sim.program()  # each has a session
+    first.call(GroupCreate("/users/1001/a"))
+    second.call(GroupCreate("b"))
+    assert refused(first, GroupCreate("/users/1001/c"))[0] is refused(second, GroupCreate("c"))[0] is Errno.EAGAIN
+    for name in "cdefg":
+        root.call(GroupCreate(name))
+    sim.program(uid=BEN).call(GroupCreate("c"))
 
 
 def test_what_a_call_has_set_outlives_the_kernel_and_other_quotas_are_those_of_its_configuration() -> None:

@@ -33,6 +33,7 @@ from llmasos.userland.shell import (
     do_images,
     do_language,
     do_look,
+    do_sandbox,
     do_shell,
     do_talk,
     do_wait,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 __all__ = [
-    "DO", "Session", "do_cat", "do_compact", "do_control", "do_grants", "do_images", "do_language", "do_look", "do_shell",
-    "do_talk", "do_wait",
+    "DO", "Session", "do_cat", "do_compact", "do_control", "do_grants", "do_images", "do_language", "do_look",
+    "do_sandbox", "do_shell", "do_talk", "do_wait",
     "open_private", "open_shell",
 ]  # fmt: skip
 NAMED = 5  # agents
@@ -100,7 +101,7 @@ def open_private(where: Path, *, file: str = "", command: str | None = None, arg
     """A shell on a kernel that ends with it, in a place of its own if the user's kernel runs in the usual one. Raises
     EBUSY if another kernel runs in a directory that was named."""
     if runtime.holder(where) is not None:
-        if where.absolute() == runtime.default().absolute() == runtime.usual().absolute():
+        if where.absolute() == runtime.default().absolute() and where in (runtime.usual(), runtime.system()):
             with TemporaryDirectory(prefix="llmasos-") as place:
                 return open_private(Path(place) / "run", file=file, command=command, arguments=arguments)
         why = f"a kernel runs in {where} already; a private one wants a place of its own (--runtime DIR)"
