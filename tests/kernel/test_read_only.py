@@ -27,6 +27,7 @@ from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Spawn
 from tests.booted import PATIENCE
+from tests.kernel.journaled import frames_written
 
 READ_ONLY = os.strerror(errno.EROFS)
 CALLS = ("write", "pwrite", "open", "fsync", "fdatasync", "replace", "ftruncate")
@@ -36,9 +37,7 @@ CALLS = ("write", "pwrite", "open", "fsync", "fdatasync", "replace", "ftruncate"
 def frames() -> list[Frame]:
     """What a kernel writes in a short life: one process after the other, each of which needs a key."""
     sim = simulate()
-    written: list[Frame] = []
-    whole = sim._append
-    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
+    written = frames_written(sim)
     program = sim.program()
     for number in range(6):
         program.call(Decode(program.call(Spawn("sim", [number + 1, 2, 3], detached=True)), 4))
