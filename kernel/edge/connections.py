@@ -49,7 +49,7 @@ class Connections:
         self._sends, self._gone, self._note, self._refuses = sends, gone, note, refuses
         self._look_soon = look_soon
         self._numbers: dict[int, Peer] = {}
-        self.inside = 0  # of them, those that are not refused
+        self.refused: set[Peer] = set()  # of them, those that stay only to hear why they cannot
         self.turned_away = 0
         self.payers = Payers(received, sends)
         self.turns, self.stays = Turns(paced=paced), Stays(self._numbers, timed)
@@ -57,6 +57,11 @@ class Connections:
         self._selector = selectors.DefaultSelector()
         self._corked: Peer | None = None  # has its turn, and gets short answers
         self._cork: list[bytes] = []  # at the end of it
+
+    @property
+    def inside(self) -> int:
+        """Connections that are not refused."""
+        return len(self._numbers) - len(self.refused)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -72,7 +77,8 @@ class Connections:
         """A connection that may stay for so long without saying anything."""
         self.payers.enter(peer, process)
         self._numbers[peer.number] = peer
-        self.inside += peer.refused is None
+        if peer.refused is not None:
+            self.refused.add(peer)
         self.stays.until(peer, seconds)
         self.wait_for(peer, READ)
 
@@ -220,7 +226,7 @@ class Connections:
         if self._numbers.pop(peer.number, None) is None:
             return
         self.stays.end(peer)
-        self.inside -= peer.refused is None
+        self.refused.discard(peer)
         self.wait_for(peer, 0)
         self.held.discard(peer)
         self.turns.forget(peer)

@@ -416,6 +416,42 @@ def test_the_last_places_are_for_processes_that_have_none(tmp_path: Path, monkey
     trio.run(main)
 
 
+def test_a_user_of_a_kernel_of_several_has_a_part_of_the_places_and_the_last_ones_are_for_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many processes he has, and whatever other users do together."""
+    who = [0, 0]  # OS process and user
+    monkeypatch.setattr(zeromq, "credentials", lambda fd: zeromq.Credentials(*who))
+    monkeypatch.setattr(zeromq, "pidfd", lambda fd, credentials: -1)
+
+    async def main() -> None:
+        async with doorway(tmp_path, 256, operators=frozenset({0})) as way:
+            one = way.door
+            with ExitStack() as stack:
+
+                async def connect(uid: int) -> bool:
+                    """Whether it is refused, of a new process of that user."""
+                    who[0], who[1], before, refused = who[0] + 1, uid, len(one), one.refused
+                    found = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    found.connect(os.fspath(way.path))
+                    await until(lambda: len(one) > before or one.refused > refused)
+                    return one.refused > refused
+
+                part = one.most // door.USERS
+                assert [await connect(1001) for _ in range(part + 2)] == [False] * part + [True] * 2
+                assert not await connect(1002)
+                for uid in range(1003, 1020):
+                    while not await connect(uid) and len(one) < one.most:
+                        pass
+                taken = len(one)
+                assert await connect(1030)
+                found = [await connect(0) for _ in range(door.OPERATORS // 2)]
+                assert found == [False] * len(found)
+                assert len(one) == taken + len(found)
+
+    trio.run(main)
+
+
 def test_a_socket_of_another_kind_is_answered_like_any(tmp_path: Path) -> None:
     """A REQ puts an empty part before its message."""
 
