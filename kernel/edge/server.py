@@ -205,9 +205,11 @@ class Server:
                 if self._audit is not None:
                     await self._audit.finish()
                 if self._keeper is not None:
-                    if self._keeps:
-                        await trio.to_thread.run_sync(self._keeper.sync_all)
-                    self._keeper.stop()
+                    trouble = await trio.to_thread.run_sync(self._keeper.sync_all) if self._keeps else ""
+                    if trouble:
+                        text = f"journal: what came last is not on the disk as the kernel halts: {trouble}"
+                        self._console(Log(seconds(self._now), "error", text))
+                    self._keeper.stop(kept=not trouble)
                 with trio.move_on_after(FLUSH_SECONDS):
                     while self._programs.waiting:  # noqa: ASYNC110 - the door tells nobody
                         await trio.sleep(FLUSH_LOOK)
