@@ -29,15 +29,14 @@ from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Spawn, Truncate
 from tests.booted import PATIENCE
+from tests.kernel.journaled import frames_written
 
 
 @pytest.fixture(scope="module")
 def frames() -> list[Frame]:
     """What a kernel writes in a short life; the last frame changes something."""
     sim = simulate()
-    written: list[Frame] = []
-    whole = sim._append
-    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
+    written = frames_written(sim)
     program = sim.program()
     pid = program.call(Spawn("sim", [1, 2, 3]))
     program.call(Decode(pid, 8, logprobs=1))

@@ -11,7 +11,7 @@ import pytest
 
 from llmasos.kernel.groups import group
 from llmasos.simulator import Prog, Simulation, simulate
-from llmasos.syscalls import pids
+from llmasos.syscalls import budgets, pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Advice, GroupSettings, Kind, Signal, State
@@ -132,7 +132,7 @@ def test_without_a_limit_of_his_own_a_user_has_a_part_of_the_process_table() -> 
 
 
 def test_a_user_has_a_part_of_the_groups_and_operators_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group, "GROUPS", replace(group.GROUPS, owner=4))
+    monkeypatch.setattr(group, "GROUPS", replace(budgets.GROUPS, owner=4))
     sim = simulate(256, shared=True)
     first, second, root = sim.program(uid=ANN), sim.program(uid=ANN), sim.program()  # each has a session
     first.call(GroupCreate("/users/1001/a"))
