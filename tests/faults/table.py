@@ -84,7 +84,7 @@ QUIET = (
     Quiet("flock", r"atomic_file\.py", "a file system without locks"),
     Quiet(
         "recv.*|send|sendmsg|connect|getsockopt|accept.*",
-        r"libzmq|edge/(door|peers)\.py",
+        r"libzmq|edge/(door|connections|listening|peers|payers)\.py",
         "a connection that breaks: who had it connects anew",
     ),
     Quiet(
