@@ -120,7 +120,9 @@ class Life:
         self.pids: list[int] = []
         self.images: list[str] = []
         self.spawned: list[Any] = []
-        with tempfile.TemporaryDirectory() as self.place:
+        with tempfile.TemporaryDirectory(
+            dir="/tmp"
+        ) as self.place:  # the bytes of its name are charged: as many everywhere
             for act in range(ACTS):
                 if kind.reboots and act % 60 == 59:
                     self._reboot()
