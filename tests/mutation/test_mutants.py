@@ -89,13 +89,13 @@ def test_the_interval_is_wilsons(found: int, tried: int, low: float, high: float
     assert sample.wilson(found, tried) == pytest.approx((low, high), abs=2e-4)
 
 
-def test_the_recorded_lives_are_tried_first_then_the_quick_tests_and_all_where_a_line_runs_at_import() -> None:
+def test_a_recorded_life_is_tried_first_then_the_quick_tests_and_all_where_a_line_runs_at_import() -> None:
     least, *_, last = mutants("m.py", TEXT)
-    seconds = {"slow": 2.0, "quick": 0.1, "other": 1.0, f"{FIRST}::test": 1.5}
-    known = Map(seconds, {"m.py": {"12": ["slow", "quick", f"{FIRST}::test"]}})
-    assert known.tests_of(last) == [f"{FIRST}::test", "quick", "slow"]
-    assert known.tests_of(last, seconds=2.0) == [f"{FIRST}::test", "quick"]
-    assert known.tests_of(least) == [f"{FIRST}::test", "quick", "other", "slow"]
+    seconds = {"slow": 2.0, "quick": 0.1, "other": 1.0, FIRST: 1.5}
+    known = Map(seconds, {"m.py": {"12": ["slow", "quick", FIRST]}})
+    assert known.tests_of(last) == [FIRST, "quick", "slow"]
+    assert known.tests_of(last, seconds=2.0) == [FIRST, "quick"]
+    assert known.tests_of(least) == [FIRST, "quick", "other", "slow"]
 
 
 def test_a_probe_tells_that_a_statement_runs_and_changes_nothing_else() -> None:
