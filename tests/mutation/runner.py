@@ -199,8 +199,9 @@ def end_with_parent() -> None:
 
 
 def temporary() -> Path:
-    """A folder of its own for what a child's tests leave behind; whoever calls removes it (`shutil.rmtree`)."""
-    place = Path(tempfile.mkdtemp(prefix="llmasos-trial-"))
+    """A folder of its own for what a child's tests leave behind; whoever calls removes it (`forget`). Its name is short,
+    since tests bind sockets below it."""
+    place = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
     os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = os.fspath(place)
     tempfile.tempdir = None
     return place

@@ -47,13 +47,14 @@ class Verdict(msgspec.Struct):
 
 class Asked(msgspec.Struct):
     """A mutant to be tried. `files`: by all the tests in these, else by those of the map, `seconds` together (0: all).
-    `control`: no mutant, and only this test."""
+    `control`: no mutant, and only this test. `without`: not by these tests."""
 
     mutant: Mutant
     files: list[str] = []
     seconds: float = 0.0
     bare: bool = False
     control: str = ""
+    without: list[str] = []
 
     @property
     def name(self) -> str:
@@ -163,7 +164,7 @@ class Servers:
         os.close(writing)
         self._known, self._left = known, b""
         self._waiting: dict[str, Asked] = {}
-        self._sound, self._doubted = set[tuple[bool, str]](), list[tuple[Asked, Verdict]]()
+        self._sound, self._doubted = dict[tuple[bool, str], bool](), list[tuple[Asked, Verdict]]()
 
     def ask(self, asked: Asked) -> None:
         asked.bare = asked.bare or self._known.at_import(asked.mutant)
@@ -172,18 +173,19 @@ class Servers:
 
     def answer(self) -> Verdict:
         """The next verdict, of whichever mutant that was asked for. A test that notices something has been tried once
-        without a mutant, in the same way."""
+        without a mutant in the same way; where it fails then it does not count."""
         while True:
             for at, (asked, verdict) in enumerate(self._doubted):
-                if (asked.bare, verdict.by) in self._sound:
+                if (sound := self._sound.get((asked.bare, verdict.by))) is not None:
                     del self._doubted[at]
-                    return verdict
+                    if sound:
+                        return verdict
+                    self.ask(msgspec.structs.replace(asked, without=[*asked.without, verdict.by]))
+                    break
             verdict = self._heard()
             asked = self._waiting.pop(verdict.name)
             if asked.control:
-                if verdict.status != SURVIVED:
-                    raise SystemExit(f"{asked.control} fails without a mutant")
-                self._sound.add((asked.bare, asked.control))
+                self._sound[asked.bare, asked.control] = verdict.status == SURVIVED
             elif verdict.status == FAILED and asked.bare:
                 raise SystemExit(f"{verdict.name}: pytest could not run its tests ({verdict.by})")
             elif verdict.status == FAILED:
@@ -310,8 +312,10 @@ def _chosen(known: Map, asked: Asked, items: dict[str, pytest.Item]) -> list[str
     if asked.control:
         return [asked.control]
     if asked.files:
-        return [test for test in items if test.partition("::")[0] in asked.files]
-    return [test for test in known.tests_of(asked.mutant, asked.seconds) if test in items]
+        found = [test for test in items if test.partition("::")[0] in asked.files]
+    else:
+        found = [test for test in known.tests_of(asked.mutant, asked.seconds) if test in items]
+    return [test for test in found if test not in asked.without]
 
 
 def _try_bare(known: Map, asked: Asked, told: mmap.mmap) -> NoReturn:
@@ -319,6 +323,7 @@ def _try_bare(known: Map, asked: Asked, told: mmap.mmap) -> NoReturn:
     if not asked.control:
         change(mutant.path, mutated((ROOT / mutant.path).read_text(), mutant.number))
     order = [asked.control] if asked.control else [] if asked.files else known.tests_of(mutant, asked.seconds)
+    order = [test for test in order if test not in asked.without]
     files = asked.files or list(dict.fromkeys(test.partition("::")[0] for test in order))
     tell(told, AT_IMPORT)
     status = int(pytest.main([*files, *OPTIONS], plugins=[_Trying(known.seconds, order, told)])) if files else 0
