@@ -124,6 +124,21 @@ def test_entries_of_those_who_have_gone_are_swept_out_behind_a_stronger_class_th
     assert (len(queue), queue.take(), queue.take()) == (1, stays, None)
 
 
+def test_many_that_wait_are_not_gone_through_each_time_that_one_is_put_again() -> None:
+    class Counting(RunQueue):
+        sweeps = 0
+
+        def _sweep(self) -> None:
+            self.sweeps += 1
+            super()._sweep()
+
+    queue: Any = Counting(ByNumber())
+    rows: list[Any] = [Row(SchedClass.BATCH, number) for number in range(3000)]
+    for row in rows * 4:
+        queue.put(row)
+    assert queue.sweeps <= 4 * 3000 // 2024
+
+
 def test_an_entry_in_the_queue_of_one_device_does_not_come_to_life_by_a_number_of_anothers() -> None:
     first, second = RunQueue(ByNumber()), RunQueue(ByNumber())
     process: Any = Row(SchedClass.FAIR, 1)

@@ -32,6 +32,11 @@ from llmasos.syscalls.table import (
     Truncate,
 )
 
+# Linux's sched_prio_to_weight (kernel/sched/core.c), from nice -20 to 19.
+LINUX = [
+    88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991,
+    1586, 1277, 1024, 820, 655, 526, 423, 335, 272, 215, 172, 137, 110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+]  # fmt: skip
 ENDLESS = 400  # tokens: more than any of these tests lets a process decode
 
 
@@ -71,6 +76,16 @@ def test_processes_that_come_and_go_behind_a_stronger_class_leave_nothing_in_the
 
 
 # --- fair -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_has_the_weight_that_linux_gives_its_nice_value() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(program, 1)
+    unit = process(sim, pid).weight // 1024
+    for nice, weight in zip(range(-20, 20), LINUX, strict=True):
+        program.call(Setsched(pid, nice=nice))
+        assert process(sim, pid).weight == weight * unit
 
 
 def test_tokens_are_shared_by_weight() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from llmasos.drivers.protocol import Step, StepDone
 from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.memory.swap import Slot, SwapCost, SwapSpace
@@ -12,7 +15,7 @@ from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Sampler, Signal, State
-from llmasos.syscalls.table import Decode, Kill, Models, Spawn, Truncate
+from llmasos.syscalls.table import Decode, Kill, Models, Spawn, StatsCall, Truncate
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.swapping import Swapping, SwappingAndGuessing, SwappingBadly
 
@@ -111,6 +114,27 @@ def test_what_is_lost_or_could_not_be_written_is_computed_again_and_logged() -> 
     said = "\n".join(line.text for line in sim.log)
     assert "could not be moved in" in said
     assert "could not be moved out" in said
+
+
+def test_moves_are_counted_as_the_driver_made_them() -> None:
+    for unwritten in ("0", "7"):
+        sim = swapping(frames=8, unwritten_every=unwritten)
+        failed = list[int]()
+        driver: Any = sim.driver()
+
+        def step(message: Step, device: Any = driver.device, failed: list[int] = failed) -> StepDone:
+            done: StepDone = type(device).step(device, message)
+            failed += done.unwritten
+            return done
+
+        driver.device.step = step
+        program, pids = sim.program(), agents(sim, 3)
+        for pid in pids * 3:
+            program.call(Decode(pid, 3))
+        stats = program.call(StatsCall())
+        assert stats.moved_in == sum(len(step.ins) for step in sim.steps) > 0
+        assert stats.moved_out == sum(len(step.outs) for step in sim.steps) - len(failed) > 0
+        assert bool(failed) == (unwritten != "0")
 
 
 def test_a_cut_log_forgets_what_lies_behind_it() -> None:
