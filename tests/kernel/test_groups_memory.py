@@ -238,6 +238,19 @@ def test_above_kv_high_own_sleepers_go_first_and_growth_is_slowed_down() -> None
     assert list(row(sim, runner).log[96:]) == sim.continuation([7, *range(1, 96)], 48)
 
 
+def test_growth_above_kv_high_is_counted_by_the_frame_and_not_by_the_token() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a", kv_high=frames(2))
+    pid = spawn(program, "/a")  # 40 tokens: three frames
+    sim.run_idle()
+    assert stat(program, "/a").events["kv_high"] == 1
+    program.call(Decode(pid, 9))  # the last of them is not computed: 48 tokens are three frames
+    assert stat(program, "/a").events["kv_high"] == 1
+    program.call(Decode(pid, 2))
+    assert stat(program, "/a").events["kv_high"] == 2
+
+
 @pytest.mark.parametrize("limits", [{"kv_high": 1}, {"kv_max": frames(10)}])
 def test_contexts_of_many_steps_are_rebuilt_though_all_of_the_group_is_short(limits: dict[str, Any]) -> None:
     sim = simulate(frames=12, step_tokens=16, quantum=100_000)

@@ -411,6 +411,59 @@ def test_a_process_goes_on_only_on_a_device_of_the_kind_that_it_ran_on() -> None
             assert (error.errno, "gone" in error.reason) == (Errno.EBUSY, True)
 
 
+def test_what_a_group_has_used_outlives_a_change_of_its_total_and_ends_with_the_total() -> None:
+    sim = simulate()
+    program = sim.program()
+    program.call(GroupCreate("/a", GroupSettings(tokens_total=100)))
+    program.call(Decode(program.call(Spawn("sim", [1], WARM, group="/a")), 10))
+    (before,) = program.call(GroupStat("/a"))
+    assert before.tokens == 10
+    program.call(GroupSet("/a", GroupSettings(tokens_total=200)))
+    reboot(sim, program)
+    (after,) = program.call(GroupStat("/a"))
+    assert (after.tokens, after.settings.tokens_total) == (10, 200)
+    assert sim.saved is not None
+    assert sim.saved.spent == {"/a": 10}
+    program.call(GroupSet("/a", GroupSettings()))
+    assert sim.saved.spent == {}
+
+
+def test_a_failed_call_that_is_sent_again_fails_again_and_counts_again() -> None:
+    sim = simulate()
+    program = sim.program()
+    future = program.start(Exit(4711))
+    assert future.errno is Errno.ESRCH
+    future.reply = None  # it was lost with the kernel
+    reboot(sim, program)
+    assert future.errno is Errno.ESRCH
+    assert program.call(StatsCall()).errors == 1
+
+
+def test_without_a_journal_nothing_is_kept_for_it() -> None:
+    sim = simulate(journal=False)
+    program = sim.program()
+    for _ in range(3):
+        program.call(Exit(program.call(Spawn("sim", [1]))))
+    kernel = sim.kernel
+    kept = (kernel.table.changed, kernel.table.gone, kernel.owners.changed, kernel.grants.changed)
+    assert [len(one) for one in kept] == [0] * 4
+
+
+def test_two_states_differ_where_one_of_their_facts_programs_or_processes_does() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    assert sim.saved is not None
+    for change in ("position", "processes", "programs"):
+        other = sim.saved.copy()
+        assert sim.saved.difference(other) == ""
+        if change == "position":
+            other.position += 1
+        else:
+            getattr(other, change).pop(pid if change == "processes" else program.pid)
+        assert change.removesuffix("es").removesuffix("s") in sim.saved.difference(other)
+
+
 def test_a_decode_that_nobody_waits_for_names_no_call() -> None:
     sim = simulate()
     program = sim.program()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,6 +15,7 @@ from llmasos.drivers.protocol import Load, Run, Sample, Step
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 from llmasos.kernel.clock import SECOND
+from llmasos.kernel.models.paging import allotment, room_for
 from llmasos.simulator import Prog, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Advice, Finish, Sampler, SchedClass, Signal, State, WaitFor
@@ -27,11 +31,59 @@ from llmasos.syscalls.table import (
     Models,
     Pagein,
     Spawn,
+    Trace,
     Truncate,
 )
 from tests.kernel.machines.core import examples
 from tests.kernel.machines.paging import Paging, PagingAndSwapping
 from tests.kernel.paged import MB, ONE, PROMPT, decode, image, memory, refused, row, said, spawn
+
+
+def test_the_room_for_weights_is_what_pinned_ones_and_frames_that_stay_leave_of_it() -> None:
+    dice = random.Random(1)
+    for _ in range(300):
+        images = [
+            SimpleNamespace(
+                size=dice.randrange(1, 40), allotted=dice.choice([0, 7]), kv_bytes=dice.randrange(10),
+                mapped=dice.random() < 0.5, loaded=[], pinned=dice.random() < 0.4,
+                probed=SimpleNamespace(stream_bytes=dice.choice([0, 5])) if dice.random() < 0.8 else None,
+            )
+            for _ in range(3)
+        ]  # fmt: skip
+        most, tier = dice.choice([0, 50]), dice.choice([0, 60])
+        device: Any = SimpleNamespace(
+            config=SimpleNamespace(weight_bytes=most), tier_size=tier, images=dict(enumerate(images))
+        )
+        one, others = images[0], images[1:]
+        pinned = sum(other.allotted or other.size for other in others if other.pinned)
+        frames = one.kv_bytes + sum(other.kv_bytes for other in others if other.mapped or other.pinned)
+        room = min(most or 1 << 60, tier - frames if tier else 1 << 60) - pinned
+        image: Any = one
+        assert min(room_for(device, image), 1 << 40) == min(max(0, room), 1 << 40)
+        streamed = one.probed.stream_bytes if one.probed is not None else 0
+        wanted = one.size if one.size <= room else room if 0 < streamed <= room else None
+        assert allotment(device, image) == wanted
+
+
+def test_where_nothing_is_said_a_model_has_a_quarter_of_the_kv_memory_and_a_gibibyte_at_most() -> None:
+    sim = simulate()
+    device = sim.kernel.devices["sim0"]
+    for whole, most, due in ((4 << 20, 0, 1 << 20), (8 << 30, 0, 1 << 30), (8 << 30, 5 << 30, 5 << 30)):
+        device.config.kv_bytes, device.config.image_kv_bytes = whole, most
+        assert device.image_kv_bytes == due
+
+
+def test_evictions_and_faults_are_counted_as_the_trace_tells_them() -> None:
+    sim = memory()
+    program = sim.program()
+    program.start(Trace(0, timeout=1e3))
+    pids = [spawn(program, name) for name in ("sim:1m", "sim:1.1m")]
+    for pid in pids * 3:
+        program.call(Decode(pid, 3))
+    seen = Counter(event.what for event in sim.kernel.trace.read(0, 10_000).events)
+    counted = sim.kernel.counters
+    assert (counted["evictions"], counted["faults"]) == (seen["mem.evict"], seen["mem.fault"])
+    assert min(counted["evictions"], counted["faults"]) >= 5
 
 
 @pytest.mark.long
