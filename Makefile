@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 
 PEERS  := llama_cpp vllm openvino
 
-.PHONY: run demo test test-optimised test-dtypes mutation quick coverage lint types rules bench peers docs screens site clean
+.PHONY: run demo test test-optimised test-dtypes mutation mutation-changed quick coverage lint types rules bench peers docs screens site clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml setup.py $(NATIVE)
@@ -52,9 +52,13 @@ test-dtypes: $(STAMP)
 
 # How many faults of the kernel's core its tests notice: hours; goes on where it was stopped (python -m tests.mutation --help).
 mutation: $(STAMP)
-	@test -e build/mutation/map.json || $(BIN)/python -m tests.mutation map
 	@$(BIN)/python -m tests.mutation run --workers 2
 	@$(BIN)/python -m tests.mutation report
+
+# Only in lines that differ from a revision: minutes.
+REV ?= HEAD^
+mutation-changed: $(STAMP)
+	@$(BIN)/python -m tests.mutation changed $(REV) --workers 2
 
 quick: $(STAMP)
 	@LLMASOS_TEST_EXAMPLES=$${LLMASOS_TEST_EXAMPLES:-3} $(PYTEST) $(QUICK)

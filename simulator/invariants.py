@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Protocol
 
+from llmasos.kernel import settle
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.memory.prefix import COMMON
@@ -29,6 +30,7 @@ def check(system: System) -> None:
     check_structs(system)
     check_mappings(system)
     check_waits(system)
+    check_states(system)
     check_run_queues(system)
     check_in_flight(system)
     check_realtime(system)
@@ -115,6 +117,18 @@ def check_waits(system: System) -> None:
             _require(p.device.state != UP, f"pid {p.pid} waits for a device that is up")
         if p.wait is WaitFor.WEIGHTS:
             _require(p.image is None or p.image.state != RESIDENT, f"pid {p.pid} waits for weights that are there")
+
+
+def check_states(system: System) -> None:
+    """Each row shows what the facts ask for, so that settling it once more would change nothing: a program waits for a
+    child while a call of its does, an LLM process that is in no step is in the state that its facts give."""
+    for process in system.table:
+        if isinstance(process, Program) and process.grace is None and not process.is_zombie():
+            shown = process.wait is WaitFor.CHILD
+            _require(shown == bool(process.ended), f"pid {process.pid} is shown as waiting for {process.wait.value}")
+        elif isinstance(process, LLMProcess) and not process.running and not process.is_zombie():
+            shown_as, due = (process.state, process.wait), settle._state(process)
+            _require(shown_as == due, f"pid {process.pid} is {shown_as}, and should be {due}")
 
 
 def check_run_queues(system: System) -> None:

@@ -23,15 +23,39 @@ from typing import Any
 
 import msgspec
 
-from llmasos.kernel.events import Append, Event, Log, Reply, Send, Syscall
-from llmasos.simulator import FRAME_BYTES, simulate, slots
+from llmasos.kernel.events import (
+    AuditFails,
+    DriverPrinted,
+    Event,
+    HaltRequest,
+    JournalCompacted,
+    JournalFails,
+    JournalGrows,
+    JournalWaits,
+    Log,
+    Measured,
+    Noted,
+    OsFigures,
+    Partition,
+    Rejected,
+    Reply,
+    Send,
+    Syscall,
+)
+from llmasos.kernel.journal.records import Answer
+from llmasos.kernel.objects.process import Program
+from llmasos.simulator import FRAME_BYTES, Prog, simulate, slots
+from llmasos.syscalls import pids
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Advice, GroupSettings, KvAction, Limits, Right, Sampler, SchedClass, Signal
 from llmasos.syscalls.table import (
+    Accept,
     Advise,
     BootInfoCall,
     Checkpoint,
     Decode,
     Detach,
+    Dmesg,
     Estimate,
     Evict,
     Exec,
@@ -39,12 +63,15 @@ from llmasos.syscalls.table import (
     Feed,
     Fork,
     Getinfo,
+    Grant,
+    Grants,
     GroupCreate,
     GroupKill,
     GroupMove,
     GroupRemove,
     GroupSet,
     GroupStat,
+    Inventory,
     Kill,
     Models,
     Pagein,
@@ -53,9 +80,11 @@ from llmasos.syscalls.table import (
     Records,
     Rename,
     Restore,
+    Revoke,
     Sched,
     Setlimits,
     Setsched,
+    Shred,
     Spawn,
     StatsCall,
     Trace,
@@ -64,7 +93,7 @@ from llmasos.syscalls.table import (
 )
 
 FILE = Path(__file__).with_name("lives.json")
-ACTS = 250
+ACTS = 300
 ELSEWHERE = ("os_pid", "size", "rss", "cpu_seconds", "head")  # what another process or file may have otherwise
 GROUPS = ["/a", "/b", "/a/x"]
 Schema = dict[str, list[str]]  # of records: the fields that count
@@ -80,6 +109,7 @@ class Kind:
     config: dict[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = ("sim",)
     reboots: bool = False  # the kernel is killed now and then, and the next one boots
+    owners: tuple[tuple[int | None, str], ...] = ((None, ""), (None, ""))  # of the programs: uid and tenant
 
 
 SWAP = {"swap": slots(40), "link": "2e7"}
@@ -104,6 +134,21 @@ KINDS = {
         {"weight_bytes": 3_000_000, "evictions": "cost", "pagein_seconds": 1.0, "max_crashes": 2, "policy": "fcfs"},
         ("sim", "sim:1.2m"),
     ),
+    "owners": Kind(
+        20,
+        2,
+        SWAP,
+        {"audit": "/audit", "audit_required": ["rights"], "grace": 1.0, "session_processes": 6},
+        reboots=True,
+        owners=((None, ""), (1001, ""), (1001, "a"), (1002, ""), (1002, "b")),
+    ),
+    "turns": Kind(
+        24,
+        1,
+        SWAP,
+        {"partition": Partition(["1001", "1002/b"], 0.02), "max_runs": 2, "show_all": True},
+        owners=((None, ""), (1001, ""), (1002, ""), (1002, "b")),
+    ),
 }
 
 
@@ -116,19 +161,27 @@ class Life:
         self.dice, self.models = random.Random(name), kind.models
         self.sim = simulate(kind.frames, devices=kind.devices, options=kind.options, checked=False, **kind.config)
         self._listen()
-        self.programs = [self.sim.program(), self.sim.program("second", Right.ALL)]
+        self.owners, self.lasting = kind.owners, kind.reboots
+        self.programs = [self.sim.program(uid=uid, tenant=tenant) for uid, tenant in kind.owners]
+        for path in GROUPS:
+            self.programs[0].start(GroupCreate(path))
         self.pids: list[int] = []
         self.images: list[str] = []
         self.spawned: list[Any] = []
-        with tempfile.TemporaryDirectory() as self.place:
+        self.granted: list[Any] = []
+        with tempfile.TemporaryDirectory(
+            dir="/tmp"
+        ) as self.place:  # the bytes of its name are charged: as many everywhere
             for act in range(ACTS):
                 if kind.reboots and act % 60 == 59:
                     self._reboot()
                 self._act(act)
             self.sim.run_for(30.0)
-            calls: list[Any] = [Ps(), StatsCall(), Models(), GroupStat("/", below=True), BootInfoCall(), Trace()]
-            for call in calls:
-                self.programs[0].start(call)
+            for program in self.programs:
+                calls: list[Any] = [Ps(), StatsCall(), Models(), GroupStat("/", below=True), BootInfoCall(), Trace(0)]
+                for call in [*calls, Dmesg(), Grants()]:
+                    program.start(call)
+            self.sim.event(HaltRequest("the end", kind.reboots))
 
     def _listen(self) -> None:
         kernel: Any = self.sim.kernel
@@ -139,14 +192,16 @@ class Life:
         self.sim.boot_again()
         self._listen()
         self.programs[0].come_back()
-        self.programs[1] = self.sim.program()
-        self.spawned = []
+        for at, (uid, tenant) in enumerate(self.owners):
+            if at:
+                self.programs[at] = self.sim.program(uid=uid, tenant=tenant)
+        self.spawned, self.granted = [], []
 
     def _telling(self, handle: Callable[[Event, int], list[Any]]) -> Callable[[Event, int], list[Any]]:
         def told(event: Event, now: int) -> list[Any]:
             actions = handle(event, now)
             what = type(event.call).__name__ if isinstance(event, Syscall) else type(event).__name__
-            kept = [self._plain(action) for action in actions if not isinstance(action, Append | Log)]
+            kept = [self._plain(action) for action in actions]
             self.told.append(json.dumps([now, what, kept]))
             return actions
 
@@ -155,7 +210,11 @@ class Life:
     def _plain(self, value: Any) -> Any:
         match value:
             case Reply():
-                return ["Reply", value.errno.name, self._plain(value.value)]
+                return ["Reply", value.peer, value.seq, value.errno.name, self._plain(value.value), value.changes]
+            case Log():
+                return ["Log", value.level]
+            case Answer():
+                return ["Answer", value.program, value.seq, value.call, value.errno.name, value.about]
             case Send():
                 return ["Send", self._plain(value.message)]
             case msgspec.Struct():
@@ -184,25 +243,59 @@ class Life:
         self.pids = [
             process.pid for process in alive if process is not None and (not process.is_zombie() or act % 5 == 0)
         ]
-        self.pids += [one.value for one in self.spawned if one.done and not one.errno]
+        self.pids += [inward(one.program, one.value) for one in self.spawned if one.done and not one.errno]
         self.spawned = [one for one in self.spawned if not one.done]
+        for made in [one for one in self.granted if one.done and not one.errno]:
+            takers = [one for one in self.programs if owner_of(one) == made.call.to]
+            if takers and dice.random() < 0.8:
+                dice.choice(takers).start(Accept(made.value.ticket))
+        self.granted = [one for one in self.granted if not one.done]
         if dice.random() < 0.015:
             self.sim.crash()
         if dice.random() < 0.003:
             self.sim.hang()
         if dice.random() < 0.01:
-            self.programs[1].disconnect()
-            self.programs[1] = self.sim.program()
+            at = dice.randrange(1, len(self.programs))
+            self.programs[at].disconnect()
+            uid, tenant = self.owners[at]
+            rights = Right.ALL & ~dice.choice([Right(0), Right.ADMIN, Right.PRIORITY, Right.MEMORY])
+            self.programs[at] = self.sim.program("again", rights, uid=uid, tenant=tenant)
+        if dice.random() < 0.03:
+            self.sim.event(self._outside(act))
         program = dice.choice(self.programs)
-        call = self._call(dice.choice(self.pids) if self.pids else 1, act)
+        own = [pid for pid in self.pids if pids.uid_of(pid) == (program.uid or 0)]
+        near = own if own and dice.random() < 0.8 else self.pids
+        call = self._call(as_read(program, dice.choice(near)) if near else 1, act)
         future = program.start(call)
         if isinstance(call, Spawn | Restore):
             self.spawned.append(future)
         elif isinstance(call, Fork) and future.done and not future.errno:
-            self.pids += future.value
+            self.pids += [inward(program, pid) for pid in future.value]
+        elif isinstance(call, Grant):
+            self.granted.append(future)
         if dice.random() < 0.03:
             future.cancel() if not future.done else None
         self.sim.run_for(dice.choice([0.0, 0.001, 0.004, 0.02, 0.1]))
+
+    def _outside(self, act: int) -> Event:
+        """Something that nobody has called for."""
+        figures = {1000 + program.peer: (act << 12, act / 8) for program in self.programs}
+        events: list[Event] = [
+            OsFigures(figures),
+            Rejected(self.programs[0].peer, Errno.EMSGSIZE, "too long"),
+            DriverPrinted("sim0", self.sim.driver().incarnation, "a line"),
+            Noted("warning", "a line"),
+            JournalWaits(2.0, act % 2 == 0),
+            JournalCompacted(1000, 100),
+            Measured("digest", 3, "/opt"),
+        ]
+        if not self.lasting:
+            events += [
+                JournalGrows("full"),
+                JournalFails("full" if act % 2 else ""),
+                AuditFails("full" if act % 2 else ""),
+            ]
+        return self.dice.choice(events)
 
     def _call(self, pid: int, act: int) -> Any:
         dice, model = self.dice, self.dice.choice(self.models)
@@ -214,8 +307,8 @@ class Life:
             tokens=tokens,
             sampler=Sampler(dice.choice([0.0, 1.0]), seed=act),
             group=dice.choice(["", "", group]),
-            sched_class=dice.choice(list(SchedClass)),
-            nice=dice.randrange(-5, 6),
+            sched_class=dice.choice([SchedClass.FAIR, SchedClass.FAIR, *SchedClass]),
+            nice=dice.choice([0, 0, 3, -5]),
             device=device,
             name=f"p{act}",
             detached=dice.random() < 0.3,
@@ -233,6 +326,7 @@ class Life:
         )
         decode = Decode(pid, dice.choice([0, 1, 4, 30]), [999], None, dice.choice([0, 2]), dice.choice([None, 0.05]))
         records = Feed(pid, tokens[:5], [b"a record", b"another"])
+        hand = Grant(pid, owner_of(dice.choice(self.programs)), dice.choice([3, 7, 15, 1, 4]))
         often: list[Any] = [
             spawn,
             spawn,
@@ -244,7 +338,9 @@ class Life:
         ]
         return dice.choice(
             [
-                *often * 2,
+                *often * 3,
+                spawn,
+                spawn,
                 records,
                 records,
                 Records(pid),
@@ -281,10 +377,41 @@ class Life:
                 GroupMove(pid, group),
                 GroupKill(group, dice.choice([Signal.STOP, Signal.CONT, Signal.KILL])),
                 GroupRemove(group),
-                Trace(),
+                Trace(dice.choice([-1, 0, act]), timeout=dice.choice([0.0, 0.1])),
+                Dmesg(dice.choice([-1, act])),
+                Inventory(),
+                Setsched(pid, sched_class=SchedClass.REALTIME, budget=dice.choice([0.01, 0.4]), period=1.0),
+                Setsched(pid, sched_class=dice.choice(list(SchedClass))),
+                *[hand] * (3 * len(set(self.owners))),
+                Accept(b""),
+                Grants(dice.choice([0, 2]), dice.choice([1, 5])),
+                Revoke(dice.randrange(1, 8)),
+                Ps(dice.choice([0, pid]), 3),
+                Evict(model, dtype="int8"),
+                Pagein(model, dtype="int8"),
+                Shred(pid),
                 Sched(device, dice.choice(["fair", "fcfs", "round_robin", "mlfq", "lottery"])),
+                Sched(device, "", dice.choice([0, 1, 3]), 0, dice.choice(["cost", "fifo"]), dice.choice(["", "cost"])),
             ]
         )
+
+
+def owner_of(program: Prog) -> str:
+    """Its name, as `grant` wants it."""
+    process = program.sim.kernel.table.find(pids.pid_of(program.uid or 0, pids.number_of(program.pid)))
+    return process.owner.name if isinstance(process, Program) and process.owner.name else "0"
+
+
+def inward(program: Prog, pid: int) -> int:
+    """The kernel's pid for what a program was told."""
+    return pids.pid_of(program.uid, pid) if program.uid and pid < pids.MARK else pid
+
+
+def as_read(program: Prog, pid: int) -> int:
+    """The pid by which a program knows what has this one in the kernel."""
+    if not program.uid:
+        return pid
+    return pids.number_of(pid) if pids.uid_of(pid) == program.uid else pids.foreign(pid)
 
 
 def mark(line: str) -> str:

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from llmasos.kernel.events import Append, Audit, AuditLine, Halt, Log, Rejected, Reply, Syscall, WakeAt
-from llmasos.simulator import Simulation, simulate
+from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import GroupSettings, Limits, Right, Sampler, Signal
 from llmasos.syscalls.table import (
@@ -37,8 +38,23 @@ def audited(required: Sequence[str] = ()) -> Simulation:
     return simulate(audit="/var/lib/audit", audit_required=list(required))
 
 
+def refused(program: Prog, call: Call[Any]) -> None:
+    with pytest.raises(SyscallError):
+        program.call(call)
+
+
 def told(sim: Simulation, since: int = 0) -> list[tuple[str, str]]:
     return [(line.what, line.result) for line in sim.audited[since:]]
+
+
+def test_pids_are_told_as_the_operator_writes_them_whoever_names_them() -> None:
+    sim = audited()
+    ann, since = sim.program(uid=1001), len(sim.audited)
+    for pid in (7, pids.MOST, pids.pid_of(1002, 3), 1):
+        refused(ann, Kill(pid))
+    assert [line.on for line in sim.audited[since:]] == [
+        {"pid": shown} for shown in ("1001:7", f"1001:{pids.MOST}", "1002:3", 1)
+    ]
 
 
 def test_changes_are_told_and_reads_feeds_and_decodes_are_not() -> None:

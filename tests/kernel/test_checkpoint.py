@@ -128,6 +128,21 @@ def test_if_its_device_does_not_start_it_goes_on_where_one_does(file: str) -> No
         program.call(Restore(file, device="sim1"))
 
 
+def test_while_the_default_device_is_down_another_looks_into_a_file_for_which_none_is_named(file: str) -> None:
+    sim = simulate(devices=2, restart_first=1.0)
+    program = sim.program()
+    pid = spawn(sim, program, device="sim1")
+    program.call(Checkpoint(pid, file))
+    for _ in range(2):
+        sim.crash("sim0")
+        sim.run_for(0.01)
+    restored = program.start(Restore(file))
+    sim.run_until(lambda: restored.done)
+    assert sim.kernel.devices["sim0"].state != "up"
+    assert row(sim, restored.value).device.name == "sim1"
+    assert list(row(sim, restored.value).log) == list(row(sim, pid).log)
+
+
 def test_a_model_that_is_called_otherwise_here_is_found_by_its_path_or_named(file: str) -> None:
     sim = simulate()
     program = sim.program()

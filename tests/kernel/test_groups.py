@@ -9,6 +9,7 @@ import pytest
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Activity, Pressure
 from llmasos.simulator import simulate
+from llmasos.syscalls.budgets import GROUPS, LOGS, PROCESSES
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_SESSION_GROUPS
 from llmasos.syscalls.records import (
@@ -34,6 +35,7 @@ from llmasos.syscalls.table import (
     Kill,
     Setsched,
     Spawn,
+    StatsCall,
 )
 from tests.kernel.charged import PROMPT, group, refused, row, spawn, stat
 from tests.kernel.machines.core import Core
@@ -59,6 +61,15 @@ def test_every_program_has_a_session_that_ends_with_its_last_process() -> None:
     assert stat(other, session).processes == [pid]
     other.call(Kill(pid))
     assert refused(other, GroupStat(session)).errno is Errno.ENOENT
+
+
+def test_where_there_is_no_session_the_largest_one_has_nothing() -> None:
+    sim = simulate()
+    program = sim.program()
+    program.call(GroupCreate("/a"))
+    program.call(GroupMove(0, "/a"))
+    told = {budget.name: budget.largest for budget in program.call(StatsCall()).budgets}
+    assert (told[LOGS.name], told[PROCESSES.name], told[GROUPS.name]) == (0, 0, 0)
 
 
 def test_a_path_without_a_slash_is_in_the_own_group() -> None:

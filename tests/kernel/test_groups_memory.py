@@ -238,6 +238,19 @@ def test_above_kv_high_own_sleepers_go_first_and_growth_is_slowed_down() -> None
     assert list(row(sim, runner).log[96:]) == sim.continuation([7, *range(1, 96)], 48)
 
 
+def test_growth_above_kv_high_is_counted_by_the_frame_and_not_by_the_token() -> None:
+    sim = simulate()
+    program = sim.program()
+    group(program, "/a", kv_high=frames(2))
+    pid = spawn(program, "/a")  # 40 tokens: three frames
+    sim.run_idle()
+    assert stat(program, "/a").events["kv_high"] == 1
+    program.call(Decode(pid, 9))  # the last of them is not computed: 48 tokens are three frames
+    assert stat(program, "/a").events["kv_high"] == 1
+    program.call(Decode(pid, 2))
+    assert stat(program, "/a").events["kv_high"] == 2
+
+
 @pytest.mark.parametrize("limits", [{"kv_high": 1}, {"kv_max": frames(10)}])
 def test_contexts_of_many_steps_are_rebuilt_though_all_of_the_group_is_short(limits: dict[str, Any]) -> None:
     sim = simulate(frames=12, step_tokens=16, quantum=100_000)
@@ -263,6 +276,30 @@ def test_a_lowered_limit_takes_from_sleepers_at_once() -> None:
     error = refused(program, GroupSet("/a", GroupSettings(kv_max=frames(2), kv_high=frames(4))))
     assert error.errno is Errno.EINVAL
     assert stat(program, "/a").settings.kv_max == frames(7)
+
+
+def test_pages_that_come_back_from_a_lower_tier_are_held_to_the_limit_too() -> None:
+    sim = simulate(frames=32, options={"swap": slots(40)})
+    program = sim.program()
+    most = frames(7)
+    group(program, "/a", kv_max=most)
+    pids = [spawn(program, "/a", first) for first in range(4)]
+    decodes = [program.start(Decode(pid, 40)) for pid in pids]
+    ledger, kept = sim.kernel.groups.find("/a", sim.kernel.groups.root), list[bool]()
+
+    def look() -> bool:
+        kept.append(ledger.kv <= most)
+        return all(decode.done for decode in decodes)
+
+    for pid in pids * 3:
+        program.call(Kill(pid, Signal.STOP))
+        sim.run_for(0.01)
+        program.call(Kill(pid, Signal.CONT))
+    sim.run_until(look)
+    assert all(kept)
+    assert sim.kernel.counters["moved_in"] > 10
+    for decode in decodes:
+        assert len(decode.value.tokens) == 40
 
 
 def test_swap_max_bounds_what_lies_in_lower_tiers() -> None:
@@ -406,6 +443,7 @@ def test_an_answer_above_a_lowered_limit_waits_and_goes_on_when_that_is_raised(
     program.call(GroupSet("/a", GroupSettings(kv_max=frames(2), kv_action=action)))
     sim.run_for(1.0)
     assert not decode.done
+    assert stat(program, "/a").events["kv_max"] == 1, "it has been said"
     program.call(GroupSet("/a", GroupSettings(kv_max=0)))
     sim.run_until(lambda: decode.done)
     assert decode.value.finish is Finish.LENGTH

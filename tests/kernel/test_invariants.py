@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
+from llmasos.kernel import core
 from llmasos.kernel.memory.page_table import Kept
 from llmasos.kernel.memory.swap import Slot
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Simulation, invariants, simulate
 from llmasos.syscalls.records import LogRecord, State, WaitFor
-from llmasos.syscalls.table import Decode, Spawn
+from llmasos.syscalls.table import Decode, Setsched, Spawn
 
 PROMPT = list(range(1, 41))
 
@@ -74,6 +76,26 @@ def test_a_broken_rule_is_found_and_named(sim: Simulation, what: str) -> None:
     breaks(sim)
     with pytest.raises(AssertionError, match=named):
         invariants.check(sim.kernel)
+
+
+def test_marks_that_make_each_other_without_end_are_told_and_the_kernel_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sim = simulate(checked=False)
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1]))
+    process, settled = sim.kernel.table.llm(pid), core.settle_stale
+
+    def for_ever(system: System) -> None:
+        settled(system)
+        system.stale[pid] = process
+
+    monkeypatch.setattr(core, "settle_stale", for_ever)
+    program.start(Setsched(pid, nice=3))
+    monkeypatch.undo()
+    assert sim.kernel.cycle == f"woken: ; stale: [{pid}]; devices: []"
+    assert [line.level for line in sim.log if "no end" in line.text] == ["error"]
+    assert len(program.call(Decode(pid, 3)).tokens) == 3
 
 
 def test_a_call_that_waits_in_no_line_is_found() -> None:

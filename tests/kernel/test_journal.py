@@ -9,13 +9,39 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
-from llmasos.kernel.journal.records import Frame, decode, encode
-from llmasos.kernel.journal.state import State
+from llmasos.kernel.journal.records import (
+    Answer,
+    Began,
+    Copied,
+    DeviceHead,
+    Doing,
+    Exited,
+    Frame,
+    Gone,
+    Granted,
+    GroupGone,
+    GroupHead,
+    GroupSpent,
+    Grown,
+    Noted,
+    OwnerHead,
+    Pids,
+    ProgramHead,
+    Revoked,
+    Sealed,
+    Secret,
+    Shredded,
+    decode,
+    encode,
+)
+from llmasos.kernel.journal.state import MOST_ANSWER_BYTES, Answers, State
 from llmasos.kernel.journal.tickets import ticket
 from llmasos.simulator import Future, KernelKilled, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.limits import MAX_PARKED_CALLS
 from llmasos.syscalls.records import (
     Finish,
     GroupSettings,
@@ -24,6 +50,7 @@ from llmasos.syscalls.records import (
     Sampler,
     SchedClass,
     Signal,
+    Usage,
 )
 from llmasos.syscalls.table import (
     Attach,
@@ -364,6 +391,156 @@ def test_a_halt_leaves_the_journal_as_it_was() -> None:
     assert sim.frames == frames
     assert sim.saved is not None
     assert sim.saved.processes[pid].head.doing is not None
+
+
+def test_a_process_goes_on_only_on_a_device_of_the_kind_that_it_ran_on() -> None:
+    for there, device in (("sim", "sim0"), ("gone", "sim0"), ("sim", "gone")):
+        sim = simulate()
+        program = sim.program()
+        pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+        assert sim.saved is not None
+        saved = sim.saved.processes[pid]
+        saved.head = msgspec.structs.replace(saved.head, kind=there, device=device)
+        reboot(sim, program)
+        assert program.call(Read(pid)).tokens == [1, 2, 3]
+        if there == "sim":
+            assert len(program.call(Decode(pid, 2)).tokens) == 2
+            assert program.call(Getinfo(pid)).device == "sim0"
+        else:
+            error = fails(lambda program=program, pid=pid: program.call(Decode(pid, 2)))  # type: ignore[misc]
+            assert (error.errno, "gone" in error.reason) == (Errno.EBUSY, True)
+
+
+def test_what_a_group_has_used_outlives_a_change_of_its_total_and_ends_with_the_total() -> None:
+    sim = simulate()
+    program = sim.program()
+    program.call(GroupCreate("/a", GroupSettings(tokens_total=100)))
+    program.call(Decode(program.call(Spawn("sim", [1], WARM, group="/a")), 10))
+    (before,) = program.call(GroupStat("/a"))
+    assert before.tokens == 10
+    program.call(GroupSet("/a", GroupSettings(tokens_total=200)))
+    reboot(sim, program)
+    (after,) = program.call(GroupStat("/a"))
+    assert (after.tokens, after.settings.tokens_total) == (10, 200)
+    assert sim.saved is not None
+    assert sim.saved.spent == {"/a": 10}
+    program.call(GroupSet("/a", GroupSettings()))
+    assert sim.saved.spent == {}
+
+
+def test_a_failed_call_that_is_sent_again_fails_again_and_counts_again() -> None:
+    sim = simulate()
+    program = sim.program()
+    future = program.start(Exit(4711))
+    assert future.errno is Errno.ESRCH
+    future.reply = None  # it was lost with the kernel
+    reboot(sim, program)
+    assert future.errno is Errno.ESRCH
+    assert program.call(StatsCall()).errors == 1
+
+
+def test_without_a_journal_nothing_is_kept_for_it() -> None:
+    sim = simulate(journal=False)
+    program = sim.program()
+    for _ in range(3):
+        program.call(Exit(program.call(Spawn("sim", [1]))))
+    kernel = sim.kernel
+    kept = (kernel.table.changed, kernel.table.gone, kernel.owners.changed, kernel.grants.changed)
+    assert [len(one) for one in kept] == [0] * 4
+
+
+def test_two_states_differ_where_one_of_their_facts_programs_or_processes_does() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    assert sim.saved is not None
+    for change in ("position", "processes", "programs"):
+        other = sim.saved.copy()
+        assert sim.saved.difference(other) == ""
+        if change == "position":
+            other.position += 1
+        else:
+            getattr(other, change).pop(pid if change == "processes" else program.pid)
+        assert change.removesuffix("es").removesuffix("s") in sim.saved.difference(other)
+
+
+def test_a_decode_that_nobody_waits_for_names_no_call() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", [1, 2, 3], WARM))
+    program.call(Decode(pid, 50, wait=False))
+    assert sim.saved is not None
+    doing = sim.saved.processes[pid].head.doing
+    assert doing is not None
+    assert (doing.program, doing.seq, doing.start, doing.until) == (0, 0, 3, 53)
+    program.call(Kill(pid, Signal.INT))
+    sim.run_idle()
+    waiting = program.start(Decode(pid, 50))
+    doing = sim.saved.processes[pid].head.doing
+    assert doing is not None
+    assert (doing.program, doing.seq) == (program.pid, waiting.seq)
+
+
+def test_a_snapshot_adds_up_to_the_state_in_frames_of_bounded_size() -> None:
+    sim = simulate()
+    program = sim.program()
+    pids = [program.call(Spawn("sim", tokens, WARM)) for tokens in ([], [1], [1, 2])]
+    assert sim.saved is not None
+    state = sim.saved.copy()
+    state.processes[pids[2]].log.extend([5] * 150_000)
+    frames = list(state.snapshot())
+    again = State(state.secret)
+    for frame in frames:
+        again.apply(decode(encode(frame)))
+    assert again.difference(state) == ""
+    assert max(len(encode(frame)) for frame in frames) < 4 * 70_000
+    assert [len(entry.tokens) for frame in frames for entry in frame.entries if isinstance(entry, Grown)] == [
+        0, 1, 65_536, 65_536, 150_002 - 2 * 65_536,
+    ]  # fmt: skip
+
+
+def test_the_latest_answers_are_kept_and_the_oldest_lose_their_text_when_they_are_too_long() -> None:
+    answers, size = Answers(), MOST_ANSWER_BYTES // 4
+    for seq in range(4):
+        answers.add(Answer(7, seq, 40, Errno.OK, bytes(size), "", about=9))
+    assert [len(one.value) for one in answers] == [size] * 4, "as many as there may be"
+    answers.add(Answer(7, 4, 40, Errno.OK, bytes(257), "", about=8))
+    assert [(one.errno, len(one.value) == size) for one in answers][:2] == [(Errno.EIO, False), (Errno.OK, True)]
+    answers.add(Answer(7, 5, 40, Errno.OK, bytes(MOST_ANSWER_BYTES + 1), "", about=9))
+    assert [one.errno for one in answers] == [Errno.EIO] * 5 + [Errno.OK], "the newest is always kept"
+    short = Answers()
+    for seq in range(MAX_PARKED_CALLS + 3):
+        short.add(Answer(7, seq, 40, Errno.OK, bytes(256), "", about=seq % 2))
+    assert [one.seq for one in short] == list(range(3, MAX_PARKED_CALLS + 3))
+    assert {one.errno for one in short} == {Errno.OK}
+    other = short.copy()
+    short.forget(1)
+    assert {(one.errno, one.about) for one in short} == {(Errno.OK, 0), (Errno.EIO, 0)}
+    assert other != short
+    assert other == other.copy()
+    assert other != list(other)
+    assert short._bytes == sum(len(one.value) for one in short)
+
+
+def test_the_form_of_the_journal_stays_what_it_was() -> None:
+    """What a kernel has written the next version reads: tags and the order of fields are not to change."""
+    doing = Doing(True, 3, 53, [7], 2, Finish.NONE, 99, 5, 6)
+    usage = Usage(1, 2, 3, 4, 5, 6, 7, 8.0, {"ready": 1.0})
+    frame = Frame(
+        5,
+        [
+            Secret(b"key"), Pids(9, 1001), ProgramHead(5, "p", 3, "/a", "1001", True), Grown(6, 1, [2, 3], 4, 5),
+            Gone(7), Answer(5, 6, 40, Errno.EIO, b"v", "why", 7), GroupHead("/a", GroupSettings(kv_max=3)),
+            GroupGone("/b"), GroupSpent("/c", 4), DeviceHead("sim0", "fair", 1, 2), Copied(8, 9), Began([1], "m"),
+            Noted(6, 1, []), OwnerHead("1001", 3), Sealed(6, b"k", 3, b"d"), Shredded(6),
+            Granted(1, 6, 7, "", "1001", 0, 3, 0), Revoked([1], 2),
+        ],
+        7,
+    )  # fmt: skip
+    tags = [encode(frame.entries[at])[1] for at in range(len(frame.entries))]
+    assert tags == [1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 20, 15, 16, 21, 22, 23, 24]
+    assert [encode(one)[1] for one in (doing, Exited(0, "", usage))] == [4, 5]
+    assert decode(encode(frame)) == frame
 
 
 def test_a_frame_of_nonsense_is_refused() -> None:

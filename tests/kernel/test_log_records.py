@@ -93,6 +93,19 @@ def test_records_are_a_list_that_is_cut_by_position(steps: list[tuple[str, int, 
     assert [(row.position, row.data) for row in records.since(position)] == [row for row in model if row[0] >= position]
 
 
+def test_as_many_records_and_bytes_as_one_process_may_have_fit_and_no_more() -> None:
+    records = LogRecords()
+    records.check_room([b""] * MAX_RECORDS, 1)
+    records.check_room([bytes(MAX_RECORD_BYTES - 1), b"x"], 1)
+    records.add(0, [b"abc"])
+    for blobs in ([b""] * MAX_RECORDS, [bytes(MAX_RECORD_BYTES - 2)]):
+        with pytest.raises(SyscallError) as caught:
+            records.check_room(blobs, 1)
+        assert caught.value.errno is Errno.E2BIG
+    records.check_room([b""] * (MAX_RECORDS - 1), 1)
+    records.check_room([bytes(MAX_RECORD_BYTES - 3)], 1)
+
+
 # --- by system calls ------------------------------------------------------------------------------------------------
 
 

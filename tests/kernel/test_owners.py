@@ -18,7 +18,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TENANTS
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Right
-from llmasos.syscalls.table import Attach, Call, Checkpoint, Decode, Fork, Grant, Kill, Restore, Spawn, Wait
+from llmasos.syscalls.table import Attach, Call, Checkpoint, Decode, Fork, Grant, Kill, Models, Restore, Spawn, Wait
 
 MODEL = "sim"
 ANN, BEN = 1001, 1002
@@ -53,6 +53,18 @@ def test_what_a_program_makes_belongs_to_its_owner_in_groups_of_his(sim: Simulat
             assert process.group.parent is not None
             assert process.group.parent.path == home
             assert process.table.salt == process.owner.salt
+
+
+def test_a_models_row_names_the_processes_that_the_caller_sees(sim: Simulation) -> None:
+    operator, ann, ben = sim.program(), sim.program(uid=ANN), sim.program(uid=BEN)
+    own = [program.call(Spawn(MODEL, [1])) for program in (operator, ann, ben)]
+    for program, wanted in (
+        (operator, [own[0], pid_of(ANN, own[1]), pid_of(BEN, own[2])]),
+        (ann, [own[1]]),
+        (ben, [own[2]]),
+    ):
+        (row,) = [row for row in program.call(Models()) if row.processes]
+        assert row.mapped_by == sorted(wanted)
 
 
 def test_contexts_of_two_owners_share_no_frame_and_those_of_one_do(sim: Simulation) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,6 +15,9 @@ from llmasos.drivers.protocol import Load, Run, Sample, Step
 from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 from llmasos.kernel.clock import SECOND
+from llmasos.kernel.models.paging import _HINT, NEVER, _may_go, allotment, room_for, who_goes
+from llmasos.kernel.objects.image import RESIDENT
+from llmasos.kernel.sched.run_queue import rank
 from llmasos.simulator import Prog, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Advice, Finish, Sampler, SchedClass, Signal, State, WaitFor
@@ -27,11 +33,123 @@ from llmasos.syscalls.table import (
     Models,
     Pagein,
     Spawn,
+    Trace,
     Truncate,
 )
 from tests.kernel.machines.core import examples
 from tests.kernel.machines.paging import Paging, PagingAndSwapping
 from tests.kernel.paged import MB, ONE, PROMPT, decode, image, memory, refused, row, said, spawn
+
+
+def test_the_room_for_weights_is_what_pinned_ones_and_frames_that_stay_leave_of_it() -> None:
+    dice = random.Random(1)
+    for _ in range(300):
+        images = [
+            SimpleNamespace(
+                size=dice.randrange(1, 40), allotted=dice.choice([0, 7]), kv_bytes=dice.randrange(10),
+                mapped=dice.random() < 0.5, loaded=[], pinned=dice.random() < 0.4,
+                probed=SimpleNamespace(stream_bytes=dice.choice([0, 5])) if dice.random() < 0.8 else None,
+            )
+            for _ in range(3)
+        ]  # fmt: skip
+        most, tier = dice.choice([0, 50]), dice.choice([0, 60])
+        device: Any = SimpleNamespace(
+            config=SimpleNamespace(weight_bytes=most), tier_size=tier, images=dict(enumerate(images))
+        )
+        one, others = images[0], images[1:]
+        pinned = sum(other.allotted or other.size for other in others if other.pinned)
+        frames = one.kv_bytes + sum(other.kv_bytes for other in others if other.mapped or other.pinned)
+        room = min(most or 1 << 60, tier - frames if tier else 1 << 60) - pinned
+        image: Any = one
+        assert min(room_for(device, image), 1 << 40) == min(max(0, room), 1 << 40)
+        streamed = one.probed.stream_bytes if one.probed is not None else 0
+        wanted = one.size if one.size <= room else room if 0 < streamed <= room else None
+        assert allotment(device, image) == wanted
+
+
+def test_when_a_model_in_use_may_go_depends_on_its_turn_and_on_whose_processes_want_to_run() -> None:
+    config = SimpleNamespace(aging_seconds=2.0, weight_quantum=0.25)
+    system: Any = SimpleNamespace(now=10 * SECOND, config=config)
+    fair, batch = (SimpleNamespace(sched_class=one, throttled_by=None) for one in (SchedClass.FAIR, SchedClass.BATCH))
+    held = SimpleNamespace(sched_class=SchedClass.FAIR, throttled_by=object())
+
+    def moment(wanted: SchedClass | None, users: list[Any], active: list[Any], steps: int = 1, since: int = 9) -> float:
+        image: Any = SimpleNamespace(
+            mapped=bool(users), users=dict(enumerate(users)), active=dict(enumerate(active)), loaded=[], steps=steps,
+            resident_since=8 * SECOND, paging_time=SECOND, thrash=SimpleNamespace(stretch=1),
+        )  # fmt: skip
+        strength = _HINT if wanted is None else rank(wanted)
+        return _may_go(system, image, strength, since * SECOND) / SECOND
+
+    turn_ends = 8.0 + 4 * 1.0
+    assert moment(SchedClass.FAIR, [], []) == 0, "nobody uses it"
+    assert moment(SchedClass.FAIR, [fair], []) == 0, "who uses it sleeps"
+    assert moment(SchedClass.FAIR, [held], []) == turn_ends, "who uses it waits for its group only"
+    assert moment(SchedClass.FAIR, [fair], [fair]) == turn_ends
+    assert moment(SchedClass.FAIR, [batch], [batch]) == 0, "a stronger class does not wait"
+    assert moment(SchedClass.BATCH, [fair], [fair]) == turn_ends, "a weaker one waits for its turn"
+    assert moment(SchedClass.BATCH, [fair], [fair], since=11) == 13.0, "and for the ageing bound"
+    assert moment(None, [fair], [fair]) == NEVER / SECOND, "a hint takes nothing from who wants to run"
+    assert moment(None, [fair], []) == 0
+    assert moment(SchedClass.FAIR, [fair], [fair], steps=0) == turn_ends + 2.0, "it has not run yet"
+    assert moment(SchedClass.FAIR, [fair], [], steps=0) == turn_ends
+
+
+def test_those_that_go_for_a_model_make_room_and_none_of_them_could_have_stayed() -> None:
+    dice = random.Random(2)
+    for _ in range(300):
+        images = [
+            SimpleNamespace(
+                size=dice.randrange(1, 30), allotted=dice.randrange(1, 30), kv_bytes=dice.randrange(4), loaded=[],
+                mapped=dice.random() < 0.5, active={}, pinned=dice.random() < 0.2, held=True, probed=None,
+                state=RESIDENT, unneeded=dice.random() < 0.3, last_run=dice.randrange(9), id=number,
+            )
+            for number in range(5)
+        ]  # fmt: skip
+        device: Any = SimpleNamespace(
+            config=SimpleNamespace(weight_bytes=dice.choice([0, 60])), tier_size=dice.choice([0, 70]),
+            images=dict(enumerate(images)), evictions=SimpleNamespace(worth=lambda image, now: image.last_run),
+        )  # fmt: skip
+        image: Any = images[0]
+        image.allotted, room = 0, dice.randrange(1, 40)
+
+        def fits(going: list[Any], device: Any = device, image: Any = image, room: int = room) -> bool:
+            stays = [one for one in device.images.values() if one is not image and one not in going]
+            kept = [one for one in device.images.values() if one is not image and (one.mapped or one not in going)]
+            weights, frames = sum(one.allotted for one in stays), sum(one.kv_bytes for one in kept) + image.kv_bytes
+            most, tier = device.config.weight_bytes, device.tier_size
+            return (not most or weights + room <= most) and (not tier or weights + frames + room <= tier)
+
+        going = who_goes(device, image, room, [], 0)
+        able = [one for one in images[1:] if not one.pinned]
+        assert set(map(id, going)) <= set(map(id, able))
+        assert fits(going) == fits(list(able))
+        if fits(going):
+            assert not any(fits([other for other in going if other is not one]) for one in going)
+        order = sorted(able, key=lambda one: (not one.unneeded, bool(one.mapped), one.last_run))
+        if len(going) == 1 and fits(order[:1]):
+            assert going == order[:1]
+
+
+def test_where_nothing_is_said_a_model_has_a_quarter_of_the_kv_memory_and_a_gibibyte_at_most() -> None:
+    sim = simulate()
+    device = sim.kernel.devices["sim0"]
+    for whole, most, due in ((4 << 20, 0, 1 << 20), (8 << 30, 0, 1 << 30), (8 << 30, 5 << 30, 5 << 30)):
+        device.config.kv_bytes, device.config.image_kv_bytes = whole, most
+        assert device.image_kv_bytes == due
+
+
+def test_evictions_and_faults_are_counted_as_the_trace_tells_them() -> None:
+    sim = memory()
+    program = sim.program()
+    program.start(Trace(0, timeout=1e3))
+    pids = [spawn(program, name) for name in ("sim:1m", "sim:1.1m")]
+    for pid in pids * 3:
+        program.call(Decode(pid, 3))
+    seen = Counter(event.what for event in sim.kernel.trace.read(0, 10_000).events)
+    counted = sim.kernel.counters
+    assert (counted["evictions"], counted["faults"]) == (seen["mem.evict"], seen["mem.fault"])
+    assert min(counted["evictions"], counted["faults"]) >= 5
 
 
 @pytest.mark.long

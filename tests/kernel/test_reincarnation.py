@@ -58,6 +58,20 @@ def test_a_decode_survives_the_death_of_its_driver_with_the_same_tokens(after: f
     assert program.call(BootInfoCall()).devices[0].incarnation == 2
 
 
+def test_a_driver_that_was_up_for_long_starts_from_the_first_pause_again_and_one_that_was_not_does_not() -> None:
+    sim = simulate()
+    device = sim.kernel.devices["sim0"]
+
+    def dies(after: float) -> int:
+        sim.run_for(after)
+        before = device.incarnation
+        sim.crash()
+        sim.run_until(lambda: device.incarnation > before and device.state == "up")
+        return device.failures
+
+    assert [dies(after) for after in (100.0, 1.0, 1.0, 59.0, 61.0, 1.0)] == [1, 2, 3, 4, 1, 2]
+
+
 def test_all_processes_of_a_dead_driver_go_on_and_forks_stay_different() -> None:
     sim = simulate(max_runs=8)
     program = sim.program()

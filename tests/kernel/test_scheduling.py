@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import astuple, is_dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.sched.policies import log2
+from llmasos.kernel.sched import policies
+from llmasos.kernel.sched.policies import MLFQ, Lottery, log2
 from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Finish, GroupSettings, Limits, SchedClass, Signal, State, WaitFor
@@ -32,6 +34,11 @@ from llmasos.syscalls.table import (
     Truncate,
 )
 
+# Linux's sched_prio_to_weight (kernel/sched/core.c), from nice -20 to 19.
+LINUX = [
+    88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991,
+    1586, 1277, 1024, 820, 655, 526, 423, 335, 272, 215, 172, 137, 110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+]  # fmt: skip
 ENDLESS = 400  # tokens: more than any of these tests lets a process decode
 
 
@@ -71,6 +78,48 @@ def test_processes_that_come_and_go_behind_a_stronger_class_leave_nothing_in_the
 
 
 # --- fair -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_has_the_weight_that_linux_gives_its_nice_value() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(program, 1)
+    unit = process(sim, pid).weight // 1024
+    for nice, weight in zip(range(-20, 20), LINUX, strict=True):
+        program.call(Setsched(pid, nice=nice))
+        assert process(sim, pid).weight == weight * unit
+
+
+def test_who_uses_up_its_quantum_sinks_through_four_levels_each_twice_as_long_and_rises_with_all() -> None:
+    policy, one = MLFQ(8), SimpleNamespace(policy_state=None)
+    process: Any = one
+    policy.woke(process)
+    level, used, levels = 0, 0, list[int]()
+    for _ in range(8 * (1 + 2 + 4 + 8 + 8) // 4):
+        levels.append(policy.key(process) >> 60)
+        policy.ran(process, 4)
+        used += 4
+        assert levels[-1] == level
+        if used >= 8 << level:
+            level, used = min(level + 1, 3), 0
+    assert [levels.count(one) * 4 for one in range(4)] == [8, 16, 32, 128]
+    before = policy.key(process)
+    policy.woke(process)
+    assert policy.key(process) > before, "who comes back stays on its level, behind those that are there"
+    other: Any = SimpleNamespace(policy_state=None)
+    policy.woke(other)
+    policy.ran(other, 8192)
+    assert policy.key(process) >> 60 == 0, "every 8192 tokens all rise to the top"
+
+
+def test_each_number_that_can_be_drawn_in_the_lottery_gives_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = 3
+    process: Any = SimpleNamespace(policy_state=None, pid=1, virtual=lambda units: units * weight)
+    for number, bits in ((0, 63), (1, 63), (2, 62), (6, 61), ((1 << 64) - 1, 0)):
+        monkeypatch.setattr(policies, "mix", lambda stamp, pid, number=number: number)
+        process.policy_state = None
+        Lottery(8).woke(process)
+        assert process.policy_state == (bits << 32) * weight
 
 
 def test_tokens_are_shared_by_weight() -> None:

@@ -43,6 +43,20 @@ def test_a_program_that_was_told_what_is_lost_hears_estale_with_the_position() -
     assert any("was told of record" in line.text and line.level == "error" for line in sim.log)
 
 
+def test_a_journal_knows_the_last_positions_of_sixteen_kernels() -> None:
+    sim = simulate()
+    assert sim.saved is not None
+    told = []
+    for _ in range(20):
+        sim.program().call(Spawn("sim", [1]))
+        told.append(sim.saved.position)
+        sim.kill()
+        sim.boot_again()
+    assert [positions.end(sim.saved.ends, one) for one in told[:4]] == [None] * 4
+    assert [positions.end(sim.saved.ends, one) for one in told[-15:]] == told[-15:]
+    assert len(sim.saved.ends) == 16
+
+
 def test_what_only_others_were_told_is_no_affair_of_a_program() -> None:
     sim = simulate()
     mine, others = sim.program(), sim.program()

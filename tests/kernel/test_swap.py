@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from llmasos.drivers.protocol import Move, Step, StepDone
 from llmasos.kernel.clock import MILLISECOND, SECOND
 from llmasos.kernel.groups.group import Group
+from llmasos.kernel.marks import cancel_outs
 from llmasos.kernel.memory.swap import Slot, SwapCost, SwapSpace
 from llmasos.kernel.memory.victims import Clock
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.simulator import Simulation, simulate, slots
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, Sampler, Signal, State
-from llmasos.syscalls.table import Decode, Kill, Models, Spawn, Truncate
+from llmasos.syscalls.table import Decode, Kill, Models, Spawn, StatsCall, Truncate
 from tests.kernel.machines.core import Core
 from tests.kernel.machines.swapping import Swapping, SwappingAndGuessing, SwappingBadly
 
@@ -111,6 +115,56 @@ def test_what_is_lost_or_could_not_be_written_is_computed_again_and_logged() -> 
     said = "\n".join(line.text for line in sim.log)
     assert "could not be moved in" in said
     assert "could not be moved out" in said
+
+
+def test_frames_of_one_process_or_model_stay_where_they_are_and_those_of_others_are_moved() -> None:
+    sim = swapping()
+    device = sim.kernel.devices["sim0"]
+
+    def left(**whose: int) -> list[tuple[int, int]]:
+        device.outs = [Move(image, ctx, 0, 2, 0) for image, ctx in ((1, 5), (1, 6), (2, 7))]
+        cancel_outs(sim.kernel, device, **whose)
+        found, device.outs = [(move.image, move.ctx) for move in device.outs], []
+        return found
+
+    assert left(pid=5) == [(1, 6), (2, 7)]
+    assert left(image=1) == [(2, 7)]
+    assert left(pid=9) == left(image=9) == [(1, 5), (1, 6), (2, 7)]
+
+
+def test_costs_are_picoseconds_a_token_there_and_back() -> None:
+    cost = SwapCost()
+    assert cost.time(10, 0) == 20 * 1000 * SECOND, "a second a token until something is known"
+    cost.computed(64, 64_000)
+    cost.moved(16, 4_000)
+    assert cost.pays
+    assert cost.time(10, 0) == 20 * 250_000
+    assert cost.time(10, 10) == 10 * 250_000, "what lies below already goes one way only"
+    for _ in range(50):
+        cost.moved(16, 64_000)
+    assert not cost.pays
+    assert cost.time(10, 3) == 10 * 1_000_000
+
+
+def test_moves_are_counted_as_the_driver_made_them() -> None:
+    for unwritten in ("0", "7"):
+        sim = swapping(frames=8, unwritten_every=unwritten)
+        failed = list[int]()
+        driver: Any = sim.driver()
+
+        def step(message: Step, device: Any = driver.device, failed: list[int] = failed) -> StepDone:
+            done: StepDone = type(device).step(device, message)
+            failed += done.unwritten
+            return done
+
+        driver.device.step = step
+        program, pids = sim.program(), agents(sim, 3)
+        for pid in pids * 3:
+            program.call(Decode(pid, 3))
+        stats = program.call(StatsCall())
+        assert stats.moved_in == sum(len(step.ins) for step in sim.steps) > 0
+        assert stats.moved_out == sum(len(step.outs) for step in sim.steps) - len(failed) > 0
+        assert bool(failed) == (unwritten != "0")
 
 
 def test_a_cut_log_forgets_what_lies_behind_it() -> None:

@@ -2,7 +2,8 @@
 
 The operators are the usual ones: relations, connectives, arithmetic and constants replaced, conditions negated,
 statements deleted. What people only read is left out (texts, log lines, the reasons of errors), and so is what does not
-run: annotations, asserts, docstrings, and the `check` of a struct, which the running kernel never calls.
+run: annotations and their imports, asserts, docstrings, and the `check` of a struct, which the running kernel never
+calls.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ def _is_text(node: ast.AST) -> bool:
         case ast.Expr(value=ast.Constant()):
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(attr="log"))):
+            return True
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
         case ast.FunctionDef(name=name):
             return name in _UNSEEN

@@ -1,80 +1,74 @@
-"""Runs the core's tests against mutants, each in a fork of a process that has imported everything but the kernel.
+"""Which tests of the core run which statements, and the processor time of each.
 
-A test is tried against a mutant only if it runs the mutated line, the quick ones first and until one fails. Which tests
-run which lines is measured once (`Map`), with coverage's contexts. No clock decides: a test has ten times the processor
-time that it took without a mutant, and five seconds more.
+Measured by probes: the statements that are asked about call a function first, all others are what they are. So it takes
+no longer than the tests do.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
+import builtins
 import ctypes
 import importlib.abc
 import importlib.machinery
 import json
 import os
-import resource
+import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import NoReturn
 
 import msgspec
 import pytest
 
-from tests.mutation.mutants import Mutant, mutated
+from tests.mutation.mutants import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = "tests/kernel"
-OPTIONS = [
-    "-q",
-    "-x",
-    "-m",
-    "not processes",
-    "--hypothesis-profile=quick",
-    "--hypothesis-seed=0",
-    "-p",
-    "no:cacheprovider",
-]
-OPTIONS += ["-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is imported before the fork
-SPARE_SECONDS, TIMES = 5.0, 10.0  # of processor time, for each test
-MEMORY = 6 << 30  # bytes of address space beyond what the parent has
-SURVIVED, KILLED, TIMED_OUT = "survived", "killed", "timed out"
-_EXIT_TIMED_OUT = 99
+FIRST = "tests/kernel/test_lives.py::test_the_core_does_what_it_did[plain]"  # it looks at all that it runs
+OPTIONS = ["-q", "-s", "-x", "-m", "not processes", "--hypothesis-profile=quick", "--hypothesis-seed=0"]
+OPTIONS += ["-p", "no:cacheprovider", "-p", "no:xdist"]
+OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is imported before the fork
+IMPORT = ""  # in a map: a line that runs when its module is imported
 _PR_SET_PDEATHSIG = 1
 
 
 class Map(msgspec.Struct):
-    """Which tests run which lines, and the seconds of processor time that each takes."""
+    """Which tests run which statements, and the seconds of processor time that each takes."""
 
     seconds: dict[str, float] = {}
-    lines: dict[str, dict[str, list[str]]] = {}  # path -> line -> tests
+    lines: dict[str, dict[str, list[str]]] = {}  # path -> the line where a statement begins -> tests, or IMPORT
 
-    def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests that run a mutant's statement, the quickest first; outside of functions, which run at import: all."""
-        lines, found = self.lines.get(mutant.path, {}), set(self.seconds)
-        if mutant.function:
-            found = {test for line in (mutant.line, mutant.statement) for test in lines.get(str(line), [])}
-        return sorted(found, key=lambda test: (self.seconds[test], test))
+    def has(self, mutant: Mutant) -> bool:
+        return str(mutant.statement) in self.lines.get(mutant.path, {})
+
+    def tests_of(self, mutant: Mutant, seconds: float = 0.0) -> list[str]:
+        """The tests that run a mutant's statement, all if it runs at import: a recorded life, then the quickest first.
+        `seconds`: of processor time, together; 0 is as long as it takes."""
+        found = self._of(mutant)
+        every = set(self.seconds) if self.at_import(mutant) else set(found) & self.seconds.keys()
+        ordered, taken = sorted(every, key=lambda test: (test != FIRST, self.seconds[test], test)), 0.0
+        for at, test in enumerate(ordered):
+            taken += self.seconds[test]
+            if seconds and taken > seconds:
+                return ordered[:at]
+        return ordered
+
+    def at_import(self, mutant: Mutant) -> bool:
+        return not mutant.function or IMPORT in self._of(mutant)
+
+    def _of(self, mutant: Mutant) -> list[str]:
+        return self.lines.get(mutant.path, {}).get(str(mutant.statement), [])
 
 
-class Verdict(msgspec.Struct):
-    """What became of a mutant. `by`: the test that failed, or what else ended it."""
-
-    name: str
-    status: str
-    by: str
-    tests: int
-    seconds: float
-
-
-class _Changed(importlib.machinery.SourceFileLoader):
-    """Gives one module a mutated text."""
+class Changed(importlib.machinery.SourceFileLoader):
+    """Gives modules of the core another text, each by what `changed` makes of its file's name."""
 
     def __init__(self, module: str, file: Path, tree: ast.Module) -> None:
         super().__init__(module, os.fspath(file))
@@ -89,60 +83,96 @@ class _Changed(importlib.machinery.SourceFileLoader):
         return compile(self._tree, os.fspath(self._file), "exec")
 
 
-class _Chosen:
-    """A plugin of pytest's: the tests that there are to be, in their order, each with its processor time."""
+def change(path: str, tree: ast.Module) -> None:
+    """From now on this file of the core is imported with another text."""
+    module = "llmasos." + path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    sys.meta_path.insert(0, Changed(module, ROOT / "llmasos" / path, tree))
 
-    def __init__(self, seconds: dict[str, float], order: list[str]) -> None:
-        self._seconds, self._order = seconds, {test: place for place, test in enumerate(order)}
-        self.failed = ""
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        if self._order:
-            chosen = (item for item in items if item.nodeid in self._order)
-            items[:] = sorted(chosen, key=lambda item: self._order[item.nodeid])
+def probed(text: str, lines: Collection[int], probe: str) -> ast.Module:
+    """A file's tree in which each statement that begins at one of these lines calls `probe` with its line first."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        for name in ("body", "orelse", "finalbody"):
+            if isinstance(block := getattr(node, name, None), list):
+                block[:] = [one for statement in block for one in _with_probe(statement, lines, probe)]
+    return ast.fix_missing_locations(tree)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self.failed = item.nodeid
-        signal.signal(signal.SIGPROF, lambda *_: os._exit(_EXIT_TIMED_OUT))
-        signal.setitimer(signal.ITIMER_PROF, self._seconds.get(item.nodeid, 1.0) * TIMES + SPARE_SECONDS)
-        return (yield)
+
+def _with_probe(statement: ast.stmt, lines: Collection[int], probe: str) -> list[ast.stmt]:
+    if statement.lineno not in lines:
+        return [statement]
+    call = ast.Call(ast.Name(probe, ast.Load()), [ast.Constant(statement.lineno)], [])
+    return [ast.copy_location(ast.Expr(call), statement), statement]
 
 
 class _Measuring:
-    """A plugin of pytest's: which lines each test runs, and how long it takes."""
+    """A plugin of pytest's: the probes that each test meets, and how long it takes."""
 
-    def __init__(self, coverage: Any) -> None:
-        self._coverage = coverage
-        self.seconds: dict[str, float] = {}
+    def __init__(self, hits: dict[str, set[int]], result: Map) -> None:
+        self._hits, self._result = hits, result
+
+    def note(self, test: str) -> None:
+        for path, lines in self._hits.items():
+            for line in lines:
+                self._result.lines[path].setdefault(str(line), []).append(test)
+            lines.clear()
+
+    def pytest_collection_finish(self) -> None:
+        self.note(IMPORT)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self._coverage.switch_context(item.nodeid)
         begun = time.process_time()
         try:
             return (yield)
         finally:
-            self.seconds[item.nodeid] = time.process_time() - begun
+            self._result.seconds[item.nodeid] = round(time.process_time() - begun, 3)
+            self.note(item.nodeid)
 
 
-def measure() -> Map:
-    """The map of all tests, measured in this process; pytest must be green."""
-    import coverage
-
-    measured = coverage.Coverage(data_file=None, source_pkgs=["llmasos.kernel"], omit=["*/kernel/edge/*"])
-    measured.start()
-    plugin = _Measuring(measured)
-    code = pytest.main([TESTS, *OPTIONS], plugins=[plugin])
-    measured.stop()
-    if code != 0:
-        raise SystemExit(f"the tests fail without a mutant (pytest's exit status {int(code)})")
-    data, result = measured.get_data(), Map(plugin.seconds)
-    for file in data.measured_files():
-        path = os.fspath(Path(file).resolve().relative_to(ROOT))
-        contexts = data.contexts_by_lineno(file)
-        result.lines[path] = {str(line): [test for test in tests if test] for line, tests in contexts.items()}
+def measure(wanted: Sequence[Mutant], workers: int) -> Map:
+    """Which tests run these mutants' statements. The tests must be green."""
+    with tempfile.TemporaryDirectory(prefix="llmasos-map-") as place:
+        shares: list[list[str]] = [[] for _ in range(workers)]
+        for test in sorted((ROOT / TESTS).glob("test_*.py"), key=lambda file: -file.stat().st_size):
+            min(shares, key=len).append(os.fspath(test.relative_to(ROOT)))
+        children = {}
+        for number, share in enumerate(shares):
+            if (pid := os.fork()) == 0:
+                _measure(wanted, share, Path(place, str(number)))
+            children[pid] = number
+        result = Map(lines={one.path: {} for one in wanted})
+        for one in wanted:
+            result.lines[one.path].setdefault(str(one.statement), [])
+        for pid, number in children.items():
+            if os.waitpid(pid, 0)[1]:
+                raise SystemExit("the tests fail without a mutant")
+            part = read(Path(place, str(number)))
+            result.seconds |= part.seconds
+            for path, lines in part.lines.items():
+                for line, tests in lines.items():
+                    result.lines[path][line] = sorted({*result.lines[path][line], *tests})
     return result
+
+
+def _measure(wanted: Sequence[Mutant], tests: list[str], place: Path) -> NoReturn:
+    code = 1
+    try:
+        end_with_parent()
+        preload()
+        hits: dict[str, set[int]] = {one.path: set() for one in wanted}
+        for path, met in hits.items():
+            name = f"_met_{path.replace('/', '_').replace('.', '_')}"
+            setattr(builtins, name, met.add)
+            lines = {one.statement for one in wanted if one.path == path and one.function}
+            change(path, probed((ROOT / path).read_text(), lines, name))
+        result = Map(lines={path: {} for path in hits})
+        code = int(pytest.main([*tests, *OPTIONS], plugins=[_Measuring(hits, result)]))
+        write(place, result)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def preload() -> None:
@@ -155,60 +185,30 @@ def preload() -> None:
     from llmasos.userland.sdk import system
     from tests import models_zoo
 
+    torch.set_num_threads(1)  # threads do not come with a fork
+    hypothesis.settings.register_profile("without a database", database=None)  # no trial learns from another
+    hypothesis.settings.load_profile("without a database")
     assert all((hypothesis.stateful, numpy, torch, trio.testing, system, models_zoo))
     if any(name.startswith("llmasos.kernel") for name in sys.modules):
         raise SystemExit("the kernel is imported before it is mutated")
 
 
-class Trial:
-    """One mutant, under its tests in a child process."""
-
-    def __init__(self, mutant: Mutant, known: Map, files: Sequence[str] = ()) -> None:
-        self._mutant, self._order = mutant, [] if files else known.tests_of(mutant)
-        self._begun = time.monotonic()
-        self._reading, writing = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._reading)
-            _try(mutant, known, self._order, files, writing)
-        os.close(writing)
-
-    def verdict(self, status: int) -> Verdict:
-        """To be called with the child's wait status, once."""
-        with open(self._reading) as pipe:
-            by = pipe.read()
-        code = os.waitstatus_to_exitcode(status)
-        kind = SURVIVED if code == 0 else TIMED_OUT if code == _EXIT_TIMED_OUT else KILLED
-        how = "" if code == 0 else by or f"exit status {code}"
-        if code > 1 and code != _EXIT_TIMED_OUT and not by:
-            raise SystemExit(f"{self._mutant.name}: pytest could not run its tests (exit status {code})")
-        return Verdict(self._mutant.name, kind, how, len(self._order), round(time.monotonic() - self._begun, 1))
+def end_with_parent() -> None:
+    """A campaign may be stopped at any moment: nothing of it stays."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _try(mutant: Mutant, known: Map, order: list[str], files: Sequence[str], writing: int) -> None:
-    """In the child: run the tests of `order`, else all in `files`, say which failed, and end. Never returns."""
-    code = int(pytest.ExitCode.INTERNAL_ERROR)
-    try:
-        os.setsid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the campaign may be stopped at any moment
-        quiet = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(quiet, number)
-        limit = int(resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])) + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        module = "llmasos." + mutant.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        tree = mutated((ROOT / mutant.path).read_text(), mutant.number)
-        sys.meta_path.insert(0, _Changed(module, ROOT / "llmasos" / mutant.path, tree))
-        files = files or list(dict.fromkeys(test.partition("::")[0] for test in order))
-        chosen = _Chosen(known.seconds, order)
-        code = int(pytest.main([*files, *OPTIONS], plugins=[chosen])) if files else 0
-        if code == pytest.ExitCode.INTERRUPTED:  # a test's file cannot be imported with the mutant
-            code, chosen.failed = 1, "(import)"
-        with contextlib.suppress(OSError):
-            os.write(writing, chosen.failed.encode())
-    finally:
-        os._exit(code)
+def temporary() -> Path:
+    """A folder of its own for what a child's tests leave behind; whoever calls removes it (`forget`). Its name is short,
+    since tests bind sockets below it."""
+    place = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
+    os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = os.fspath(place)
+    tempfile.tempdir = None
+    return place
+
+
+def forget(place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def read(file: Path) -> Map:

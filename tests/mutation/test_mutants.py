@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 from functools import cache
+from typing import Any
 
 import pytest
 
 from tests.mutation import sample
 from tests.mutation.mutants import Mutant, mutants, mutated
-from tests.mutation.runner import ROOT, Map
+from tests.mutation.runner import FIRST, ROOT, Map, probed
+from tests.mutation.trials import NotInFunctions, changed_functions, replace
 
 TEXT = '''
 """What this is."""
@@ -87,8 +89,34 @@ def test_the_interval_is_wilsons(found: int, tried: int, low: float, high: float
     assert sample.wilson(found, tried) == pytest.approx((low, high), abs=2e-4)
 
 
-def test_tests_are_tried_the_quick_ones_first_and_all_where_a_line_runs_at_import() -> None:
+def test_a_recorded_life_is_tried_first_then_the_quick_tests_and_all_where_a_line_runs_at_import() -> None:
     least, *_, last = mutants("m.py", TEXT)
-    known = Map({"slow": 2.0, "quick": 0.1, "other": 1.0}, {"m.py": {"12": ["slow", "quick"]}})
-    assert known.tests_of(last) == ["quick", "slow"]
-    assert known.tests_of(least) == ["quick", "other", "slow"]
+    seconds = {"slow": 2.0, "quick": 0.1, "other": 1.0, FIRST: 1.5}
+    known = Map(seconds, {"m.py": {"12": ["slow", "quick", FIRST]}})
+    assert known.tests_of(last) == [FIRST, "quick", "slow"]
+    assert known.tests_of(last, seconds=2.0) == [FIRST, "quick"]
+    assert known.tests_of(least) == [FIRST, "quick", "other", "slow"]
+
+
+def test_a_probe_tells_that_a_statement_runs_and_changes_nothing_else() -> None:
+    text = "def f(a):\n    if a:\n        return 1\n    elif a is None:\n        a = 2\n    return 3\n"
+    met: list[int] = []
+    names = {"probe": met.append}
+    exec(compile(probed(text, {3, 4, 6}, "probe"), "m.py", "exec"), names)
+    f: Any = names["f"]
+    assert (f(1), met) == (1, [3])
+    assert (f(None), met) == (3, [3, 4, 6])
+
+
+def test_a_mutated_function_takes_the_place_of_the_function_wherever_it_is() -> None:
+    text = "class A:\n    limit = 3\n    def f(self, a):\n        return [b for b in a if b < 3]\n"
+    names: dict[str, Any] = {}
+    old = compile(text, "m.py", "exec")
+    exec(old, names)
+    one, number = names["A"](), next(one.number for one in mutants("m.py", text) if one.change == "b < 3 -> b <= 3")
+    pairs = list(changed_functions(old, compile(mutated(text, number), "m.py", "exec")))
+    replace(pairs, {("m.py", "A.f", 3): [names["A"].f]})
+    assert one.f([1, 3, 4]) == [1, 3]
+    outside = next(one.number for one in mutants("m.py", text) if one.change == "3 -> 4")
+    with pytest.raises(NotInFunctions):
+        list(changed_functions(old, compile(mutated(text, outside), "m.py", "exec")))
