@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,29 @@ class Doorway:
         )
         self.connections, self.payers = self.door.connections, self.door.connections.payers
 
-    def back(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+    def back(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> Iterator[None] | None:
         self.came.append(message)
         self.door.send(peer, message.reason.encode() if isinstance(message, zmtp.Refused) else bytes(message))
+        return None
 
 
 @asynccontextmanager
 async def doorway(place: Path, descriptors: int = 1024, **options: Any) -> AsyncIterator[Doorway]:
     way = Doorway(place, descriptors, **options)
     way.door.listen(way.path)
+    async with served(way):
+        yield way
+
+
+@asynccontextmanager
+async def served(way: Doorway) -> AsyncIterator[None]:
+    """Its door is open."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(way.door.run)
             nursery.start_soon(way.door.keep_time)
             try:
-                yield way
+                yield
             finally:
                 nursery.cancel_scope.cancel()
                 way.door.close()
