@@ -11,6 +11,7 @@ from llmasos.kernel.memory.page_table import Kept
 from llmasos.kernel.memory.swap import Slot
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Simulation, invariants, simulate
@@ -84,7 +85,7 @@ def test_marks_that_make_each_other_without_end_are_told_and_the_kernel_goes_on(
     sim = simulate(checked=False)
     program = sim.program()
     pid = program.call(Spawn("sim", [1]))
-    process, settled = sim.kernel.table.llm(pid), core.settle_stale
+    process, settled = sim.kernel.table.llm(pid), settle_stale
 
     def for_ever(system: System) -> None:
         settled(system)

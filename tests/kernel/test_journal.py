@@ -533,7 +533,7 @@ def test_the_form_of_the_journal_stays_what_it_was() -> None:
             Gone(7), Answer(5, 6, 40, Errno.EIO, b"v", "why", 7), GroupHead("/a", GroupSettings(kv_max=3)),
             GroupGone("/b"), GroupSpent("/c", 4), DeviceHead("sim0", "fair", 1, 2), Copied(8, 9), Began([1], "m"),
             Noted(6, 1, []), OwnerHead("1001", 3), Sealed(6, b"k", 3, b"d"), Shredded(6),
-            Granted(1, 6, 7, "", "1001", 0, 3, 0), Revoked([1], 2),
+            Granted(1, 6, 7, "", "1001", 0, 3, 0), Revoked([1]),
         ],
         7,
     )  # fmt: skip

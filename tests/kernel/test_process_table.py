@@ -32,9 +32,11 @@ def test_rows_are_gone_through_in_order_of_pid_from_any_pid_on(seed: int) -> Non
         if fresh and dice.random() < 0.4:
             pid = fresh.pop(0 if dice.random() < 0.8 else dice.randrange(len(fresh)))
             there[pid] = Row(pid)
-            rows.add(there[pid])
+            rows.put(pid, there[pid])
         elif there and dice.random() < 0.5:
-            rows.drop(there.pop(dice.choice(list(there))))
+            gone = dice.choice(list(there))
+            del there[gone]
+            rows.drop(gone)
         after, limit = dice.randrange(-1, 300), dice.randrange(1, 12)
         wanted = [there[one] for one in sorted(there) if one > after]
         assert rows.after(after, limit) == wanted[:limit]

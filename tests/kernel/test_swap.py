@@ -137,8 +137,7 @@ def test_costs_are_picoseconds_a_token_there_and_back() -> None:
     assert cost.time(10, 0) == 20 * 1000 * SECOND, "a second a token until something is known"
     cost.computed(64, 64_000)
     cost.moved(16, 4_000)
-    assert cost.pays
-    assert cost.time(10, 0) == 20 * 250_000
+    assert (cost.pays, cost.time(10, 0)) == (True, 20 * 250_000)
     assert cost.time(10, 10) == 10 * 250_000, "what lies below already goes one way only"
     for _ in range(50):
         cost.moved(16, 64_000)

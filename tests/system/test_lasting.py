@@ -166,7 +166,9 @@ def test_the_next_kernel_is_booted_as_the_one_was_that_left_its_agents(home: Hom
         assert len(kernel(Decode(pid, 3), timeout=PATIENCE).tokens) == 3
         assert os.readlink(f"/proc/{home.status()['os_pid']}/cwd") == str(tmp_path / "there")
     home.type("halt")
-    assert [path.name for path in (home.state / "llmasos").iterdir()] == ["audit"]  # what was done stays told
+    # What was done stays told, and the user's own key opens the images that he has made.
+    assert sorted(path.name for path in (home.state / "llmasos").iterdir()) == ["audit", "keys"]
+    assert [path.name for path in (home.state / "llmasos" / "keys").iterdir()] == ["files"]
     assert "as before" not in home.type("shell", stdin="").stderr
 
 
