@@ -50,8 +50,8 @@ while True:
 
 
 @contextlib.contextmanager
-def kernel(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A kernel process that ends with this one."""
+def kernel(directory: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A kernel process that ends with this one. `more`: words of its command line."""
     command = [
         sys.executable,
         "-m",
@@ -60,7 +60,7 @@ def kernel(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
         os.fspath(directory),
         "--die-with-parent",
     ]
-    command += ["--quiet", "--device", "sim"]
+    command += ["--quiet", "--device", "sim", *more]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         yield process

@@ -18,7 +18,7 @@ from llmasos.kernel.devices import reincarnation, steps
 from llmasos.kernel.dispatch import dispatch
 from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.life import end_program
-from llmasos.kernel.objects.process import INIT_PID, Process, Program
+from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.recovery import recovery
 from llmasos.kernel.settle import settle_stale
@@ -27,6 +27,7 @@ from llmasos.kernel.wait import wake
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State, WaitFor
+from llmasos.syscalls.shown import file_of
 from llmasos.syscalls.table import BY_RECORD, Attach
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
@@ -115,6 +116,12 @@ class Kernel(System):
                 self.emit("journal.compact", amount=event.after, detail=f"of {event.before} bytes")
         return self._finish()
 
+    def files(self) -> set[str]:
+        """The paths of the models that are in memory, or that processes have."""
+        found = {image.path for device in self.devices.values() for image in device.images.values()}
+        found.update(process.traits.model for process in self.table if isinstance(process, LLMProcess))
+        return {file_of(self.config.models.get(name, name)) for name in found}
+
     def _finish(self) -> list[events.Action]:
         if self.stale or self.woken or self.orphans or self.pumped:
             self._reconcile()
@@ -195,6 +202,8 @@ class Kernel(System):
                 self.actions.append(events.Reply(event.peer, event.seq, error.errno, reason=error.reason))
                 return
         request = Request(program, event.seq, event.call, entry, program.group, event.drawn, size=event.size)
+        if event.files is not None:
+            request.files = event.files
         if self.trace.on and not isinstance(event.call, TraceCall):  # or a tracer would see itself, for ever
             told = describe(event.call), describe(event.call, content=False)
             self.emit(f"call.{entry.name}", program.pid, "", event.seq, *told)

@@ -33,6 +33,7 @@ class Syscall(Event):
     drawn: int = 0  # 63 random bits, where the call asks for some (table.Entry.draws)
     size: int = 0  # bytes of its frame
     tenant: str = ""  # of that uid, whose programs come by the key that this one has shown
+    files: frozenset[str] | None = None  # paths that its uid has shown to a shared kernel by descriptors (edge/files.py)
 
 
 class Cancel(Event):
@@ -271,11 +272,12 @@ class Audit(Action):
 
 
 class Forget(Action):
-    """Forget the keys of a process, which has ended, and leave nothing of it in files; a Forgotten with the same `ref`
-    follows."""
+    """Forget the keys of processes, which have ended, and leave nothing of them in files; a Forgotten with the same `ref`
+    follows. `owner` (its name in the journal): forget all that is under its key too, and of its tenants'."""
 
     ref: int
-    pid: int
+    pids: list[int]
+    owner: str | None = None
 
 
 # --- configuration of the core --------------------------------------------------------------------------------------
@@ -327,6 +329,10 @@ class KernelConfig:
     arguments: list[str] = field(default_factory=list)  # of the command that booted it
     user: str = ""  # the user of the sessions: /users/NAME
     uid: int = 0  # that the kernel runs as
+    shared: bool = False  # it serves all users of the machine; it opens no file that one of them names by its own right
+    operators: list[int] = field(default_factory=list)  # uids that have every right, as root and the kernel's own have
+    quota: GroupSettings = field(default_factory=GroupSettings)  # of each other user: the settings of /users/UID,
+    quotas: dict[int, GroupSettings] = field(default_factory=dict)  # and of some uids, instead
     show_all: bool = False  # whether everybody sees the rows of all processes, as with Unix's ps
     salt: int = 0  # of the names of that user's KV, unless the journal has one
     os_pid: int = 0
@@ -354,3 +360,7 @@ class KernelConfig:
     def most_of_session(self) -> int:
         """Processes that the session of one program may have."""
         return self.session_processes or max(_LEAST_OF_SESSION, self.max_processes // 4)
+
+    def quota_of(self, uid: int) -> GroupSettings:
+        """The settings that the group of a user begins with; an operator has a quota only if he is named."""
+        return self.quotas.get(uid, GroupSettings() if uid in self.operators else self.quota)

@@ -157,6 +157,16 @@ def gone(pid: int) -> SyscallError:
     return Errno.ESRCH(f"no process {pids.shown(pid)}: it has exited, or never was; `ps` lists the processes")
 
 
+def owner(system: System, program: Program, name: str) -> Owner:
+    """The owner of that name (a uid, or `uid/tenant`). ESRCH: there is none, or the program's is not over it."""
+    uid, slash, tenant = name.partition("/")
+    base = system.owners.key(int(uid)) or system.owners.operator.name
+    found = system.owners.get(f"{base}{slash}{tenant}")
+    if found is None or program.confined or not program.owner.over(found):
+        raise Errno.ESRCH(f"no owner {name} is here, or it is not yours to reach; your own is {program.owner.name}")
+    return found
+
+
 def group(system: System, program: Program, path: str, base: Group) -> Group:
     """The group of a path, which is relative to `base` unless it begins with a slash; to the program's own if `base` has
     ended while the call waited. ENOENT."""

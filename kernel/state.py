@@ -39,9 +39,15 @@ class System:
         self.config = config
         self.sources = Sources()  # of policies; the edge may give others before `boot`
         self.table = ProcessTable(config.max_processes)
-        self.owners = Owners(config.uid, config.salt, config.partition.owners)
-        parted = self.owners.parts > 1
-        self.groups = GroupTree(config.user, self.owners.operator, config.most_of_session, parted=parted)
+        self.owners = Owners(config.uid, config.salt, config.partition.owners, config.operators)
+        self.groups = GroupTree(
+            config.user,
+            self.owners.operator,
+            config.most_of_session,
+            config.most_of_session if config.shared else 0,
+            config.quota_of,
+            parted=self.owners.parts > 1,
+        )
         self.grants = Grants()
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer

@@ -178,7 +178,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     other.add_argument("--json", action="store_true", help="print it as JSON")
     for name, summary in (
         ("seal", "the keys of journal and process images: status, rotate, load"),
-        ("shred", "destroy process images: their keys, and the files"),
+        ("shred", "destroy process images, or all that an owner has said: FILE, or a user, a uid, UID/TENANT"),
         ("key", "who may come from other machines: new, trust, server, add, list, revoke"),
     ):
         verb(name, _keys, summary, help_flag=False)
@@ -248,7 +248,7 @@ def _is_given_lines() -> bool:
 
 
 def _boot(args: argparse.Namespace) -> int:
-    place = ["--runtime", str(_where(args))]
+    place = ["--runtime", str(_where(args))] if hasattr(args, "runtime") else []
     sys.stdout.flush()
     os.execve(
         sys.executable,
@@ -296,9 +296,10 @@ def _status(args: argparse.Namespace) -> int:
 def _halt(args: argparse.Namespace) -> int:
     from llmasos.userland.programs.power import halt
 
-    halt(_where(args), keep=args.keep)
+    where = _where(args)
+    halt(where, keep=args.keep)
     kept = "; the next one goes on with its agents" if args.keep else ""
-    print(f"the kernel of {_where(args)} has halted{kept}")
+    print(f"the kernel of {where} has halted{kept}")
     return 0
 
 

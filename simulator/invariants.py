@@ -16,7 +16,7 @@ from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.memory.prefix import COMMON
 from llmasos.kernel.objects.device import UP, Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
-from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.objects.process import LLMProcess, Program, activity_of
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor
 
@@ -257,7 +257,7 @@ def check_groups(system: System) -> None:
             pids[group] += 1
         if not isinstance(process, LLMProcess):
             continue
-        activity = process.activity
+        activity = activity_of(process.state, process.wait)
         for group in chain:
             busy[group, activity] += 1
         if process.image is not None and not process.is_zombie() and process.table.kept:

@@ -33,6 +33,7 @@ from llmasos.syscalls.line import Line
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
 from llmasos.syscalls.remote import Place, directory, located
+from llmasos.syscalls.showing import CALLS, TRIES, Attempt, Showing, showing_to
 from llmasos.syscalls.table import Attach, Call
 
 R = TypeVar("R")
@@ -77,7 +78,8 @@ class Client:
     """An attached program: calling it with a record of `llmasos.syscalls.table` makes that system call.
 
     `boot` is the result of Attach, `pid` the program's own, `reconnect` the seconds to wait for a next kernel. When the
-    kernel has gone for good, every call raises EPIPE. `notify` may be set; see reconnect.Notify. It is called in a thread
+    kernel has gone for good, every call raises EPIPE. `showing` shows files to a kernel that opens none for its callers
+    (None: this one opens them). `notify` may be set; see reconnect.Notify. It is called in a thread
     of its own, and must not make calls.
     """
 
@@ -92,6 +94,7 @@ class Client:
         ticket: bytes = b"",
     ) -> None:
         self.place = place
+        self.showing: Showing | None = None
         self.notify: Notify | None = None
         self.origin = Origin()
         deadline = time.monotonic() + timeout
@@ -113,6 +116,7 @@ class Client:
                 _await_kernel(place, deadline, timeout)
                 self._line = Line(calls.endpoint(place))
             self.pid = self.boot.pid
+            self.showing = showing_to(place, tenant)
             if self.reconnect > 0 and self.boot.ticket:
                 self._bell, self._ring = sockets.socketpair()
                 self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
@@ -171,9 +175,33 @@ class Client:
         kernel either. EMSGSIZE: the request is too long. EINVAL: the connection was made before a fork.
         """
         self.origin.check()
+        if self.showing is not None and type(call) in CALLS:
+            return self._show(self.showing, call, timeout, patient)
         if timeout is None:
             return self._call(call, patient=patient)
         return self._call(call, time.monotonic() + timeout, calls.overdue(call, timeout), patient=patient)
+
+    def _show(self, showing: Showing, call: Call[R], timeout: float | None, patient: bool) -> R:
+        """A call that names files, which are shown first; or whose result names some."""
+        until = None if timeout is None else time.monotonic() + timeout
+        late = None if timeout is None else calls.overdue(call, timeout)
+        for left in reversed(range(TRIES)):
+            attempt = Attempt(showing, call, until)
+            try:
+                attempt.run()
+                result: R = attempt.done(self._call(attempt.call, until, late, patient=patient))
+                return result
+            except TimeoutError:
+                raise late or calls.silent(self.place, 0.0) from None
+            except SyscallError as error:
+                attempt.drop()
+                if not left:
+                    raise
+                call = showing.again(call, error)
+            except BaseException:
+                attempt.drop()
+                raise
+        raise AssertionError("the last try has returned or raised")
 
     @property
     def runtime(self) -> Path:

@@ -99,9 +99,20 @@ NOTES = Allowance(
     "log lines", "program", 0, 8, 32, 128, Errno.OK,
     "lines of the kernel log that programs cause, in ten seconds", "further lines are counted, not written",
 )  # fmt: skip
+SHOWN = Allowance(
+    "shown files", "call", 0, 4, 8, 32, Errno.EAGAIN,
+    "files that programs of other users are showing to a shared kernel, or that it is to write for them, each with a "
+    "descriptor or two", "show it again when others are done",
+)  # fmt: skip
+COPIES = Allowance(
+    "file copies", "user", 0, 0, 256 * GIB, 0, Errno.EDQUOT,
+    "copies of the models that a user has shown to a shared kernel; in all what its disk has, less a twentieth. Those "
+    "that nothing uses go when there is need of room", "end the processes of some models", bytes=True,
+)  # fmt: skip
 
 TABLE: tuple[Allowance, ...] = (
     CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, GRANTS, NOTES,
+    SHOWN, COPIES,
 )  # fmt: skip
 
 # What a driver, the kernel's own child, may make it keep; nobody else gets in at their socket.

@@ -117,9 +117,12 @@ def kernel_listens(place: Place) -> bool:
     except ValueError as error:
         raise SyscallError(Errno.EINVAL, str(error)) from None
     except PermissionError:
-        raise SyscallError(
-            Errno.EPERM, f"the runtime directory {directory} belongs to another user; name your own"
-        ) from None
+        raise Errno.EPERM(_not_yours(directory)) from None
+    if held is None and runtime.is_system(directory):
+        raise Errno.ECONNREFUSED(
+            f"the machine's kernel does not run now ({directory}); who administers the machine starts it (`systemctl "
+            "start llmasos`), and `llmasos boot --detach` starts one of your own"
+        )
     if held is None:
         raise SyscallError(
             Errno.ECONNREFUSED,
@@ -127,6 +130,17 @@ def kernel_listens(place: Place) -> bool:
             "or name the runtime directory of one that runs (LLMASOS_RUNTIME)",
         )
     return False
+
+
+def _not_yours(directory: Path) -> str:
+    if not runtime.is_system(directory):
+        return f"the runtime directory {directory} belongs to another user; name your own"
+    try:
+        path = directory / runtime.PROGRAMS
+        who = f"members of the group {path.group()}" if path.stat().st_mode & 0o020 else "others"
+    except (KeyError, OSError):
+        who = "others"
+    return f"the machine's kernel ({directory}) is for {who}; `llmasos boot --detach` starts one of your own"
 
 
 def retry_pause() -> float:

@@ -47,11 +47,16 @@ def unknown(key: str, known: Iterable[str]) -> str:
     return f"there is no key {key!r}{f' (is {near[0]!r} meant?)' if near else ''}; there are: {', '.join(known)}"
 
 
+def _named(table: str, key: str) -> str:
+    """What a table in a table is called: `[users.default]`."""
+    return f"{table[:-1]}.{key}]" if table.startswith("[") and not table.startswith("[[") else f"[{key}]"
+
+
 def _value(found: Any, kind: Any, table: str, key: str) -> Any:
     """A value of a key; tables in it are taken apart."""
     inner = typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return record(found, kind, f"[{key}]")
+        return record(found, kind, _named(table, key))
     if typing.get_origin(kind) is list and isinstance(inner[0], type) and issubclass(inner[0], msgspec.Struct):
         if not isinstance(found, list):
             raise Wrong(
@@ -63,7 +68,7 @@ def _value(found: Any, kind: Any, table: str, key: str) -> Any:
     where = f"{table} {key}".strip()
     if typing.get_origin(kind) is dict and isinstance(found, dict):
         if isinstance(inner[1], type) and issubclass(inner[1], msgspec.Struct):
-            return {name: record(one, inner[1], f'[{key}."{name}"]') for name, one in found.items()}
+            return {name: record(one, inner[1], _named(table, f'{key}."{name}"')) for name, one in found.items()}
         return {
             name: _value(one, inner[1], f"{table} {key}" if table else f"[{key}]", name) for name, one in found.items()
         }

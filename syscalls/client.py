@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 
 from llmasos.syscalls import calls, loops, wire
@@ -30,6 +31,7 @@ from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
 from llmasos.syscalls.remote import Place as Address
 from llmasos.syscalls.remote import directory, located
+from llmasos.syscalls.showing import CALLS, TRIES, Attempt, Showing, showing_to
 from llmasos.syscalls.table import Attach, Call
 
 R = TypeVar("R")
@@ -61,7 +63,8 @@ class Client:
     """An attached program: calling it with a record of `llmasos.syscalls.table` makes that system call.
 
     `boot` is the result of Attach, `pid` the program's own, `reconnect` the seconds to wait for a next kernel. When the
-    kernel has gone for good, every call raises EPIPE. `notify` may be set; see reconnect.Notify. It is called in the
+    kernel has gone for good, every call raises EPIPE. `showing` shows files to a kernel that opens none for its callers
+    (None: this one opens them). `notify` may be set; see reconnect.Notify. It is called in the
     event loop, and must not wait.
     """
 
@@ -79,6 +82,7 @@ class Client:
         ticket: bytes = b"",
     ) -> None:
         self.place = place
+        self.showing: Showing | None = None
         self.notify: Notify | None = None
         self._attach = Attach(name or calls.default_name(), int(rights), ticket, tenant, seen=0)
         self._timeout, self.reconnect = timeout, reconnect if isinstance(place, Path) else 0.0
@@ -117,6 +121,7 @@ class Client:
             self.close()
             raise
         self.pid = boot.pid
+        self.showing = showing_to(self.place, self._attach.tenant)
         self._attached(boot)
         return True
 
@@ -144,11 +149,33 @@ class Client:
         kernel either. EMSGSIZE: the request is too long. EINVAL: the connection was made before a fork.
         """
         self.origin.check()  # first: asyncio knows no loop in a fork
+        if self.showing is not None and type(call) in CALLS:
+            return await self._show(self.showing, call, timeout, patient)
         if timeout is None:
             return wire.result(await self._exchange(call, patient), call)
         with anyio.move_on_after(timeout):
             return wire.result(await self._exchange(call, patient), call)
         raise calls.overdue(call, timeout)
+
+    async def _show(self, showing: Showing, call: Call[R], timeout: float | None, patient: bool) -> R:
+        """A call that names files, which are shown first; or whose result names some."""
+        with anyio.move_on_after(timeout):
+            for left in reversed(range(TRIES)):
+                attempt = Attempt(showing, call, None)
+                try:
+                    await anyio.to_thread.run_sync(attempt.run, abandon_on_cancel=True)
+                    result = wire.result(await self._exchange(attempt.call, patient), attempt.call)
+                    own: R = await anyio.to_thread.run_sync(attempt.done, result)
+                    return own
+                except SyscallError as error:
+                    attempt.stop()
+                    if not left:
+                        raise
+                    call = showing.again(call, error)
+                except BaseException:
+                    attempt.stop()
+                    raise
+        raise calls.overdue(call, timeout or 0.0)
 
     @property
     def runtime(self) -> Path:

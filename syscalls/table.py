@@ -87,7 +87,8 @@ class Names(enum.IntEnum):
     RUNNER = enum.auto()  # a living LLM process that has its model
     DEVICE = enum.auto()  # empty: the default device, or none if it is `optional`
     MODEL = enum.auto()  # a known name, which stands for a path, or a path
-    FILE = enum.auto()  # an absolute path
+    FILE = enum.auto()  # an absolute path of a file to read
+    TARGET = enum.auto()  # an absolute path at which a file is written
     GROUP = enum.auto()  # a control group, by its path from the caller's own or from the root
     PLACE = enum.auto()  # a group that the caller may put processes into: below its own, or anywhere with ADMIN
     RULED = enum.auto()  # a group that the caller may change: strictly below its own, or anywhere with ADMIN
@@ -95,6 +96,7 @@ class Names(enum.IntEnum):
     PARENT = (
         enum.auto()
     )  # the group that a new one is to be in, and the new one's name; the caller may change what is in it
+    OWNER = enum.auto()  # a user or tenant, whose processes are as the caller's own
 
 
 class Needs(enum.IntFlag):
@@ -591,6 +593,30 @@ class Shred(Call[ShredInfo]):
     pid: Pid
 
 
+@_call(
+    33,
+    "process",
+    Right.CONTROL,
+    E.ESRCH,
+    E.EIO,
+    E.ERESTART,
+    changes=True,
+    blocks=True,
+    touches=(Touches("owner", Names.OWNER, needs=Needs.CONTROL),),
+    audit="files",
+)
+class ShredOwner(Call[ShredInfo]):
+    """End all LLM processes of a user (`owner` is his user id) and of the tenants whom he speaks for, or of one tenant
+    (`1000/acme`), and destroy what they have said, as `shred` does; and destroy his keys, so that all process images that
+    were encrypted under them are gone, whichever kernel of its user wrote them.
+
+    Answered when that is done and on the disk. What his programs start meanwhile is not part of it, and they stay
+    connected. ESRCH: there is no such owner here, or he is not for the caller to destroy.
+    """
+
+    owner: OwnerName
+
+
 # --- context --------------------------------------------------------------------------------------------------------
 
 
@@ -815,7 +841,7 @@ class Estimate(Call[EstimateInfo]):
     E.ENOTSUP,
     E.ERESTART,
     blocks=True,
-    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), _FILE),
+    touches=(_process(Names.RUNNER, N.READ, When.BOUNDARY), Touches("path", Names.TARGET)),
     audit="files",
 )
 class Checkpoint(Call[CheckpointInfo]):
@@ -849,7 +875,7 @@ class Checkpoint(Call[CheckpointInfo]):
     E.ERESTART,
     changes=True,
     blocks=True,
-    touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE)),
+    touches=(_FILE, Touches("device", Names.DEVICE, optional=True, needs=N.CHARGE), _MODEL._replace(optional=True)),
     audit="files",
 )
 class Restore(Call[int]):

@@ -30,6 +30,7 @@ class Doorway:
             lambda peer, text: self.notes.append(text),
             **options,
         )
+        self.connections, self.payers = self.door.connections, self.door.connections.payers
 
     def back(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
         self.came.append(message)

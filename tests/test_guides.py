@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from docs import blocks
-from llmasos.kernel.edge import settings
+from llmasos.kernel.edge import boot_config, settings
 from llmasos.simulator.chart import BARS, MARKS
 from llmasos.syscalls import trace_events
 from llmasos.syscalls.records import TraceEvent, WaitFor
@@ -90,7 +90,7 @@ def test_the_configuration_of_the_reference_is_one(tmp_path: Path) -> None:
     file = tmp_path / "llmasos.toml"
     (tmp_path / "story").mkdir()
     file.write_text(found[1].replace("/srv/models/story", str(tmp_path / "story")))
-    config = settings.build(settings.read(os.fspath(file)), settings.Overrides(), tmp_path, "test")
+    config = boot_config.build(settings.read(os.fspath(file)), boot_config.Overrides(), tmp_path, "test")
     assert config.devices[0].policy == "mlfq"
     assert config.quantum == 32
     assert set(config.groups) == {"/users/ada"}

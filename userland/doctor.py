@@ -252,7 +252,9 @@ def directory(where: Path) -> Iterator[Finding]:
         yield Finding("kernel", "runtime directory", OK, f"{where} (made at boot)")
     else:
         status = where.stat()
-        if status.st_uid != os.getuid():
+        if runtime.is_system(where):
+            yield Finding("kernel", "runtime directory", OK, f"{where}, of the machine's kernel")
+        elif status.st_uid != os.getuid():
             advice = "choose one of your own with --runtime or LLMASOS_RUNTIME"
             yield Finding("kernel", "runtime directory", MISSING, f"{where} belongs to user {status.st_uid}", advice)
         elif status.st_mode & 0o077:

@@ -60,10 +60,24 @@ def _no_int8(cpu: hal.Cpu) -> str:
     return f"torch's int8 products saturate on a CPU without VNNI instructions ({cpu.model}); use bf16 or fp32"
 
 
+def _heed_switches(native: library.Library | str) -> None:
+    """Raises EINVAL where the environment asks for what is not there: something else instead would look as if it had been
+    heard."""
+    if isinstance(native, str) and library.named():
+        raise SyscallError(
+            Errno.EINVAL,
+            native if library.SWITCH in native else f"{library.SWITCH} names an instruction set, but {native}",
+        )
+    bf16 = os.environ.get(hal.BF16, "0")
+    if bf16 not in ("0", "1"):
+        raise SyscallError(Errno.EINVAL, f"{hal.BF16} is 0 or 1, found {bf16!r}")
+
+
 def open_device(texts: Mapping[str, str]) -> Device:
     """The device with these options. Raises EINVAL for one that is off, by name; EIO."""
     chosen = parse(Options, texts, "the cpu driver")
     cpu, native = hal.cpu(), library.load()
+    _heed_switches(native)
     if chosen.kv == "int8" and isinstance(native, str):
         raise SyscallError(Errno.EINVAL, f"kv=int8 needs the native decoder, but {native}")
     offer = _offer(cpu, native, chosen.dtype)

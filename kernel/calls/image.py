@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Exported, Failed, Inspect, Inspected
 from llmasos.kernel import desk
+from llmasos.kernel.calls.lookup import check_shown
 from llmasos.kernel.calls.process import modest, newborn
 from llmasos.kernel.devices.transfer import Coming, Stored, ask, bring_in, check_able, send_out
 from llmasos.kernel.journal.process_image import ProcessImage, read_image
@@ -35,7 +36,7 @@ from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, Finish, Limits
-from llmasos.syscalls.table import Checkpoint, Restore
+from llmasos.syscalls.table import Checkpoint, Names, Restore
 
 # --- checkpoint -----------------------------------------------------------------------------------------------------
 
@@ -125,7 +126,9 @@ class Restoring(desk.Begun):
         strike(system, self.process)
 
 
-def restore(system: System, request: Request, call: Restore, path: str, device: Device | None) -> int | Waiting:
+def restore(
+    system: System, request: Request, call: Restore, path: str, device: Device | None, model: str
+) -> int | Waiting:
     """Row 64 of the table, `Restore`."""
     restoring = request.begun
     if isinstance(restoring, Looking):
@@ -134,9 +137,9 @@ def restore(system: System, request: Request, call: Restore, path: str, device: 
         return _look(system, request, call, device or _reader(system))
     process = restoring.process
     if restoring.coming is None:
-        model = process.traits.model
-        files = system.config.models.get(model, model)
-        image = want_image(system, process.device, model, files, restoring.saved.dtype, process.owner)
+        name = process.traits.model
+        files = system.config.models.get(name, name)
+        image = want_image(system, process.device, name, files, restoring.saved.dtype, process.owner)
         if image.state != RESIDENT:
             return wait(image.loaded)
         process.check_model(image, process.log, Limits())  # its own do not take what it had
@@ -176,6 +179,12 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
         wanted = system.devices.get(saved.device) or system.device_named("")
         if not wanted.hopeless:  # else where the file could be read
             device = wanted
+    model = call.model or (saved.model if saved.model in system.config.models else saved.path)
+    try:
+        check_shown(system, request, Names.MODEL, model)
+    except SyscallError as error:  # the file can name any path
+        why = f"{call.path} is of the model {model}, and none is named in its place: {error.reason}"
+        raise Errno.EPERM(why) from None
     group.check_pids(1)
     group.check_logs(ROW_BYTES + 4 * len(saved.log) + sum(len(record.data) for record in saved.records))
     given = traits_of(saved)
@@ -186,7 +195,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     traits = replace(
         own,
         name=call.name or saved.name,
-        model=call.model or (saved.model if saved.model in system.config.models else saved.path),
+        model=model,
         detached=call.detached,
     )
     log, records = log_of(saved.log), LogRecords(saved.records)

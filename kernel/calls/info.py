@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from llmasos.kernel.clock import seconds
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
@@ -49,6 +51,38 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
 def _told(system: System, program: Program, process: Process) -> bool:
     """Whether a row tells all; of what others only see it leaves out what their programs made or were told."""
     return bool(rights_on(system, program, process) & _READ)
+
+
+# What of a device and its models tells of the work that others have done with them. A confined program gets none of it:
+# two of these could tell each other something by it.
+_NO_WORK: dict[type[Record], dict[str, Any]] = {
+    DeviceInfo: {
+        "incarnation": 0,
+        "restarts": 0,
+        "ready": 0,
+        "steps": 0,
+        "tokens_computed": 0,
+        "tokens_decoded": 0,
+        "busy_seconds": 0.0,
+    },
+    ModelInfo: {
+        "frames_free": 0,
+        "frames_cached": 0,
+        "processes": 0,
+        "slots_free": 0,
+        "tier_slots_free": [],
+        "stretch": 1,
+        "lost": 0.0,
+        "resident_bytes": 0,
+        "faults": 0,
+        "pageins": 0,
+        "evictions": 0,
+    },
+}
+
+
+def _told_to(program: Program, info: _Row) -> _Row:
+    return replace(info, **_NO_WORK[type(info)]) if program.confined else info
 
 
 def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
@@ -112,7 +146,7 @@ def model_info(system: System, program: Program, image: Image, device: str) -> M
         asked = next(iter(image.requested))
         return ModelInfo(image.name, image.path, asked, device, image.shown_state, image.progress)
     view = system.table.view(program.owner, everybody=system.config.show_all)
-    return row(
+    info = row(
         ModelInfo,
         image,
         image.thrash,
@@ -133,12 +167,13 @@ def model_info(system: System, program: Program, image: Image, device: str) -> M
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
         mapped_by=sorted(pid for pid in image.users if pid in view)[:MAX_MAPPED],
     )
+    return _told_to(program, info)
 
 
 def device_info(device: Device, program: Program) -> DeviceInfo:
     """A device as a record. What a driver said may be about anybody's work, and is told the operator."""
     error = device.error if program.owner.operator or not device.error else "it is down; the operator's log says why"
-    return row(
+    info = row(
         DeviceInfo,
         device,
         device.hello,
@@ -151,3 +186,4 @@ def device_info(device: Device, program: Program) -> DeviceInfo:
         busy_seconds=seconds(device.busy),
         error=error,
     )
+    return _told_to(program, info)

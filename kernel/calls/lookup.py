@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeVar, assert_never
 
 from llmasos.kernel import rights
@@ -18,6 +19,7 @@ from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Right
+from llmasos.syscalls.shown import NOT_YOURS, REFERENCE, SIMULATED, UNKNOWN, file_of
 from llmasos.syscalls.table import Names, Needs, Touches, When
 
 T = TypeVar("T")
@@ -56,9 +58,15 @@ def find(system: System, request: Request, touches: Touches) -> Any:
                 return None
             return _allowed(system, request, touches, system.device_named(named))
         case Names.MODEL:
+            if touches.optional and not named:
+                return ""
+            check_shown(system, request, touches.what, named)
             return _model(system, request, touches, system.config.models.get(named, named))
-        case Names.FILE:
+        case Names.FILE | Names.TARGET:
+            check_shown(system, request, touches.what, named)
             return _file(named)
+        case Names.OWNER:
+            return _allowed(system, request, touches, rights.owner(system, program, named))
         case _:
             assert_never(touches.what)
 
@@ -207,6 +215,29 @@ def _not_below(program: Program, path: str) -> SyscallError:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
+
+
+def is_file(what: Names, name: str, models: Collection[str]) -> bool:
+    """Whether a name that a call gives is looked for among files: a path, or a model that is not known by name. (What the
+    options of a simulated one name is, too.)"""
+    known = what is Names.MODEL and (not name or name in models or SIMULATED.fullmatch(name))
+    return what in (Names.FILE, Names.TARGET, Names.MODEL) and not known
+
+
+def check_shown(system: System, request: Request, what: Names, name: str) -> None:
+    """EPERM where the kernel would open a file by its own right for a user who may have none on it: he has not shown it.
+    EAGAIN: it was shown to an earlier kernel, or not for this call."""
+    if not system.config.shared:
+        return
+    if REFERENCE.search(name):
+        raise Errno.EAGAIN(f"{name} {UNKNOWN}")
+    if request.program.owner.machine or not is_file(what, name, system.config.models):
+        return  # (other operators have every right over the kernel, and none on files)
+    if request.files is None or file_of(name) not in request.files:
+        raise Errno.EPERM(
+            f"{name} {NOT_YOURS}; programs that use the client library show such a file (docs/files.md); or use a model "
+            "that the kernel knows by name (`models` lists them)"
+        )
 
 
 def _file(path: str) -> str:

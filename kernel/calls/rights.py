@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from itertools import islice
+from operator import attrgetter
 
 from llmasos.kernel.grants import cut
 from llmasos.kernel.objects.grant import Grant
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.rights import called, owns
+from llmasos.kernel.seeds import mix
 from llmasos.kernel.state import System
 from llmasos.syscalls import pids
 from llmasos.syscalls.budgets import GRANTS
@@ -20,6 +23,7 @@ from llmasos.syscalls.table import Accept, Grants, Needs, Revoke
 from llmasos.syscalls.table import Grant as GrantCall
 
 _NUMBER_BYTES = 8  # of a ticket: the handle; behind it the secret
+_MOST = 2**31 - 1  # the greatest handle: people write them down
 _SEE = int(Needs.SEE)
 
 
@@ -46,9 +50,16 @@ def grant(system: System, request: Request, call: GrantCall, process: LLMProcess
         if used >= most:
             grants.refused += 1
             raise GRANTS.refuse(whose, used, most)
-    made = Grant(grants.next, process, rights | _SEE, maker, to, parent, request.drawn | 1)
+    made = Grant(_handle(grants.get, request.drawn), process, rights | _SEE, maker, to, parent, request.drawn | 1)
     grants.add(made)
     return _info(system, request.program, made, _ticket(made))
+
+
+def _handle(taken: Callable[[int], Grant | None], drawn: int) -> int:
+    number = mix(drawn, 0) % _MOST + 1
+    while taken(number) is not None:
+        number = number % _MOST + 1
+    return number
 
 
 def _source(system: System, program: Program, process: LLMProcess, rights: int) -> Grant | None:
@@ -93,7 +104,8 @@ def accept(system: System, request: Request, call: Accept) -> GrantInfo:
 def grants(system: System, request: Request, call: Grants) -> list[GrantInfo]:
     """Row 102 of the table, `Grants`."""
     program = request.program
-    seen = (one for one in system.grants if one.number > call.after and _concerns(program, one))
+    all_of_them = sorted(system.grants, key=attrgetter("number"))
+    seen = (one for one in all_of_them if one.number > call.after and _concerns(program, one))
     return [_info(system, program, one) for one in islice(seen, call.limit)]
 
 

@@ -1,4 +1,4 @@
-"""shred: a process ends, and what it has said is destroyed.
+"""shred: a process ends, or all of an owner, and what they have said is destroyed.
 
 Three places have it: this core (log, records, answers that are kept for programs), the device (KV in frames and places,
 the driver's own log of the context), and files (the journal, process images, by their keys). The core forgets at once;
@@ -20,6 +20,7 @@ from llmasos.kernel.marks import changed
 from llmasos.kernel.memory.prefix import root
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.rights import written
@@ -28,7 +29,7 @@ from llmasos.kernel.tokens import Log
 from llmasos.kernel.wait import Waiting, wait, wake
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ShredInfo
-from llmasos.syscalls.table import Shred
+from llmasos.syscalls.table import Shred, ShredOwner
 
 NAME = "shredded"
 _LEFT = (
@@ -43,10 +44,12 @@ class Shredding(desk.Begun):
     """What is under way. Nothing of it is undone if nobody waits any more."""
 
     held: object | None
+    pids: set[int] = field(default_factory=set)  # of what is destroyed
+    devices: dict[str, Device] = field(default_factory=dict)  # on which it was
     gone: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     wiping: list[tuple[Device, Ask]] = field(default_factory=list)
-    forgetting: Channel = field(default_factory=Channel)
+    forgetting: Channel | None = None  # while the edge forgets its keys
     found: Forgotten | None = None
 
     def undo(self, system: System, error: SyscallError) -> None:
@@ -60,8 +63,48 @@ def shred(system: System, request: Request, call: Shred, process: LLMProcess) ->
             raise Errno.EBUSY(f"process {call.pid} is still waiting for its model; wait for that, or kill it")
         if process.running:
             return wait(process.boundary)
-        request.begun = _begin(system, request, process)
+        request.begun = doing = Shredding(process)
+        log, records = len(process.log), len(process.records.rows)
+        _destroy(system, request, doing, process)
+        doing.gone.append(f"its log of {log} tokens and its {records} records")
+        _forget(system, doing)
+    return _told(system, request.begun, f"process {call.pid} has ended, and it")
+
+
+def shred_owner(system: System, request: Request, call: ShredOwner, owner: Owner) -> ShredInfo | Waiting:
+    """Row 33 of the table, `ShredOwner`."""
+    if not isinstance(request.begun, Shredding):
+        request.begun = Shredding(owner)
     doing = request.begun
+    if doing.forgetting is None:
+        theirs = [
+            one
+            for one in list(system.table)
+            if isinstance(one, LLMProcess) and owner in (one.owner, one.owner.base) and one.pid not in doing.pids
+        ]
+        for process in theirs:
+            if process.birth is not None:  # its spawn fails, and there is nothing of it
+                exit_process(system, process, 128 + 9, _by(system, request))
+            elif not process.running:
+                _destroy(system, request, doing, process)
+        for process in theirs:
+            if process.running:
+                return wait(process.boundary)
+        programs = [one for one in system.table if isinstance(one, Program) and owner in (one.owner, one.owner.base)]
+        for program in programs:
+            for pid in {answer.about for answer in program.answers if answer.about} - doing.pids:
+                _untell(system, pid)
+                system.journal.untold(pid)
+                doing.pids.add(pid)
+        doing.gone.append(f"the logs and records of all processes of {owner.name}, and what calls were told of them")
+        if programs:
+            doing.left.append(f"{len(programs)} programs that are connected, and whatever they start from here on")
+        _forget(system, doing, owner)
+    return _told(system, doing, f"the processes of {call.owner} have ended, and what they said")
+
+
+def _told(system: System, doing: Shredding, what: str) -> ShredInfo | Waiting:
+    """What there is to say once drivers and edge have done their part."""
     for device, asked in doing.wiping:
         if asked.answer is None and asked.death is None:
             return wait(asked.channel)
@@ -69,42 +112,53 @@ def shred(system: System, request: Request, call: Shred, process: LLMProcess) ->
             doing.left.append(f"KV in frames of {device.name}: {asked.answer.reason}")
     doing.wiping.clear()
     if doing.found is None:
+        assert doing.forgetting is not None
         return wait(doing.forgetting)
     if doing.found.error:
-        raise Errno.EIO(f"process {call.pid} has ended, and it is not all gone yet: {doing.found.error}")
+        raise Errno.EIO(f"{what} is not all gone yet: {doing.found.error}")
     gone, left = [*doing.gone, *doing.found.gone], [*doing.left, *doing.found.left, *_LEFT]
     return ShredInfo(gone, left, doing.found.sure)
 
 
-def _begin(system: System, request: Request, process: LLMProcess) -> Shredding:
-    doing = Shredding(process)
+def _by(system: System, request: Request) -> str:
+    return f"shredded by program {written(system, request.program.pid)}"
+
+
+def _destroy(system: System, request: Request, doing: Shredding, process: LLMProcess) -> None:
+    """End a process that is in no step, and forget what the core knows of it."""
     device, image, log = process.device, process.image, process.log[:]
     shared = _shared(process, image)
-    by = f"shredded by program {written(system, request.program.pid)}"
-    exit_process(system, process, 128 + 9, by)
-    doing.gone.append(f"its log of {len(log)} tokens and its {len(process.records.rows)} records")
-    _forget(system, process)
+    exit_process(system, process, 128 + 9, _by(system, request))
+    _erase(system, process)
+    doing.pids.add(process.pid)
     if device.state == UP:
+        doing.devices[device.name] = device
         system.send(device, Drop([process.pid]))
+        if image is not None and image.held:
+            _unname(image, process, log)
+    if shared:
+        doing.left.append(f"KV of {shared} blocks that other processes have too")
+    system.emit("proc.shred", process.pid, device.name, len(log))
+    system.log("info", f"process {process.pid} was {_by(system, request)}")
+
+
+def _forget(system: System, doing: Shredding, owner: Owner | None = None) -> None:
+    """Have drivers and edge forget it too."""
+    for device in doing.devices.values():
+        if device.state != UP:
+            continue
         for one in device.images.values():
             if one.held:
-                if one is image:
-                    _unname(one, process, log)
                 message = Wipe(system.ref(), one.id, one.pool.idle, one.swap.idle)
                 doing.wiping.append((device, system.ask(device, message, Done)))
         doing.gone.append(
             f"its KV in frames and places of {device.name}, which are zeroed, and what its driver knew of it"
         )
-    if shared:
-        doing.left.append(f"KV of {shared} blocks that other processes have too")
     if system.trace.on:
         doing.left.append("the first tokens of its calls in the trace, until that is full")
-    ref = system.ref()
+    ref, doing.forgetting = system.ref(), Channel()
     system.shredding[ref] = doing
-    system.act(Forget(ref, process.pid))
-    system.emit("proc.shred", process.pid, device.name, len(log))
-    system.log("info", f"process {process.pid} was {by}")
-    return doing
+    system.act(Forget(ref, sorted(doing.pids), owner.key if owner is not None else None))
 
 
 def _shared(process: LLMProcess, image: Image | None) -> int:
@@ -114,7 +168,7 @@ def _shared(process: LLMProcess, image: Image | None) -> int:
     return sum(image.pool.refs[frame] > 1 for frame in process.table.frames)
 
 
-def _forget(system: System, process: LLMProcess) -> None:
+def _erase(system: System, process: LLMProcess) -> None:
     """What the core knows of it."""
     del process.log[:]
     process.records.cut(0)
@@ -124,9 +178,13 @@ def _forget(system: System, process: LLMProcess) -> None:
         process.charge_log()
         changed(system, process)
     system.journal.shredded(process)
+    _untell(system, process.pid)
+
+
+def _untell(system: System, pid: int) -> None:
     for program in system.table:
         if isinstance(program, Program):
-            program.answers.forget(process.pid)
+            program.answers.forget(pid)
 
 
 def _unname(image: Image, process: LLMProcess, log: Log) -> None:
@@ -148,4 +206,5 @@ def forgotten(system: System, event: Forgotten) -> None:
     doing = system.shredding.pop(event.ref, None)
     if doing is not None:
         doing.found = event
+        assert doing.forgetting is not None
         wake(system, doing.forgetting)

@@ -55,6 +55,7 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Wait: process.wait_,
     calls.Kill: process.kill,
     calls.Shred: shred.shred,
+    calls.ShredOwner: shred.shred_owner,
     calls.Setlimits: process.setlimits,
     calls.Detach: process.detach,
     calls.Rename: process.rename,

@@ -19,7 +19,7 @@ from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.sched.force import take_out
-from llmasos.kernel.sched.partition import begins, check_turn
+from llmasos.kernel.sched.partition import began, begins, check_turn
 from llmasos.kernel.sched.plan import Plan, plan_step
 from llmasos.kernel.sched.realtime import spent
 from llmasos.kernel.state import System
@@ -58,6 +58,7 @@ def pump(system: System, device: Device) -> None:
     limits = device.max_runs, device.step_tokens
     device.in_flight = InFlight(step, plan.processes, plan.tokens, system.now, plan.passed, *limits)
     device.progress_at = system.now
+    began(system, device)
     system.send(device, step)
     wake(system, device.swapped_out)  # messages from here on are ordered after the pending swap-outs
     if system.trace.on:
@@ -106,7 +107,7 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
     if len(device.queues) == 1:
         _look_for_thrashing(system, device, flight, duration, lost)
     else:
-        check_turn(system, device, duration)
+        check_turn(system, device, flight, duration)
     for process in flight.processes:
         boundary(system, process)
 

@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge import boot_config, lock, service, settings
 from llmasos.kernel.edge.audit_file import open_audit
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
+from llmasos.kernel.edge.copies import PLACE as COPIES
+from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
 from llmasos.kernel.edge.hand_over import relieve
@@ -39,6 +41,7 @@ from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened, open_journal
 from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.edge.keys import Keys, keys_of
+from llmasos.kernel.edge.listening import PRIVATE, Reach
 from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
@@ -55,13 +58,16 @@ if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other m
     from llmasos.kernel.edge.gate import Gate
 
 _NEVER: Fsync = "never"
+_HOW = ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable", "--system")
 DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llmasos boot", description="Boot an LLMasOS kernel.")
     add = parser.add_argument
-    add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.default()})")
+    add("--runtime", metavar="DIR", help=f"runtime directory (default: {runtime.own()})")
+    add("--system", action="store_true", help=f"the kernel of this machine, for all its users, in {runtime.system()}")
+    add("--unit", action="store_true", help="with --system: print the systemd unit that boots it")
     add("--config", metavar="FILE.toml", help="configuration file (default: $XDG_CONFIG_HOME/llmasos/kernel.toml)")
     add("--device", metavar="KIND[:K=V,...]", action="append", default=[], help="a device, e.g. cpu:threads=2")
     add("--policy", metavar="NAME", default="", help="scheduling policy of every device, or FILE.py:CLASS")
@@ -95,9 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     """0 after a halt; 1 with one readable line if the kernel cannot be booted."""
     given = sys.argv[1:] if arguments is None else arguments
     args = parse(given)
-    directory = runtime.locate(args.runtime)
     try:
-        over = settings.Overrides(
+        if args.unit:
+            return _print_unit(args)
+        directory, args.manager = _place(args), service.Manager()
+        over = boot_config.Overrides(
             args.device,
             args.model,
             args.policy,
@@ -112,10 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
             evictions=args.evictions,
             plain=args.plain,
             tcp=args.tcp,
+            system=args.system,
             file=_configured(args) or "",
             arguments=_without_place(given),
         )
-        config = settings.build(settings.read(_configured(args)), over, directory, version())
+        file = settings.read(_configured(args), system=args.system)
+        config = boot_config.build(file, over, directory, version())
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
@@ -132,7 +142,30 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: argparse.Namespace) -> int:
+def _print_unit(args: argparse.Namespace) -> int:
+    if not args.system:
+        raise Errno.EINVAL("--unit is of the machine's kernel: `llmasos boot --system --unit`")
+    print(service.unit(), end="")
+    return 0
+
+
+def _place(args: argparse.Namespace) -> Path:
+    """The runtime directory. Raises SyscallError EINVAL: it is the machine's, or --system has another."""
+    if not args.system:
+        directory = runtime.locate(args.runtime, boot=True)
+        if runtime.is_system(directory):
+            raise Errno.EINVAL(f"{directory} is for the kernel of the machine: `llmasos boot --system`")
+        return directory
+    if args.runtime or args.die_with_parent or args.hand_over:
+        raise Errno.EINVAL(
+            f"the kernel of the machine is in {runtime.system()} and ends with no program: leave out --runtime, "
+            "--die-with-parent and --hand-over, or --system"
+        )
+    os.umask(0o077)  # what it and its drivers write is theirs
+    return runtime.system()
+
+
+def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
     held = lock.hold(directory)
     place = Place(directory, held)
     halted = kept = failed = False
@@ -167,11 +200,13 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
             journal=journal,
             fsync=fsync,
             audit=audit,
-            notes=notes,
+            notes=[*config.notes, *notes],
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments),
-            images=Images(keys, why, journal.seal if journal is not None else None),
+            images=_images(keys, why, journal),
             gate=gate,
+            files=_files(core, config, journal, directory),
+            reach=_reach(config),
         )
         with short_pauses():
             kept = trio.run(server.run)
@@ -193,6 +228,13 @@ def _serve(core: Kernel, config: settings.BootConfig, directory: Path, args: arg
     return 0
 
 
+def _reach(config: boot_config.BootConfig) -> Reach:
+    """Who may connect."""
+    if not config.shared:
+        return PRIVATE
+    return Reach(0o666) if config.group is None else Reach(0o660, config.group)
+
+
 def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.socket] | None:
     """The gate for programs on other machines, and its socket. Raises SyscallError: nobody could come, a file of keys is
     wrong or others may change it, the address cannot be had, or the package for CURVE is missing (ENOTSUP)."""
@@ -207,6 +249,17 @@ def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.s
     return found, found.listen()
 
 
+def _files(core: Kernel, config: boot_config.BootConfig, journal: Opened | None, directory: Path) -> Files | None:
+    """What takes the files that users show, where a kernel opens none for them. Raises SyscallError EIO."""
+    if not config.shared:
+        return None
+    place = (journal.path.parent if journal is not None else directory) / COPIES
+    try:
+        return Files(place, core.files)
+    except OSError as error:
+        raise Errno.EIO(f"{place}, where copies of files are kept, cannot be used: {error.strerror or error}") from None
+
+
 def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:
     """Give back journal and runtime directory. `remove` the journal: programs that were expected back have ended with the
     system."""
@@ -218,7 +271,7 @@ def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool,
 
 
 def _open_audit(
-    config: settings.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
+    config: boot_config.BootConfig, fsync: Fsync, notes: list[tuple[str, str]]
 ) -> Callable[[Callable[[Event], None]], AuditKeeper] | None:
     """What makes the keeper of the audit log, which is held from now on. Raises SyscallError as open_audit does."""
     wanted = config.audit_log
@@ -234,13 +287,14 @@ def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -
     """The devices are up: these words boot a kernel. Tell the command that waits for it."""
     if journal is not None:
         _note_words(journal.path.with_name(runtime.BOOTED), words)
+    args.manager.tell("READY=1")
     if args.ready >= 0:
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
         os.close(args.ready)
 
 
-def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
+def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:
     """The keys as they are configured, or why there are none. A command that gives the master key is run now, since it
     may take its time."""
     try:
@@ -254,12 +308,18 @@ def _keys(config: settings.BootConfig) -> tuple[Keys | None, str]:
     return keys, ""
 
 
+def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
+    """The keys of process images; from here on this thread handles events."""
+    if keys is not None and not keys.plain:
+        keys.serve(images=journal is not None)
+    return Images(keys, why, journal.seal if journal is not None else None)
+
+
 def _configured(args: argparse.Namespace) -> str | None:
     """The configuration file to read: a kernel that ends with its parent has that which is named, and no other."""
-    if args.config is not None:
-        return str(args.config)
-    usual = None if args.die_with_parent else runtime.configuration()
-    return os.fspath(usual) if usual is not None else None
+    if args.die_with_parent:
+        return str(args.config) if args.config is not None else None
+    return settings.usual(args.config, system=args.system)
 
 
 def _without_place(given: list[str]) -> list[str]:
@@ -274,7 +334,7 @@ def _without_place(given: list[str]) -> list[str]:
         elif name in ("--runtime", "--log", "--ready"):
             if not equals:
                 next(rest, None)
-        elif name not in ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable"):
+        elif name not in _HOW:
             words.append(word)
     return words
 
@@ -325,7 +385,8 @@ def _detach(directory: Path, given: list[str]) -> int:
     lock.release(directory, lock.hold(directory), keep_log=True)
     log = directory / runtime.LOG
     command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
-    command += ["--runtime", os.fspath(directory.absolute()), "--log", os.fspath(log.absolute())]
+    place = ["--system"] if "--system" in given else ["--runtime", os.fspath(directory.absolute())]
+    command += [*place, "--log", os.fspath(log.absolute())]
     command += ["--debuggable"] if "--debuggable" in given else []
     ready, told = os.pipe()
     private = partial(os.open, mode=0o600)

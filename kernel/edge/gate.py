@@ -12,27 +12,24 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import socket
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from llmasos.kernel.calls.lookup import is_file
 from llmasos.kernel.edge.peers import Peer
 from llmasos.syscalls import curve, curve_keys
 from llmasos.syscalls.curve_keys import Key
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import BY_RECORD, Call, Names
+from llmasos.syscalls.table import BY_RECORD, Call
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
 STRANGERS = 64  # connections that have not shown a key
 STRANGER_SECONDS = 5.0  # for the whole handshake
 # Seconds (the last: milliseconds) until a dead host is noticed, one that says nothing and one that acknowledges nothing.
 _ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 120_000))
-
-
-_SIMULATED = re.compile(r"sim(:[0-9]+(\.[0-9]+)?[a-zA-Z]?)?")  # a model of the simulated device, by its size
 
 
 class Change(NamedTuple):
@@ -132,8 +129,7 @@ class Gate:
         for touch in BY_RECORD[type(call)].touches:
             if (name := getattr(call, touch.field)) is None:
                 continue
-            known = touch.what is Names.MODEL and (name in self.models or _SIMULATED.fullmatch(name))
-            if touch.what in (Names.FILE, Names.MODEL) and not known:
+            if is_file(touch.what, name, self.models):
                 raise Errno.EPERM(
                     f"key {peer.key.name} belongs to no user of the kernel's machine, so it names no files there, and "
                     "only models that the kernel knows by name (`llmasos key add` has `uid=`)"

@@ -11,14 +11,17 @@ import hashlib
 import os
 import secrets
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from llmasos.drivers.protocol import Export, Exported, Failed, FromDriver, Import, Inspect, Inspected, ToDriver
 from llmasos.kernel.edge.journal_seal import Seal
-from llmasos.kernel.edge.keys import IMAGE, OWN, Keys, Store
+from llmasos.kernel.edge.key_store import OWN, Store
+from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import overwrite
+from llmasos.kernel.edge.slots import IMAGE
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _NAME = 8  # bytes of a key's name; in a file it has 16
@@ -120,23 +123,26 @@ class Images:
         """A process's number among all that the user's kernels ever have."""
         return int.from_bytes(hashlib.sha256(self._line + pid.to_bytes(8, "little")).digest()[:8], "little")
 
-    def forget(self, pid: int) -> tuple[list[str], list[str]]:
-        """Forget the keys of the files that were written of a process, and overwrite those that were not encrypted.
-        Returns what is gone, and what could not be reached. Raises SyscallError."""
+    def forget(self, pids: Collection[int], owner: str | None = None) -> tuple[list[str], list[str]]:
+        """Forget the keys of the files that were written of processes, and of all of an `owner`, and overwrite those that
+        were not encrypted. Returns what is gone, and what could not be reached. Raises SyscallError."""
         gone, left = [], []
-        for path in sorted(self._plain.pop(pid, ())):
+        for path in sorted({path for pid in pids for path in self._plain.pop(pid, ())}):
             if why := remove_image(Path(path)):
                 left.append(f"{path}: {why}")
             else:
                 gone.append(f"{path}, which was not encrypted: overwritten and removed")
         if self._keys is None or self._keys.plain:
             return gone, [*left, *_PLAIN]
-        slots = self._files.find(IMAGE, self.number(pid))
-        if slots:
+        numbers = {self.number(pid) for pid in pids}
+        slots = self._files.of_owner(owner, IMAGE) if owner is not None else []
+        slots += [slot for slot in self._files.find(IMAGE) if slot.pid in numbers]
+        if slots or owner is not None:
             self._files.forget([slot.name for slot in slots])
-            self._files.renew()
-            if self._keys.source.makes:
-                self._keys.rotate()
+            self._keys.renew(self._files)
+        if owner is not None:
+            gone.append("the key of the owner, under which no image of it can be read any more")
+        slots = list({slot.name: slot for slot in slots}.values())
         gone += [f"the key of its process image {slot.text}, and of all copies of it" for slot in slots]
         left += [f"the old master key, which stays until this is mended: {text}" for text in self._keys.troubles]
         return gone, [*left, *_SEALED]

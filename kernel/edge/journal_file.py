@@ -23,8 +23,10 @@ from typing import BinaryIO
 import xxhash
 
 from llmasos.kernel.edge.journal_seal import Reader, Seal
-from llmasos.kernel.edge.keys import JOURNAL, Keys, Store
+from llmasos.kernel.edge.key_store import Store
+from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import overwrite
+from llmasos.kernel.edge.slots import JOURNAL, Slot
 from llmasos.kernel.journal.records import BadFrame, Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime
@@ -36,6 +38,7 @@ _HEADER = struct.Struct("<8sI4x")
 _MAGIC = b"LLMasOSj"
 _FRAME = struct.Struct("<IIQ")  # length, a check of it, a check of the body
 KEY_BYTES = 32
+_REPLACED = " (another was put in its place)"  # what `seal status` says then
 _SLICE = 0.001  # seconds of reading or writing in a thread before others have their turn
 _PIECE = 1 << 20
 
@@ -284,6 +287,22 @@ class Opened:
         os.dup2(held, self.lock, inheritable=False)  # one lock for both: it belongs to the open file
         os.close(held)
 
+    def write_without(self, pids: set[int]) -> None:
+        """Write the journal anew without these processes, of which no kernel runs now, and overwrite what it was. Raises
+        SyscallError EIO."""
+        for pid in pids:
+            self.state.processes.pop(pid, None)
+            for program in self.state.programs.values():
+                program.answers.forget(pid)
+        try:
+            new = write_new(self.path, self.state.snapshot(), seal=self.seal)
+            replace_durably(self.path, new)
+            overwrite(self.fd)
+        except OSError as error:
+            raise Errno.EIO(f"the journal {self.path} cannot be written anew: {error.strerror}; mend that") from None
+        os.close(self.fd)
+        self.fd, self.size = new, os.fstat(new).st_size
+
     def close(self, *, remove: bool = False) -> None:
         """Let go of the journal. `remove` deletes it: nothing is to come back. A fresh journal in which nothing was
         written is deleted too: then the kernel could not be booted."""
@@ -309,7 +328,11 @@ def open_journal(directory: Path, keys: Keys | None = None) -> Opened:
     lock = _hold(path.parent)
     try:
         _beside(path).unlink(missing_ok=True)
-        return _open(path, lock, keys)
+        opened = _open(path, lock, keys)
+        if keys is not None and keys.plain:  # then it is no surprise to the next kernel that this one is not encrypted
+            for store, slot in _kept_keys(keys, path):
+                store.retell(slot, f"{slot.text}{_REPLACED}")
+        return opened
     except OSError as error:
         os.close(lock)
         raise Errno.EIO(
@@ -330,6 +353,8 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
         replace_durably(path, fd)
         return Opened(path, lock, fd, os.fstat(fd).st_size, read(path, keys=keys).state, notes, fresh=True, seal=seal)
     found = read(path, keys=keys)
+    if keys is not None and encrypts and found.journal is None and found.end > _HEADER.size:
+        _check_open(path, keys)
     seal = Seal(keys, found.journal, found.names, os.fspath(path)) if keys is not None and encrypts else None
     if found.lost:
         pids = ", ".join(map(str, sorted(found.lost)))
@@ -365,23 +390,26 @@ def _turn_over(
             keys.remove(found.journal[0])
     finally:
         os.close(old)
-    if keys is not None and seal is not None and _had_keys(keys, path, seal.store):
-        notes.append(
-            (
-                "warning",
-                f"journal: it was not encrypted, and keys of one that was are in {keys.directory}: unless you have "
-                "booted with --plain, another has been put in its place",
-            )
-        )
     now = "is encrypted from here on" if seal is not None else "is not encrypted any more (--plain)"
     notes.append(("info", f"journal: it {now}"))
     return fd, os.fstat(fd).st_size
 
 
-def _had_keys(keys: Keys, path: Path, new: Store) -> bool:
-    """Whether an encrypted journal was kept there before."""
-    stores = [keys.store(one.name) for one in keys.stores() if one != new.path]
-    return any(slot.text == os.fspath(path) for store in stores for slot in store.find(JOURNAL))
+def _kept_keys(keys: Keys, path: Path) -> list[tuple[Store, Slot]]:
+    """The keys of encrypted journals that were there."""
+    stores = [keys.store(one.name) for one in keys.stores()]
+    return [(store, slot) for store in stores for slot in store.find(JOURNAL) if slot.text == os.fspath(path)]
+
+
+def _check_open(path: Path, keys: Keys) -> None:
+    """A journal is not encrypted. If there are keys of one that was, somebody may have put another in its place, and only
+    --plain takes that. Raises SyscallError EPERM."""
+    for store, _ in _kept_keys(keys, path):
+        raise Errno.EPERM(
+            f"the journal {path} is not encrypted, and keys of an encrypted one are in {store.path}: another has been "
+            "put in its place. Bring the encrypted one back; or move this one away and begin anew; or, if you know that "
+            "it is yours, boot once with --plain, which goes on with it"
+        )
 
 
 def _hold(directory: Path) -> int:

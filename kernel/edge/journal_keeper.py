@@ -54,9 +54,9 @@ class _Copy:
 
 @dataclass(slots=True, eq=False)
 class _Forget:
-    """A process of which nothing is to be left; what was done is said in `gone`, what is in the way in `trouble`."""
+    """Processes of which nothing is to be left; what was done is said in `gone`, what is in the way in `trouble`."""
 
-    pid: int
+    pids: list[int]
     done: trio.Event
     gone: list[str]
     trouble: str = ""
@@ -138,11 +138,11 @@ class Keeper:
         self._unsynced.set()
         self._hurry.set()
 
-    async def forget(self, pid: int, patience: float) -> tuple[list[str], str]:
-        """Leave nothing of a process in any file: the journal is written anew without it, what it was is overwritten, the
-        keys are forgotten. Returns what was done, and why it is not, if that takes longer than `patience` seconds; then
-        it is tried on."""
-        wanted = _Forget(pid, trio.Event(), [])
+    async def forget(self, pids: list[int], patience: float) -> tuple[list[str], str]:
+        """Leave nothing of processes in any file: the journal is written anew without them, what it was is overwritten,
+        the keys are forgotten. Returns what was done, and why it is not, if that takes longer than `patience` seconds;
+        then it is tried on."""
+        wanted = _Forget(pids, trio.Event(), [])
         self._forgets.append(wanted)
         self._wanted.set()
         with trio.move_on_after(patience):
@@ -273,13 +273,14 @@ class Keeper:
     async def _forget_all(self, forgets: list[_Forget]) -> bool:
         """The journal has just been written anew: forget the keys."""
         try:
-            removed = await trio.to_thread.run_sync(self._forget_keys, {one.pid for one in forgets})
+            removed = await trio.to_thread.run_sync(self._forget_keys, {pid for one in forgets for pid in one.pids})
         except (OSError, SyscallError) as error:
             for one in forgets:
                 one.trouble = error.reason if isinstance(error, SyscallError) else str(error)
             return False
         for one in forgets:
-            what = "its key, so that its log is noise in the journal and in all copies of it"
+            whose = "its key" if len(one.pids) == 1 else f"the keys of {len(one.pids)} processes"
+            what = f"{whose}, so that what was said is noise in the journal and in all copies of it"
             one.gone += [what if self._seal is not None else "its log in the journal, which was overwritten", *removed]
             self._forgets.remove(one)
             one.done.set()
@@ -289,7 +290,7 @@ class Keeper:
         removed = [f"{path}, which was not encrypted" for path in file.remove_open_copies(self.path)]
         if self._seal is not None:
             self._seal.forget(pids)
-            self._seal.renew()
+            self._seal.keys.renew(self._seal.store)
         return removed
 
     async def _compact(self, *, scrub: bool = False) -> bool:
@@ -361,10 +362,10 @@ class Keeper:
                 file.write_all(new, b"".join(missed))
                 await trio.to_thread.run_sync(os.fsync, new)
             async with self._switching:
-                if self._stumbled:
-                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.replace(self.path)
                 await trio.to_thread.run_sync(file.sync_directory, self.path)
+                if self._stumbled:
+                    raise OSError(errno.EIO, "a frame could not be encrypted")
                 file.write_all(new, b"".join(self._missed))
                 # From here on frames go to the new file: none may come to `_missed` while the old ones are left.
                 left, self._copies = self._copies, [_Copy(new, os.fstat(new).st_size)]
@@ -385,7 +386,11 @@ class Keeper:
     def _write_live(self, state: State) -> int:
         self._opened.hold_again()
         new = file.write_new(self.path, state.snapshot(), self._rest(), self._seal)
-        os.fsync(new)
+        try:
+            os.fsync(new)
+        except OSError:
+            file.drop_new(self.path, new)
+            raise
         return new
 
     def _rest(self) -> Callable[[], None]:

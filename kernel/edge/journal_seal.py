@@ -25,7 +25,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec.structs import replace
 
-from llmasos.kernel.edge.keys import JOURNAL, OWN, PROCESS, Keys, Store
+from llmasos.kernel.edge.key_store import OWN, Store
+from llmasos.kernel.edge.keys import Keys
+from llmasos.kernel.edge.slots import JOURNAL, PROCESS
 from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
@@ -271,12 +273,6 @@ class Seal:
         self.live.gone -= gone
         self.live.gone.update(gone.intersection(self.latest.pids))
         self.store.tidy()
-
-    def renew(self) -> None:
-        """Have what wrapped forgotten keys forgotten too, up to the master key where that is ours to make."""
-        self.store.renew()
-        if self.keys.source.makes:
-            self.keys.rotate()
 
     def forget(self, pids: Iterable[int], *, sync: bool = True) -> None:
         """Forget the keys of these processes."""

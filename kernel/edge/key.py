@@ -20,32 +20,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmasos.kernel.edge import settings
+from llmasos.kernel.edge import verbs
 from llmasos.kernel.edge.server_key import authorized_keys, server_key
-from llmasos.syscalls import curve_keys, runtime
+from llmasos.syscalls import curve_keys
 from llmasos.syscalls.curve_keys import Key, text_of
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--config", metavar="FILE.toml", help="the configuration (default: that of the user's kernels)")
-    where.add_argument("--runtime", metavar="DIR", help=argparse.SUPPRESS)
+    where = verbs.where()
     parser = argparse.ArgumentParser(prog="llmasos key", description="Keys of programs and kernels on other machines.")
-    verbs = parser.add_subparsers(dest="act", required=True)
-    new = verbs.add_parser("new", parents=[where], help="make a key for this user's programs, and print its public half")
+    kinds = parser.add_subparsers(dest="act", required=True)
+    new = kinds.add_parser("new", parents=[where], help="make a key for this user's programs, and print its public half")
     new.add_argument("file", metavar="FILE", nargs="?", help="where to (default: client.key, among the settings)")
-    trust = verbs.add_parser("trust", parents=[where], help="note which key the kernel on another machine has")
+    trust = kinds.add_parser("trust", parents=[where], help="note which key the kernel on another machine has")
     trust.add_argument("address", metavar="HOST:PORT")
     trust.add_argument("key", metavar="KEY", help="what `llmasos key server` prints there")
-    verbs.add_parser("server", parents=[where], help="print the public key of this user's kernels")
-    add = verbs.add_parser("add", parents=[where], help="let whoever holds a key come")
+    kinds.add_parser("server", parents=[where], help="print the public key of this user's kernels")
+    add = kinds.add_parser("add", parents=[where], help="let whoever holds a key come")
     add.add_argument("key", metavar="KEY", help="what `llmasos key new` has printed")
     add.add_argument("name", metavar="NAME", help="a name for it")
     add.add_argument("whose", metavar="uid=N|tenant=NAME", nargs="?", default="", help="whose its programs are (its own)")
-    shown = verbs.add_parser("list", parents=[where], help="who may come")
+    shown = kinds.add_parser("list", parents=[where], help="who may come")
     shown.add_argument("--json", action="store_true", help="print it as JSON")
-    gone = verbs.add_parser("revoke", parents=[where], help="let the holder of a key come no longer")
+    gone = kinds.add_parser("revoke", parents=[where], help="let the holder of a key come no longer")
     gone.add_argument("name", metavar="NAME")
     return parser.parse_args(arguments)
 
@@ -53,27 +51,25 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """0 if it was done; 1 with one readable line if not."""
     args = parsed(arguments)
-    try:
-        usual = runtime.configuration()
-        config = args.config if args.config is not None else os.fspath(usual) if usual is not None else None
-        net = settings.read(config).net
-        match args.act:
-            case "new":
-                path = Path(args.file) if args.file else curve_keys.place(curve_keys.CLIENT)
-                print(text_of(curve_keys.new_secret(path)))
-            case "trust":
-                _trust(args.address, args.key)
-            case "server":
-                print(text_of(curve_keys.public_half(server_key(net))))
-            case "add":
-                _add(authorized_keys(net), args.key, args.name, args.whose)
-            case "list":
-                _list(authorized_keys(net), as_json=args.json)
-            case _:
-                _revoke(authorized_keys(net), args.name)
-    except SyscallError as error:
-        print(f"llmasos key: {error.reason}", file=sys.stderr)
-        return 1
+    return verbs.done("key", lambda: _act(args))
+
+
+def _act(args: argparse.Namespace) -> int:
+    net = verbs.configured(args).net
+    match args.act:
+        case "new":
+            path = Path(args.file) if args.file else curve_keys.place(curve_keys.CLIENT)
+            print(text_of(curve_keys.new_secret(path)))
+        case "trust":
+            _trust(args.address, args.key)
+        case "server":
+            print(text_of(curve_keys.public_half(server_key(net))))
+        case "add":
+            _add(authorized_keys(net), args.key, args.name, args.whose)
+        case "list":
+            _list(authorized_keys(net), as_json=args.json)
+        case _:
+            _revoke(authorized_keys(net), args.name)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Holding a runtime directory: one kernel at a time, and no other user may look inside.
+"""Holding a runtime directory: one kernel at a time, and no other user may look inside, or change what is there.
 
 Like a daemon's pid file with flock: the operating system releases the lock when its holder ends, however it ends, so the
 next kernel simply takes over the directory of a killed one. syscalls/runtime.py names the files in it.
@@ -18,9 +18,14 @@ from llmasos.syscalls.errno import Errno
 _PATIENCE = 0.5  # seconds: a program that only asks whether a kernel runs holds the lock for an instant
 
 
+PRIVATE, ENTERED = 0o700, 0o711  # modes of a user's own runtime directory, and of the machine's kernel's
+
+
 def prepare(directory: Path) -> bool:
     """Make the runtime directory, 0700 and owned by this user; returns whether it was made now. One that is there must be
-    so already, and is not changed: it may be a project, or /tmp. Raises SyscallError if it cannot be used."""
+    so already, and is not changed: it may be a project, or /tmp. That of the machine's kernel is 0711, so that all users
+    find the socket there. Raises SyscallError if it cannot be used."""
+    shared = runtime.is_system(directory)
     try:
         zeromq.check_endpoint(runtime.endpoint(directory, runtime.DRIVERS))
     except ValueError as error:
@@ -28,11 +33,19 @@ def prepare(directory: Path) -> bool:
     _check_links(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)
+        directory.mkdir(mode=PRIVATE)
+        if shared:
+            directory.chmod(ENTERED)  # whatever the umask is
         return True
     except FileExistsError:
         pass
     except OSError as error:
+        if shared and isinstance(error, PermissionError):
+            raise Errno.EPERM(
+                f"{directory}, the runtime directory of the machine's kernel, cannot be made: {error.strerror} (EACCES); "
+                "boot it as root or by its systemd unit (`llmasos boot --system --unit` prints one), or boot a kernel of "
+                "your own, without --system"
+            ) from None
         raise Errno.EIO(f"the runtime directory {directory} cannot be made: {error.strerror}; name another") from None
     if not directory.is_dir():
         raise Errno.EINVAL(f"{directory} is no directory; name another (--runtime or LLMASOS_RUNTIME)")
@@ -42,7 +55,12 @@ def prepare(directory: Path) -> bool:
             f"the runtime directory {directory} belongs to user {found.st_uid}, not to you ({os.getuid()}); "
             "name another (--runtime or LLMASOS_RUNTIME)"
         )
-    if (mode := stat.S_IMODE(found.st_mode)) & 0o077:
+    mode = stat.S_IMODE(found.st_mode)
+    if shared:
+        if mode & 0o022:
+            raise Errno.EPERM(f"others may write to {directory} (mode {mode:04o}); close it (chmod 711)")
+        directory.chmod(mode | ENTERED)
+    elif mode & 0o077:
         raise Errno.EPERM(
             f"the directory {directory} is open to other users (mode {mode:04o}), and a kernel's sockets must not be; "
             f"name one that is not there yet, such as {directory / 'llmasos'}, or close it (chmod 700)"
@@ -92,7 +110,7 @@ def hold(directory: Path) -> int:
 def release(directory: Path, lock: int, *, keep_log: bool = False) -> None:
     """Remove the kernel's files from the runtime directory, and let go of it. `keep_log` keeps the log of one that
     failed."""
-    for name in (runtime.PROGRAMS, runtime.DRIVERS, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
+    for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.FILES, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
         (directory / name).unlink(missing_ok=True)
     os.close(lock)
 

@@ -18,16 +18,26 @@ class Locked:
     def __init__(self) -> None:
         self._maps: list[mmap.mmap] = []
         self._used = 0
+        self._left: list[memoryview] = []  # places of keys that were dropped
         self.sure = True
 
     def put(self, key: bytes) -> memoryview:
-        """Keep a key; the view is good until `wipe`."""
+        """Keep a key; the view is good until it is dropped, or `wipe`."""
+        if self._left:
+            view = self._left.pop()
+            view[:] = key
+            return view
         if not self._maps or self._used + KEY_BYTES > len(self._maps[-1]):
             self._add()
         at, self._used = self._used, self._used + KEY_BYTES
         view = memoryview(self._maps[-1])[at : at + KEY_BYTES]
         view[:] = key
         return view
+
+    def drop(self, view: memoryview) -> None:
+        """Forget one key."""
+        view[:] = bytes(KEY_BYTES)
+        self._left.append(view)
 
     def wipe(self) -> None:
         """Forget all keys: views of them show zeros from here on."""

@@ -1,4 +1,4 @@
-"""Where the master key is: in a file, in the kernel keyring, or with a command. It wraps the owners' keys (keys.py).
+"""Where the master key is: in a file, in the kernel keyring, or with a command. All keys are below it (keys.py).
 
 Each source holds a text: keys in hexadecimal, one a line, the first of which is used from here on. More than one are
 there while a rotation is under way: what the others wrap is wrapped anew. A file is made at the first boot, because
@@ -48,6 +48,7 @@ class Source(Protocol):
 
     about: str  # for people
     makes: bool  # whether the first key is made by us
+    slow: bool  # whether reading it may take its time
     listed: Path  # of the directories that have something under it (stores.py)
 
     def read(self) -> list[bytes]:
@@ -94,7 +95,7 @@ def overwrite(descriptor: int) -> None:
 class FileSource:
     """A file of mode 0600."""
 
-    makes = True
+    makes, slow = True, False
 
     def __init__(self, path: Path) -> None:
         self.path, self.about, self.listed = path, f"file {path}", list_of(path)
@@ -110,7 +111,10 @@ class FileSource:
             state = os.fstat(descriptor)
             if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
                 raise Errno.EPERM(f"others may read the key {self.path}: `chmod 600 {self.path}`, then `seal rotate`")
-            return parse(file.read(MOST_BYTES), f"the key {self.path}")
+            text = file.read(MOST_BYTES)
+            if os.fstat(descriptor).st_nlink == 0:  # it has just been exchanged, and is being overwritten
+                return self.read()
+            return parse(text, f"the key {self.path}")
 
     def write(self, keys: list[bytes]) -> None:
         try:
@@ -144,7 +148,7 @@ class FileSource:
 class CommandSource:
     """What a command prints."""
 
-    makes = False
+    makes, slow = False, True
 
     def __init__(self, command: str, file: Path) -> None:
         """`file`: where the key would be as a file; beside it is the list of what is under it."""
@@ -191,7 +195,7 @@ class KeyringSource:
     """The user's keyring in the operating system's kernel, which a reboot empties."""
 
     about = f"kernel keyring, {KEYRING_NAME.decode()}"
-    makes = False
+    makes = slow = False
 
     def __init__(self, file: Path) -> None:
         """`file`: as of a command."""

@@ -99,6 +99,11 @@ class Peer:
         return self.key.tenant if self.key is not None else ""
 
     @property
+    def stranger(self) -> bool:
+        """Whether it comes from another machine and has not shown a key that lets it in."""
+        return self.key is None and bool(self.host)
+
+    @property
     def shown(self) -> str:
         """Who is there, for the kernel's log."""
         if not self.host:

@@ -20,7 +20,7 @@ from pathlib import Path
 import trio
 
 from llmasos.kernel.edge import lock
-from llmasos.kernel.edge.door import hidden
+from llmasos.kernel.edge.listening import hidden
 from llmasos.syscalls import runtime
 
 LOOK_SECONDS = 30.0  # where changes are not told

@@ -1,9 +1,9 @@
-"""`llmasos seal` and `llmasos shred FILE`: the keys of what is at rest, with and without a running kernel.
+"""`llmasos seal` and `llmasos shred`: the keys of what is at rest, with and without a running kernel.
 
     seal status          where the master key is, and which keys are under it
     seal rotate          a new master key; all that the old one wraps is wrapped anew
     seal load FILE       put the master key in FILE into the kernel keyring
-    shred FILE...        forget the keys of process images, and overwrite the files
+    shred FILE|OWNER...  forget the keys of process images or of an owner (shred.py)
 
 A kernel that runs meanwhile is not disturbed: it reads its owners' keys when it boots, and the files of keys are locked
 while somebody writes to them.
@@ -18,25 +18,20 @@ import stat
 import sys
 from pathlib import Path
 
-from llmasos.kernel.edge import settings
-from llmasos.kernel.edge.images import MAGIC, remove_image
-from llmasos.kernel.edge.keys import IMAGE, JOURNAL, OWNER, PROCESS, Keys, keys_of
+from llmasos.kernel.edge import verbs
+from llmasos.kernel.edge.keys import Keys, keys_of
 from llmasos.kernel.edge.master import MOST_BYTES, name_of, parse
+from llmasos.kernel.edge.shred import shred
+from llmasos.kernel.edge.slots import IMAGE, JOURNAL, PROCESS
 from llmasos.syscalls import runtime
-from llmasos.syscalls.errno import Errno, SyscallError
-
-# Where a process image says how it is encrypted, and under which key (drivers/checkpoint_file.py).
-_WAY, _SEALED, _NAME = 12, 2, slice(16, 24)
-_OTHER_COPIES = "other names and copies of it are as they were; `--plain` and a passphrase leave only overwriting"
+from llmasos.syscalls.errno import Errno
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--config", metavar="FILE.toml", help="the configuration (default: that of the user's kernels)")
-    where.add_argument("--runtime", metavar="DIR", help=argparse.SUPPRESS)
+    where = verbs.where()
     parser = argparse.ArgumentParser(prog="llmasos", description="Keys of what is at rest.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    seal = verbs.add_parser("seal", help="the keys of journal and process images").add_subparsers(
+    kinds = parser.add_subparsers(dest="verb", required=True)
+    seal = kinds.add_parser("seal", help="the keys of journal and process images").add_subparsers(
         dest="act", required=True
     )
     about = seal.add_parser("status", parents=[where], help="where the master key is, and what is under it")
@@ -45,29 +40,29 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     turn.add_argument("--key", metavar="FILE", help="the new key, where its place is the keyring (default: a random one)")
     load = seal.add_parser("load", parents=[where], help="put a master key into the kernel keyring")
     load.add_argument("file", metavar="FILE", help="a file of mode 0600 that holds it in hexadecimal; -: standard input")
-    gone = verbs.add_parser("shred", parents=[where], help="destroy process images: their keys, and the files")
-    gone.add_argument("files", metavar="FILE", nargs="+", help="what `checkpoint` has written")
+    gone = kinds.add_parser("shred", parents=[where], help="destroy process images, or all that an owner has said")
+    gone.add_argument(
+        "words", metavar="FILE|OWNER", nargs="+", help="what `checkpoint` has written; a user, a uid, or UID/TENANT"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if all was done; 1 with one readable line for each thing that was not."""
     args = parsed(arguments)
-    try:
-        usual = runtime.configuration()
-        config = args.config if args.config is not None else os.fspath(usual) if usual is not None else None
-        wanted = settings.read(config).seal
-        keys = keys_of(wanted)
-        if args.verb == "shred":
-            return _shred(keys, args.files)
-        if args.act == "status":
-            return _status(keys, as_json=args.json)
-        if args.act == "load":
-            return _load(keys, args.file, wanted.key)
-        return _rotate(keys, args.key)
-    except SyscallError as error:
-        print(f"llmasos {args.verb}: {error.reason}", file=sys.stderr)
-        return 1
+    return verbs.done(args.verb, lambda: _act(args))
+
+
+def _act(args: argparse.Namespace) -> int:
+    wanted = verbs.configured(args).seal
+    keys = keys_of(wanted)
+    if args.verb == "shred":
+        return shred(keys, args.words, runtime.system() if args.system else runtime.locate(args.runtime))
+    if args.act == "status":
+        return _status(keys, as_json=args.json)
+    if args.act == "load":
+        return _load(keys, args.file, wanted.key)
+    return _rotate(keys, args.key)
 
 
 def _status(keys: Keys, *, as_json: bool) -> int:
@@ -75,17 +70,16 @@ def _status(keys: Keys, *, as_json: bool) -> int:
     files = []
     for path in keys.stores():
         store = keys.store(path.name)
-        owners = store.find(OWNER)
         counts = {kind: len(store.find(kind)) for kind in (PROCESS, IMAGE)}
         known = {name_of(key) for key in found}
         files.append(
             {
                 "file": os.fspath(path),
                 "journal": next((slot.text for slot in store.find(JOURNAL)), ""),
-                "owners": len(owners),
+                "owners": len(store.owners()),
                 "processes": counts[PROCESS],
                 "images": counts[IMAGE],
-                "readable": all(slot.parent in known for slot in owners),
+                "readable": known.issuperset(store.parents()),
             }
         )
     facts = {
@@ -115,7 +109,7 @@ def _rotate(keys: Keys, file: str | None) -> int:
     if new is None and not keys.source.makes and len(keys.source.read()) < 2:
         keys.source.write([])  # a command says what to do
     count, troubles = keys.rotate(new)
-    print(f"{count} keys of owners are wrapped under {name_of(keys.masters(anew=True)[0]).hex()}")
+    print(f"{count} root keys are wrapped under {name_of(keys.masters(anew=True)[0]).hex()}")
     for text in troubles:
         print(f"llmasos seal: {text}; the old master key stays until that is mended", file=sys.stderr)
     return 1 if troubles else 0
@@ -146,53 +140,6 @@ def _key_in(file: str) -> bytes:
     if not found:
         raise Errno.EINVAL(f"{file} holds no key")
     return found[0]
-
-
-def _shred(keys: Keys, files: list[str]) -> int:
-    failed = 0
-    forgotten = False
-    for file in files:
-        try:
-            forgotten |= _shred_one(keys, file)
-        except SyscallError as error:
-            print(f"llmasos shred: {error.reason}", file=sys.stderr)
-            failed += 1
-    if forgotten:
-        keys.files.renew()
-        if keys.source.makes:
-            keys.rotate()
-        for text in keys.troubles:
-            print(f"not sure: the old master key stays until this is mended: {text}")
-        if not keys.source.apart(keys.directory):
-            print(
-                "not sure: the master key is on the disk of the keys that it wraps, whose old blocks may hold both; it "
-                "is sure where that key lies elsewhere ([seal] key)"
-            )
-    return 1 if failed else 0
-
-
-def _shred_one(keys: Keys, file: str) -> bool:
-    """Whether a key was forgotten."""
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(64)
-    except OSError as error:
-        raise Errno.ENOENT(f"{file} cannot be read: {error.strerror}; name what `checkpoint` has written") from None
-    if not start.startswith(MAGIC):
-        raise Errno.EINVAL(f"{file} is no process image; name what `checkpoint` has written")
-    name = start[_NAME] if start[_WAY] == _SEALED else b""
-    there = bool(name) and keys.files.get(name) is not None
-    if there:
-        keys.files.forget([name])
-    if why := remove_image(Path(file)):
-        raise Errno.EPERM(f"{file}: {why}" + ("; its key is forgotten, so it is noise" if there else ""))
-    if there:
-        print(f"{file}: its key is forgotten, so that all copies of it are noise; overwritten and removed")
-    elif name:
-        print(f"{file}: overwritten and removed; its key was not among yours")
-    else:
-        print(f"{file}: overwritten and removed; {_OTHER_COPIES}, and old blocks of the disk may hold it")
-    return there
 
 
 if __name__ == "__main__":

@@ -27,12 +27,13 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.edge import door, room
+from llmasos.kernel.edge import door, listening, room
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
+from llmasos.kernel.edge.files import Files, Given
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import Opened
 from llmasos.kernel.edge.journal_keeper import Fsync, Keeper
-from llmasos.kernel.edge.keys import Store
+from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
@@ -67,6 +68,7 @@ from llmasos.kernel.events import (
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, Spawn
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
@@ -110,10 +112,13 @@ class Server:
         ready: Callable[[], None] = lambda: None,
         images: Images | None = None,
         gate: tuple[Gate, socket.socket] | None = None,
+        files: Files | None = None,
+        reach: listening.Reach = listening.PRIVATE,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
         again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
-        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then."""
+        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then. `reach`: who may
+        connect."""
         self._core = core
         self._devices = devices
         self._place, self._directory = place, place.directory
@@ -126,7 +131,9 @@ class Server:
         self._keeper = Keeper(journal, fsync, self._handle, core.snapshot) if journal is not None else None
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
+        self._files = files  # that users show; None: it opens what they name
         self._outside, self._gate = gate, gate[0] if gate is not None else None
+        self._reach = reach
         self._peers = Peers()
         self._room = room.Room()
         self._events: deque[Event] = deque()
@@ -162,8 +169,11 @@ class Server:
                 await nursery.start(self._watch_signals)
                 self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
-                self._programs.listen(self._directory / runtime.PROGRAMS)
+                self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
                 self._open_gate()
+                if self._files is not None:
+                    self._files.listen(self._directory / runtime.FILES, self._reach)
+                    nursery.start_soon(self._files.run)
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
                     nursery.start_soon(one.keep_time)
@@ -194,6 +204,8 @@ class Server:
             self._halt.set()  # what ends from here on is no event
             self._programs.close()
             self._drivers.close()
+            if self._files is not None:
+                self._files.close()
             if self._keeper is not None:
                 self._keeper.close()
             if self._audit is not None:
@@ -201,7 +213,7 @@ class Server:
         return self._keeps
 
     def _make_doors(self) -> None:
-        descriptors = door.raise_descriptor_limit()
+        descriptors = listening.raise_descriptor_limit()
         strangers = frozenset({None, unmapped_uid()} - {os.getuid()})
         self._programs = door.Door(
             descriptors,
@@ -295,8 +307,11 @@ class Server:
         else:
             peer.owed += 1
             drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
-            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant
-            self._handle(Syscall(peer.number, request.seq, request.call, *who))
+            call, files = request.call, None
+            if self._files is not None:
+                call, files = self._files.named(peer, request.seq, call)
+            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant, files
+            self._handle(Syscall(peer.number, request.seq, call, *who))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
         try:
@@ -317,6 +332,8 @@ class Server:
     def _lost_program(self, peer: Peer) -> None:
         if self._peers.numbered(peer.number) is not None:
             self._peers.remove(peer)
+            if self._files is not None:
+                self._files.gone(peer.number)
             if not self._halt.is_set():
                 self._handle(Disconnected(peer.number))
 
@@ -330,6 +347,8 @@ class Server:
     def _answer(self, action: Reply) -> None:
         value = action.value if action.errno is Errno.OK else action.reason
         peer = self._peers.numbered(action.peer)
+        if self._files is not None:
+            self._files.answered(action.peer, action.seq)
         position = self._position if action.told and action.tells else 0
         try:
             frame = wire.encode_reply(action.seq, action.errno, value, position)
@@ -366,18 +385,21 @@ class Server:
             else:
                 raise ProcessLookupError(0, "the operating system gives no hold of it")
         except OSError as error:
+            if action.signal in (Signal.KILL, Signal.TERM):  # what it has here ends, if its OS process cannot be ended
+                self._programs.cut(peer, f"it was sent {action.signal.name}, and cannot be signalled: {error.strerror}")
+                return
             text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
 
     async def _forget(self, action: Forget) -> None:
-        """Leave nothing of a process in files."""
+        """Leave nothing of processes in files."""
         gone: list[str] = []
         left: list[str] = []
         trouble = ""
         if self._keeper is not None:
-            gone, trouble = await self._keeper.forget(action.pid, FORGET_SECONDS)
+            gone, trouble = await self._keeper.forget(action.pids, FORGET_SECONDS)
         try:
-            more, left = await trio.to_thread.run_sync(self._images.forget, action.pid)
+            more, left = await trio.to_thread.run_sync(self._images.forget, action.pids, action.owner)
             gone += more
         except (SyscallError, OSError) as error:
             trouble = error.reason if isinstance(error, SyscallError) else str(error)
@@ -420,23 +442,37 @@ class Server:
             self._tell_driver(event.device, event.incarnation, found)
             return
         event = FromDevice(event.device, event.incarnation, found)
-        if isinstance(found, protocol.Exported) and (keys := self._images.kept(event.device, found)) is not None:
-            self._nursery.start_soon(self._when_synced, keys, event, found.ref)
-            return
+        given = None
+        if self._files is not None and isinstance(found, protocol.Exported | protocol.Failed):
+            given = self._files.told(event.device, found.ref)
+        if isinstance(found, protocol.Exported):
+            keys = self._images.kept(event.device, found)
+            if keys is not None or given is not None:
+                self._nursery.start_soon(self._when_written, keys, given, event, found.ref)
+                return
         self._handle(event)
         if isinstance(event.message, protocol.Hello):
             self._decided(event.device)
 
-    async def _when_synced(self, keys: Store, event: FromDevice, ref: int) -> None:
-        """A file is of no use without its key, so that is on the disk before anybody hears of it."""
+    async def _when_written(self, keys: Store | None, given: Given | None, event: FromDevice, ref: int) -> None:
+        """A file is of no use without its key, so that is on the disk before anybody hears of it; and so is the file of
+        a user that it goes into."""
         try:
-            await trio.to_thread.run_sync(keys.sync)
+            if keys is not None:
+                await trio.to_thread.run_sync(keys.sync)
+            if given is not None and self._files is not None:
+                await self._files.deliver(given)
+        except SyscallError as error:
+            errno = error.errno if error.errno in protocol.FAILURES else Errno.EIO
+            event = FromDevice(event.device, event.incarnation, protocol.Failed(ref, errno, error.reason))
         except OSError as error:
             reason = f"the key of the file cannot be written: {error.strerror}"
             event = FromDevice(event.device, event.incarnation, protocol.Failed(ref, Errno.EIO, reason))
         self._handle(event)
 
     def _send(self, action: Send) -> None:
+        if self._files is not None:
+            self._files.asked(action.device, action.message)
         message = self._images.outgoing(action.device, action.message)
         if isinstance(message, protocol.Failed):
             self._handle(FromDevice(action.device, action.incarnation, message))
@@ -447,6 +483,8 @@ class Server:
         if isinstance(event, DriverExited):
             self._drivers.drain()  # the messages that it still sent count
             self._images.died(event.device)
+            if self._files is not None:
+                self._files.died(event.device)
         self._handle(event)
         if isinstance(event, DriverExited):
             self._decided(event.device, self._supervisor.unusable.get(event.device, ""))
@@ -489,7 +527,9 @@ class Server:
             if not self._place.has(runtime.DRIVERS):
                 self._drivers.listen(self._directory / runtime.DRIVERS)
             if not self._place.has(runtime.PROGRAMS):
-                self._programs.listen(self._directory / runtime.PROGRAMS)
+                self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
+                if self._files is not None:
+                    self._files.listen(self._directory / runtime.FILES, self._reach)
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)
             self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))
@@ -553,7 +593,8 @@ class Server:
                     await trio.lowlevel.checkpoint()
             for pid in processes.keys() - wanted:
                 del processes[pid]
-            self._handle(OsFigures(figures, self._programs.budgets()))
+            shown = self._files.budgets() if self._files is not None else []
+            self._handle(OsFigures(figures, [*self._programs.budgets(), *shown]))
 
     async def _watch_signals(self, task_status: TaskStatus[None]) -> None:
         """Halt at SIGTERM, SIGINT or SIGHUP, and keep the journal if there is one: these come at a logout or reboot

@@ -1,4 +1,5 @@
-"""Configuration: a TOML file and the command line, typed, into what the core and the edge need.
+"""The configuration file: TOML, typed, and checked by file, table and key. boot_config.py makes of it, and of the
+command line, what a kernel is booted with.
 
     default_model = "tiny"
 
@@ -42,6 +43,12 @@
     owners = ["1001", "1002"]
     turn_seconds = 0.05
 
+    [users]                   # of the kernel of a machine (boot --system, docs/howto/system.md): who, and how much
+    group = "llm"             # only its members can connect; empty: everybody
+    operators = ["ada", "@wheel"]   # have every right, as root has
+    default = { kv_max = "1GiB" }   # what each user has at most: any field of GroupSettings
+    quota.bob.kv_max = "4GiB"       # of one, by name or user id, or of the members of a "@group"
+
     [groups."/users/ada"]     # control groups to be made at boot: any field of GroupSettings
     kv_max = "256MiB"
     cpu_weight = 200
@@ -52,29 +59,26 @@ its path. The command line overrides the file.
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
-import importlib.util
 import os
+import pwd
 import re
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from llmasos.drivers import protocol
 from llmasos.drivers.protocol import KINDS
 from llmasos.kernel.calls.group import check_settings
-from llmasos.kernel.events import DeviceConfig, KernelConfig, Partition
+from llmasos.kernel.edge.users import check_name
 from llmasos.kernel.groups.group import names as group_names
 from llmasos.kernel.memory.evictions import make_evictions
 from llmasos.kernel.memory.victims import make_victims
 from llmasos.kernel.sched.policies import make_policy
-from llmasos.syscalls import audit_chain, limits, runtime
+from llmasos.syscalls import curve_keys, limits, runtime
 from llmasos.syscalls.checked import Wrong, record
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.policy_file import located_policy
@@ -144,6 +148,19 @@ class GroupFile(msgspec.Struct, forbid_unknown_fields=True):
         for name in ("kv_max", "kv_high", "swap_max", "weights_max"):
             fields[name] = size(fields[name], f"{name} of group {path}")
         return GroupSettings(**fields)
+
+
+UserName = Annotated[str, Meta(min_length=1)] | int
+
+
+class Users(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[users]` of the file: who uses this kernel, and how much of it. What `quota` does not say of a user is as
+    `default` has it."""
+
+    group: str = ""  # whose members alone can connect to the kernel of the machine; empty: everybody can
+    operators: list[UserName] = []  # by name, user id or "@GROUP": they have every right, as root has
+    default: GroupFile = msgspec.field(default_factory=GroupFile)  # of each user's group, /users/UID
+    quota: dict[str, GroupFile] = {}  # of some users, by name, user id or "@GROUP"; the first group that one is in counts
 
 
 class PartitionFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -229,15 +246,48 @@ class File(msgspec.Struct, forbid_unknown_fields=True):
     seal: Seal = msgspec.field(default_factory=Seal)  # `[seal]`
     partition: PartitionFile = msgspec.field(default_factory=PartitionFile)  # `[partition]`
     net: Net = msgspec.field(default_factory=Net)  # `[net]`
+    users: Users = msgspec.field(default_factory=Users)  # `[users]`
 
 
+CONFIGURATION = "kernel.toml"
 MOST_BYTES = 1 << 20  # of a configuration file
-MOST_SLIP = 1000  # bytes of memory, below which nothing can run
 _FILES = ("script",)  # options of drivers that name a file
 
 
-def read(path: str | None) -> File:
-    """Read the configuration file (None: all defaults). Raises SyscallError EINVAL naming the key that is wrong."""
+def usual(named: str | None, *, system: bool = False) -> str | None:
+    """The path of the configuration file: what is named, else the machine's or the user's own; None: there is none."""
+    if named is not None:
+        return named
+    place = runtime.system_settings() / CONFIGURATION if system else runtime.configuration()
+    return os.fspath(place) if place is not None and place.exists() else None
+
+
+def read(path: str | None, *, system: bool = False) -> File:
+    """Read the configuration file (None: all defaults); of the machine's kernel with the places of its keys. Raises
+    SyscallError EINVAL naming the key that is wrong; EPERM: what the machine's kernel has is another user's."""
+    found = _read(path)
+    return _with_places(found) if system else found
+
+
+def _with_places(found: File) -> File:
+    """The configuration of the machine's kernel, which has no home: what it makes is in /var/lib/llmasos."""
+    place = runtime.system_state()
+    with suppress(OSError):  # it is not there yet
+        if (owner := place.stat().st_uid) != os.geteuid():
+            name = user_name(owner)
+            raise Errno.EPERM(f"{place} belongs to user {name}; do this as that one (`sudo -u {name} ...`)")
+    if not found.seal.key_file:
+        found.seal.key_file = os.fspath(place / "seal.key")
+    if not found.seal.directory:
+        found.seal.directory = os.fspath(place / "keys")
+    if not found.net.key:
+        found.net.key = os.fspath(place / curve_keys.SERVER)
+    if not found.net.authorized_keys:
+        found.net.authorized_keys = os.fspath(place / curve_keys.AUTHORIZED)
+    return found
+
+
+def _read(path: str | None) -> File:
     if path is None:
         return File()
     try:
@@ -245,7 +295,7 @@ def read(path: str | None) -> File:
             text = file.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise Errno.EINVAL(f"{path} has more than {MOST_BYTES} bytes and is no configuration; name a TOML file")
-        found = record(msgspec.toml.decode(text), File)
+        found = record(_with_defaults(msgspec.toml.decode(text)), File)
         _check(found)
     except OSError as error:
         raise Errno.ENOENT(f"the configuration {path} cannot be read: {error.strerror}; name a TOML file") from None
@@ -256,8 +306,20 @@ def read(path: str | None) -> File:
         one.policy, one.victims, one.evictions = (
             located_policy(name, place) for name in (one.policy, one.victims, one.evictions)
         )
-        one.options = {key: _whole(key, _option(value), place) for key, value in one.options.items()}
+        one.options = {key: driver_option(key, value, place) for key, value in one.options.items()}
     return found
+
+
+def _with_defaults(found: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a file, with what is everybody's added to the quota of each."""
+    users = found.get("users")
+    if not isinstance(users, dict):
+        return found
+    quota, usual = users.get("quota"), users.get("default")
+    if not (isinstance(quota, dict) and isinstance(usual, dict)):
+        return found
+    whole = {name: {**usual, **one} if isinstance(one, dict) else one for name, one in quota.items()}
+    return {**found, "users": {**users, "quota": whole}}
 
 
 def _check(found: File) -> None:
@@ -277,6 +339,15 @@ def _check(found: File) -> None:
             check_place(path)
     if found.seal.key == "command" and not found.seal.key_command.strip():
         raise Wrong("[seal] key_command", 'wanted the command that prints the key, since key = "command"; found nothing')
+    with _where("[users.default]"):
+        check_settings(found.users.default.settings("users"))
+    for name, group in found.users.quota.items():
+        with _where(f'[users.quota."{name}"]'):
+            check_name(name)
+            check_settings(group.settings(name))
+    for name in map(str, found.users.operators):
+        with _where("[users] operators"):
+            check_name(name)
     for path, group in found.groups.items():
         with _where(f'[groups."{path}"]'):
             _check_group(path, group)
@@ -292,7 +363,7 @@ def _where(place: str) -> Iterator[None]:
 
 def _check_group(path: str, group: GroupFile) -> None:
     if not path.startswith("/") or not group_names(path):
-        raise Errno.EINVAL(f'the path of a group begins with a slash, as "/users/{_user()}" does; found {path!r}')
+        raise Errno.EINVAL(f'the path of a group begins with a slash, as "/users/{user_name()}" does; found {path!r}')
     if re.match(r"/+users/+[^/]+/+session-", path):
         raise Errno.EINVAL("names that begin with 'session-' are for programs' sessions")
     check_settings(group.settings(path))
@@ -306,299 +377,17 @@ def check_place(path: str) -> None:
         raise Errno.ENOENT(f"there is no {path}; name the directory of a model, or a file of one")
 
 
-def device(text: str) -> Device:
-    """A device of the command line, `KIND[:key=value,...]`. Keys that are no field of Device are options of the
-    driver."""
-    kind, _, rest = text.partition(":")
-    fields: dict[str, Any] = {"kind": kind}
-    options: dict[str, str] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not key or not equals:
-            raise Errno.EINVAL(f"--device {text}: {item!r} is not key=value; e.g. --device cpu:threads=2")
-        target = fields if key in Device.__struct_fields__ and key not in ("kind", "options") else options
-        target[key] = value
+def user_name(uid: int | None = None) -> str:
+    """The name of a user, or of the one that boots the kernel, in a form that a control group can have."""
     try:
-        # Not strict: numbers on the command line are text.
-        return msgspec.convert({**fields, "options": options}, Device, strict=False)
-    except msgspec.ValidationError as error:
-        raise Errno.EINVAL(f"--device {text}: {error}") from None
-
-
-def default_devices() -> list[Device]:
-    """The CPU, and a GPU where NVIDIA's kernel driver lists one."""
-    gpus = Path("/proc/driver/nvidia/gpus")
-    has_gpu = gpus.is_dir() and any(gpus.iterdir())
-    return [Device("cpu"), Device("cuda")] if has_gpu else [Device("cpu")]
-
-
-def known_models() -> dict[str, str]:
-    """The embedded model, and the model directories in (or named by) $LLMASOS_MODELS."""
-    found: dict[str, str] = {}
-    spec = importlib.util.find_spec("models")
-    for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        _add_model(found, Path(place) / "tiny")
-    for place in filter(None, os.environ.get("LLMASOS_MODELS", "").split(":")):
-        path = Path(place).expanduser()
-        if not _add_model(found, path) and path.is_dir():
-            for inner in sorted(path.iterdir()):
-                _add_model(found, inner)
-    return found
-
-
-def _add_model(found: dict[str, str], path: Path) -> bool:
-    if not (path / "config.json").is_file():
-        return False
-    found[path.name] = os.fspath(path.absolute())
-    return True
-
-
-@dataclasses.dataclass(slots=True)
-class Overrides:
-    """The part of the configuration that the command line gives; an empty field: nothing."""
-
-    devices: list[str] = dataclasses.field(default_factory=list)
-    models: list[str] = dataclasses.field(default_factory=list)  # NAME=PATH
-    policy: str = ""
-    max_runs: int = 0
-    step_tokens: int = 0
-    kv_bytes: str = ""
-    weight_bytes: str = ""
-    journal: bool | None = None  # whether one is kept; None: as the file says
-    journal_directory: str = ""
-    private: bool = False  # the kernel ends with its parent
-    victims: str = ""
-    evictions: str = ""
-    plain: bool = False  # nothing is encrypted
-    tcp: str = ""  # HOST:PORT
-    file: str = ""  # the path of the configuration, for what is said of it
-    arguments: list[str] = dataclasses.field(default_factory=list)  # all words of the command line, for `status`
-
-
-@dataclasses.dataclass(slots=True)
-class JournalConfig:
-    """Where the journal is kept, and when it reaches the disk (kernel/edge/journal_keeper.py)."""
-
-    directory: str
-    fsync: Literal["always", "interval", "never"] = "interval"
-
-
-@dataclasses.dataclass(slots=True)
-class AuditConfig:
-    """Where the audit log is kept, and who is told of its heads (kernel/edge/audit_keeper.py)."""
-
-    directory: str
-    keys: str
-    anchor: str | list[str]
-    head_seconds: float
-    keep: int
-
-
-@dataclasses.dataclass(slots=True)
-class BootConfig(KernelConfig):
-    """The configuration of the core, and of what the core does not know."""
-
-    journal: JournalConfig | None = None  # None: no journal is kept
-    audit_log: AuditConfig | None = None  # None: none is kept
-    devices_named: bool = False  # on the command line or in the file
-    seal: Seal = dataclasses.field(default_factory=Seal)
-    net: Net = dataclasses.field(default_factory=Net)
-
-
-def _devices(file: File, over: Overrides) -> list[DeviceConfig]:
-    """The devices of the command line, else of the file, else those that there are. EINVAL."""
-    devices = [device(text) for text in over.devices] or file.device or default_devices()
-    names: dict[str, int] = {}
-    configs = []
-    for wanted in devices:
-        if wanted.kind not in KINDS:
-            raise Errno.EINVAL(f"no driver for a device of kind {wanted.kind!r}; there are: {', '.join(KINDS)}")
-        number = names[wanted.kind] = names.get(wanted.kind, -1) + 1
-        name = wanted.name or f"{wanted.kind}{number}"
-        configs.append(
-            DeviceConfig(
-                name=name,
-                kind=wanted.kind,
-                kv_bytes=_memory(over.kv_bytes or wanted.kv_bytes, f"kv_bytes of {name}"),
-                image_kv_bytes=_memory(wanted.image_kv_bytes, f"image_kv_bytes of {name}"),
-                weight_bytes=_memory(over.weight_bytes or wanted.weight_bytes, f"weight_bytes of {name}"),
-                policy=located_policy(over.policy or wanted.policy),
-                victims=located_policy(over.victims or wanted.victims),
-                evictions=located_policy(over.evictions or wanted.evictions),
-                max_runs=over.max_runs or wanted.max_runs,
-                step_tokens=over.step_tokens or wanted.step_tokens,
-                options={key: _whole(key, _option(value), Path.cwd()) for key, value in wanted.options.items()},
-            )
-        )
-    return configs
-
-
-def build(file: File, over: Overrides, directory: Path, version: str) -> BootConfig:
-    """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
-    configs, models = _devices(file, over), _models(file, over)
-    audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
-    return BootConfig(
-        devices=configs,
-        models=models,
-        default_model=_default_model(file, models, {one.kind for one in configs}, over),
-        runtime=os.fspath(directory.absolute()),
-        os_pid=os.getpid(),
-        version=version,
-        user=_user(),
-        uid=os.getuid(),
-        show_all=file.privacy.ps == "rows",
-        salt=secrets.randbits(63),
-        groups={path: group.settings(path) for path, group in file.groups.items()},
-        journal=journal,
-        audit_log=audit,
-        audit=audit.directory if audit is not None else "",
-        audit_required=list(file.audit.required),
-        trust=_trust(file.trust),
-        partition=Partition(file.partition.owners, file.partition.turn_seconds),
-        devices_named=bool(over.devices or file.device),
-        seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
-        net=msgspec.structs.replace(file.net, tcp=over.tcp or file.net.tcp),
-        journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
-        fsync=journal.fsync if journal is not None else "",
-        arguments=list(over.arguments),
-        grace=file.journal.grace,
-        **_tuned(file.kernel),
-    )
-
-
-def _models(file: File, over: Overrides) -> dict[str, str]:
-    """The models that are known by name, and where they are."""
-    models = known_models() | {name: _model_path(path) for name, path in file.models.items()}
-    for text in over.models:
-        name, equals, path = text.partition("=")
-        if not name or not equals or not path:
-            raise Errno.EINVAL(f"--model {text}: wanted NAME=PATH")
-        try:
-            check_place(path)
-        except SyscallError as error:
-            raise error.errno(f"--model {text}: {error.reason}") from None
-        models[name] = _model_path(path)
-    return models
-
-
-def _tuned(found: Tuning) -> dict[str, Any]:
-    """The fields of KernelConfig that the file sets."""
-    return {name: value for name in Tuning.__struct_fields__ if (value := getattr(found, name)) is not UNSET}
-
-
-def _memory(wanted: Size, what: str) -> int:
-    """Bytes of a device's memory. So few are a unit that was forgotten."""
-    found = size(wanted, what)
-    if 0 < found < MOST_SLIP:
-        raise Errno.EINVAL(
-            f"{what}: {found} bytes hold no page and no model; write e.g. 512MiB, or 0 for the device's own"
-        )
-    return found
-
-
-def _default_model(file: File, models: dict[str, str], kinds: set[str], over: Overrides) -> str:
-    """The model of those who name none. EINVAL, ENOENT for one of the file that the file's devices cannot run, or that is
-    not there; devices of the command line have theirs instead."""
-    usual = "sim" if kinds == {"sim"} else "tiny"
-    if not (wanted := file.default_model):
-        return usual
-    said = f"the configuration {over.file} is wrong: default_model = {wanted!r}: "
-    simulated = re.match(r"sim\b", models.get(wanted, wanted)) is not None
-    fits = "sim" in kinds if simulated else kinds != {"sim"} or wanted in file.models
-    if not fits and over.devices:
-        return usual
-    if not fits and simulated:
-        raise Errno.EINVAL(
-            f"{said}that is a simulated model, and no device is simulated (there is {', '.join(sorted(kinds))}): add "
-            f'a [[device]] with kind = "sim", or name one of: {", ".join(models)}'
-        )
-    if not fits:
-        raise Errno.EINVAL(
-            f"{said}all devices are simulated, and run the models whose names begin with 'sim', as 'sim:7b'"
-        )
-    if simulated or wanted in models:
-        return wanted
-    try:
-        check_place(wanted)
-    except SyscallError as error:
-        raise error.errno(f"{said}{error.reason}") from None
-    if not re.search("[/:]", wanted) and not Path(wanted).exists():  # others are names that drivers look for
-        raise Errno.ENOENT(f"{said}no model is called so; there are: {', '.join(models)}; others: see [models]")
-    return wanted
-
-
-def _journal(wanted: Journal, over: Overrides, directory: Path) -> JournalConfig | None:
-    kept = over.journal
-    if kept is None:
-        kept = not over.private if wanted.enabled is UNSET else wanted.enabled
-    if not kept:
-        return None
-    try:
-        named = over.journal_directory or wanted.directory
-        place = Path(named).expanduser() if named else runtime.journal_place(directory)
-    except RuntimeError as error:
-        why = f"no place for the journal: {error}; name one (--journal DIR), or boot without (--no-journal)"
-        raise Errno.ENOENT(why) from None
-    return JournalConfig(os.fspath(place.absolute()), wanted.fsync)
-
-
-def _trust(wanted: Trust) -> protocol.Trust | None:
-    """Which models may be loaded; the keys are read now, whatever is at their paths later."""
-    if not (wanted.digests or wanted.keys):
-        return None
-    keys = []
-    for name in wanted.keys:
-        try:
-            with open(Path(name).expanduser(), "rb") as file:
-                keys.append(file.read(MOST_BYTES).decode())
-        except (OSError, UnicodeError) as error:
-            raise Errno.ENOENT(f"[trust] keys: {name} cannot be read: {error}; name a public key, in PEM") from None
-        if "PUBLIC KEY" not in keys[-1]:
-            raise Errno.EINVAL(f"[trust] keys: {name} is no public key in PEM; name one")
-    return protocol.Trust([digest.removeprefix("sha256:") for digest in wanted.digests], keys)
-
-
-def _audit(file: File, over: Overrides, journal: JournalConfig | None, directory: Path) -> AuditConfig | None:
-    """The audit log. Where nothing is said, there is one beside a journal that outlives the runtime directory; a kernel
-    that was booted elsewhere for a while has none."""
-    wanted = file.audit
-    lasts = bool(over.journal_directory or file.journal.directory) or directory.absolute() == runtime.usual().absolute()
-    if not (journal is not None and lasts if wanted.enabled is UNSET else wanted.enabled):
-        if wanted.required:
-            raise Errno.EINVAL("[audit] required names classes, and there is no audit log: set enabled = true")
-        return None
-    if wanted.directory:
-        place = Path(wanted.directory).expanduser()
-    elif journal is not None:
-        place = Path(journal.directory) / audit_chain.DIRECTORY
-    else:
-        raise Errno.EINVAL("an audit log without a journal has no place: set [audit] directory")
-    keys = os.fspath(Path(wanted.verification_keys).expanduser().absolute()) if wanted.verification_keys else ""
-    anchor = wanted.anchor
-    if isinstance(anchor, str) and anchor:
-        anchor = os.fspath(Path(anchor).expanduser().absolute())
-    return AuditConfig(os.fspath(place.absolute()), keys, anchor, wanted.head_seconds, wanted.keep)
-
-
-def _user() -> str:
-    """The name of the user that boots the kernel, in a form that a control group can have."""
-    try:
-        name = getpass.getuser()
+        name = getpass.getuser() if uid is None else pwd.getpwuid(uid).pw_name
     except (KeyError, OSError):  # no name for this user id
-        name = str(os.getuid()) if hasattr(os, "getuid") else ""
+        name = str(os.getuid() if uid is None else uid)
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip(".") or "user"
 
 
-def _model_path(path: str) -> str:
-    """A directory made absolute; anything else (a hub name, a simulated model) as it is."""
-    place = Path(path).expanduser()
-    return os.fspath(place.absolute()) if place.is_dir() else path
-
-
-def _whole(key: str, value: str, directory: Path) -> str:
-    """An option of a driver; the path of a file made absolute, since a kernel may be started anew elsewhere."""
-    return os.path.normpath(directory.absolute() / Path(value).expanduser()) if key in _FILES and value else value
-
-
-def _option(value: str | int | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def driver_option(key: str, value: str | int | float | bool, directory: Path) -> str:
+    """An option of a driver as it gets it: as text; the path of a file made absolute, since a kernel may be started anew
+    elsewhere."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return os.path.normpath(directory.absolute() / Path(text).expanduser()) if key in _FILES and text else text

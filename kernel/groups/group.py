@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.groups.pressure import Pressure
@@ -48,7 +48,9 @@ class Group:
     ) -> None:
         """Without an `owner` of its own it belongs to its parent's."""
         self.name, self.parent, self.settings = name, parent, settings
-        self.owner: Owner = owner or (parent.owner if parent is not None else Owner("0", ROOT, "", 0, operator=True))
+        self.owner: Owner = owner or (
+            parent.owner if parent is not None else Owner("0", ROOT, "", 0, operator=True, machine=True)
+        )
         self.chain: tuple[Group, ...] = (self, *(parent.chain if parent else ()))  # up to the root
         self.path: str = f"{parent.path.rstrip('/')}/{name}" if parent else "/"
         self.children: dict[str, Group] = {}
@@ -175,7 +177,12 @@ class Group:
     @property
     def kv_max(self) -> int:
         """The smallest limit on its KV, its own or one above; 0: none."""
-        return min((group.settings.kv_max for group in self.chain if group.settings.kv_max), default=0)
+        most = 0
+        for group in self.chain:
+            limit = group.settings.kv_max
+            if limit and (limit < most or not most):
+                most = limit
+        return most
 
     def with_kv_max(self, most: int) -> Group:
         """The group, itself or one above, whose limit that is."""
@@ -227,12 +234,19 @@ class Group:
 
     def exhausted(self) -> Group | None:
         """The group, itself or one above, that has used up its `tokens_total`; or None."""
-        return next((g for g in self.chain if 0 < g.settings.tokens_total <= g.tokens), None)
+        for group in self.chain:
+            if 0 < group.settings.tokens_total <= group.tokens:
+                return group
+        return None
 
     def tokens_left(self) -> int:
         """Tokens that it may still compute in its life; a great number if there is no limit."""
-        left = [g.settings.tokens_total - g.tokens for g in self.chain if g.settings.tokens_total]
-        return max(0, min(left, default=1 << 62))
+        left = 1 << 62
+        for group in self.chain:
+            limit = group.settings.tokens_total
+            if limit and limit - group.tokens < left:
+                left = limit - group.tokens
+        return max(0, left)
 
     def obstacle(self, now: int) -> Group | None:
         """The first group, from this one up, whose rate of tokens allows no more now; or None."""
@@ -307,10 +321,20 @@ class Group:
 class GroupTree:
     """Groups by path."""
 
-    def __init__(self, user: str, operator: Owner, session_pids: int = 0, *, parted: bool = False) -> None:
-        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number.
-        `parted`: owners have turns of their own."""
-        self._session_pids, self._parted = session_pids, parted
+    def __init__(
+        self,
+        user: str,
+        operator: Owner,
+        session_pids: int = 0,
+        user_pids: int = 0,
+        quota_of: Callable[[int], GroupSettings] | None = None,
+        *,
+        parted: bool = False,
+    ) -> None:
+        """`session_pids`: processes of a program's session, unless its `pids_max` says otherwise; 0: any number;
+        `user_pids`: likewise of a user. `quota_of`: the settings that the group of a uid begins with. `parted`: owners
+        have turns of their own."""
+        self._session_pids, self._user_pids, self._quota_of, self._parted = session_pids, user_pids, quota_of, parted
         self.root = Group(owner=operator)
         self.system = self._add(self.root, "system", _DEFAULT)
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
@@ -340,9 +364,11 @@ class GroupTree:
         return self._home(group, owner.tenant, owner) if owner.tenant else group
 
     def _home(self, parent: Group, name: str, owner: Owner) -> Group:
-        group = parent.children.get(name) or self._add(parent, name, _DEFAULT)
+        settings = _DEFAULT if owner.tenant or self._quota_of is None else self._quota_of(owner.uid)
+        group = parent.children.get(name) or self._add(parent, name, settings)
         if not group.home:
             group.home, group.apart = True, self._parted
+            group.usual_pids = 0 if owner.tenant else self._user_pids
             self.homes |= set() if owner.tenant else {name}
             for one in self.below(group):  # somebody may have made it, to set limits
                 one.owner = owner

@@ -30,21 +30,21 @@ class Activity(enum.IntEnum):
 
 
 RESOURCES = (Activity.CPU, Activity.MEMORY, Activity.WEIGHTS, Activity.QUOTA)
-_FIRST = int(RESOURCES[0])  # the rest of Activity follows in this order
-_WAITS = range(_FIRST, len(Activity))
 
 
 @dataclass(slots=True)
 class _Share:
     """The share of time for which a condition held."""
 
-    holds: bool = False
     total: float = 0.0
     averages: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
-    def pass_by(self, passed: float) -> None:
+    def pass_by(self, passed: float, *, held: bool) -> None:
+        """`held`: whether it did in the seconds that passed."""
+        if not held and not self.averages[-1]:
+            return
         goal = 0.0
-        if self.holds:
+        if held:
             goal = 1.0
             self.total += passed
         for i, window in enumerate(WINDOWS):
@@ -54,11 +54,10 @@ class _Share:
 class Pressure:
     """What the processes of one group do, and how long they have waited for each resource."""
 
-    __slots__ = ("_at", "_busy", "_full", "_some", "counts")
+    __slots__ = ("_at", "_full", "_some", "counts")
 
     def __init__(self) -> None:
         self.counts = [0] * len(Activity)  # of processes, by Activity
-        self._busy = 0  # processes that do anything
         self._some = [_Share() for _ in RESOURCES]
         self._full = [_Share() for _ in RESOURCES]
         self._at = 0
@@ -68,22 +67,17 @@ class Pressure:
         after."""
         if now > self._at:
             self._pass_until(now)
-        counts = self.counts
-        counts[old] -= 1
-        counts[new] += 1
-        more = (new != 0) - (old != 0)
-        self._busy += more
-        for activity in _WAITS if more else (old, new):  # `full` of a resource depends on who is busy at all
-            if activity >= _FIRST:
-                stalled = counts[activity]
-                self._some[activity - _FIRST].holds = stalled > 0
-                self._full[activity - _FIRST].holds = 0 < stalled == self._busy
+        self.counts[old] -= 1
+        self.counts[new] += 1
 
     def _pass_until(self, now: int) -> None:
+        """What the counts say has held since the last moment at which one of them changed."""
         passed, self._at = seconds(now - self._at), now
-        for share in (*self._some, *self._full):
-            if share.holds or share.averages[-1]:
-                share.pass_by(passed)
+        busy = sum(self.counts) - self.counts[Activity.NOTHING]
+        for resource, some, full in zip(RESOURCES, self._some, self._full, strict=True):
+            stalled = self.counts[resource]
+            some.pass_by(passed, held=stalled > 0)
+            full.pass_by(passed, held=0 < stalled == busy)
 
     def info(self, now: int) -> dict[str, PressureInfo]:
         """The figures up to now, by resource."""

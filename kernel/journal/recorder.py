@@ -142,9 +142,13 @@ class Recorder:
         self._noted.pop(process.pid, None)
         self._grown[process.pid] = process  # for what it has been charged for
         process.recorded = process.records.journaled = 0
-        if process.pid in self._known:
-            self._first.append(Shredded(process.pid))
-        self._answers = [(one, destroyed(told) if told.about == process.pid else told) for one, told in self._answers]
+        self.untold(process.pid, known=process.pid in self._known)
+
+    def untold(self, pid: int, *, known: bool = True) -> None:
+        """What answers have told of a process is gone."""
+        if self.on and known:
+            self._first.append(Shredded(pid))
+        self._answers = [(one, destroyed(told) if told.about == pid else told) for one, told in self._answers]
 
     def group_set(self, group: Group) -> None:
         if self.on:
@@ -251,7 +255,7 @@ class Recorder:
     def _grants(grants: Grants, entries: list[AnyEntry]) -> None:
         entries += [grant_head(grant) for grant in grants.changed.values() if grant is not None]
         if gone := [number for number, grant in grants.changed.items() if grant is None]:
-            entries.append(Revoked(gone, grants.next))
+            entries.append(Revoked(gone))
         grants.changed.clear()
 
     def _settings(self, entries: list[AnyEntry]) -> None:
@@ -294,7 +298,7 @@ class Recorder:
         state = State(secret, now, numbers.pop(0), numbers=numbers)
         state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
-        state.grants, state.next_grant = {grant.number: grant_head(grant) for grant in grants}, grants.next
+        state.grants = {grant.number: grant_head(grant) for grant in grants}
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)

@@ -248,10 +248,9 @@ class Granted(Entry, tag=23):
 
 
 class Revoked(Entry, tag=24):
-    """These grants are gone. `next` is the number of the next new one."""
+    """These grants are gone."""
 
     numbers: list[int]
-    next: int
 
 
 AnyEntry = (

@@ -191,7 +191,6 @@ class State:
     owners: dict[str, OwnerHead] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
     grants: dict[int, Granted] = field(default_factory=dict)
-    next_grant: int = 1
     position: int = 0
     ends: list[int] = field(default_factory=list)  # last positions of the kernels before
     machine: str = ""
@@ -266,8 +265,8 @@ class State:
             case Secret():
                 self.secret = entry.key
             case Shredded():
-                process = self.processes[entry.pid]
-                process.log, process.records, process.logprobs = log_of(), [], []
+                if (process := self.processes.get(entry.pid)) is not None:  # else answers alone tell of it
+                    process.log, process.records, process.logprobs = log_of(), [], []
                 for program in self.programs.values():
                     program.answers.forget(entry.pid)
             case Sealed():
@@ -288,11 +287,9 @@ class State:
     def _grant(self, entry: Granted | Revoked) -> None:
         if isinstance(entry, Granted):
             self.grants[entry.number] = entry
-            self.next_grant = max(self.next_grant, entry.number + 1)
             return
         for number in entry.numbers:
             self.grants.pop(number, None)
-        self.next_grant = entry.next
 
     def _note(self, entry: Noted) -> None:
         process = self.processes[entry.pid]
@@ -316,7 +313,6 @@ class State:
             self.owners.copy(),
             self.numbers.copy(),
             self.grants.copy(),
-            self.next_grant,
             self.position,
             self.ends.copy(),
             self.machine,
@@ -333,8 +329,6 @@ class State:
             head.append(Began(self.ends, self.machine))
         for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
             yield Frame(self.now, entries)
-        if self.next_grant > 1:
-            yield Frame(self.now, [Revoked([], self.next_grant)])
         yield Frame(self.now, [], self.position)
 
     def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
@@ -358,7 +352,7 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        facts = "secret next_pid groups spent devices owners numbers grants next_grant position ends machine"
+        facts = "secret next_pid groups spent devices owners numbers grants position ends machine"
         for name in facts.split():
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"

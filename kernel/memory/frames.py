@@ -15,7 +15,7 @@ Entry points: alloc, share, release, private, and the index `prefix` of named fr
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 from llmasos.kernel.groups.group import Group
@@ -161,28 +161,31 @@ class FramePool:
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Recount from all page tables that map this pool; raises AssertionError on any difference."""
-        counted = [0] * self.count
+        counted, mapped = [0] * self.count, set[int]()
         for table in tables:
+            mapped.update(table)
             for frame in table:
                 counted[frame] += 1
         if counted != list(self.refs):
             wrong = [(f, self.refs[f], counted[f]) for f in range(self.count) if self.refs[f] != counted[f]]
             raise AssertionError(f"refcounts differ from mappings (frame, refs, mappings): {wrong[:8]}")
-        unpaid = [f for f in range(self.count) if (self.refs[f] > 0) != (self.payers[f] is not None)]
-        if unpaid:
+        free, cached, named = set(self._free), set().union(*self._cached), self.prefix.frames
+        if self.payers.count(None) != self.count - len(mapped) or any(self.payers[frame] is None for frame in mapped):
+            unpaid = [f for f in range(self.count) if (f in mapped) != (self.payers[f] is not None)]
             raise AssertionError(f"frames are mapped and not paid for, or the other way round: {unpaid[:8]}")
-        free, cached = set(self._free), set().union(*self._cached)
-        taken = [0] * self.parts
-        for frame in range(self.count):
-            taken[self._part[frame]] += frame not in free
-        if taken != self._held or max(taken) > self.most:
-            raise AssertionError(f"parts have {self._held} frames of {self.most} each; counted: {taken}")
         if len(free) != len(self._free):
             raise AssertionError("a frame is free twice")
-        for frame, refs in enumerate(self.refs):
-            if (refs == 0) != ((frame in free) + (frame in cached) == 1):
-                raise AssertionError(f"frame {frame}: refs {refs}, free {frame in free}, cached {frame in cached}")
-            if frame in free and frame in self.prefix:
-                raise AssertionError(f"free frame {frame} has a name")
-            if frame in cached and frame not in self.prefix:
-                raise AssertionError(f"cached frame {frame} has no name")
+        taken = [0] * self.parts
+        for part, frames in Counter(self._part[frame] for frame in mapped | cached).items():
+            taken[part] = frames
+        if taken != self._held or max(taken) > self.most:
+            raise AssertionError(f"parts have {self._held} frames of {self.most} each; counted: {taken}")
+        # Of all frames at once: the simulator asks after every event, and one by one would be half of its time.
+        if len(mapped) + len(free) + len(cached) != self.count or mapped | free | cached != set(range(self.count)):
+            states = [(f, f in mapped, f in free, f in cached) for f in range(self.count)]
+            odd = [state for state in states if sum(state[1:]) != 1]
+            raise AssertionError(f"not in one state (frame, mapped, free, cached): {odd[:8]}")
+        if not free.isdisjoint(named):
+            raise AssertionError(f"free frames have names: {sorted(free & named)[:8]}")
+        if not cached <= named:
+            raise AssertionError(f"cached frames have no name: {sorted(cached - named)[:8]}")

@@ -9,6 +9,7 @@ process that brought it and its forks have. Contexts whose owners have both said
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass
 
 Tokens = bytes  # of a block: a token is an int32 of this machine's order, as in a log (kernel/tokens.py)
@@ -43,6 +44,11 @@ class PrefixIndex:
 
     def __contains__(self, frame: int) -> bool:
         return frame in self._by_frame
+
+    @property
+    def frames(self) -> KeysView[int]:
+        """Those that have a name."""
+        return self._by_frame.keys()
 
     def find(self, parent: Parent, tokens: Tokens) -> tuple[int, int] | None:
         """(serial, frame) of the block with these tokens after `parent`, or None."""

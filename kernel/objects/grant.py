@@ -21,7 +21,7 @@ _NONE: Mapping[int, Grant] = MappingProxyType({})
 class Grant:
     """`rights` are bits of Needs. `maker` is charged for it. Owners are named by their keys (Owner.key)."""
 
-    number: int  # its handle; never used again
+    number: int  # its handle, drawn: one that is counted would tell how many others make
     thing: LLMProcess
     rights: int
     maker: str
@@ -47,7 +47,6 @@ class Grants:
     """All grants, by their numbers, by who holds them, and by what they are on."""
 
     def __init__(self) -> None:
-        self.next = 1
         self._all: dict[int, Grant] = {}
         self._held: dict[int, dict[int, Grant]] = {}  # by pid of the holder
         self._on: dict[int, dict[int, Grant]] = {}  # by pid of the process
@@ -78,7 +77,6 @@ class Grants:
         return self._on.get(pid, _NONE)
 
     def add(self, grant: Grant) -> None:
-        self.next = max(self.next, grant.number + 1)
         self._all[grant.number] = self.changed[grant.number] = grant
         self._on.setdefault(grant.thing.pid, {})[grant.number] = grant
         self.made[grant.maker] += 1

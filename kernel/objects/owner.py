@@ -3,12 +3,13 @@
 An owner is whom the operating system says that a program is (its uid), or a tenant whom a program of that uid speaks for,
 as a gateway does for each of its keys: `1000/acme`. A uid has every right over its tenants, and they have none over it.
 The uid that the kernel runs as, and root, are one owner: the machine's operator. A kernel that a user boots for himself
-knows that one only.
+knows that one only. Other uids that the configuration names as operators have every right over all, too, and stay
+themselves: their processes are theirs, under numbers of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmasos.kernel.seeds import mix
@@ -30,7 +31,8 @@ class Owner:
     tenant: str  # empty: the uid itself
     salt: int
     base: Owner = None  # type: ignore[assignment]  # the uid's; itself, unless it is a tenant
-    operator: bool = False
+    operator: bool = False  # over all others
+    machine: bool = False  # it is the operator whose the kernel is
     part: int = 0  # of the devices: those of a partition have one each, all others the last
     tenants: int = 0  # that it has
 
@@ -47,14 +49,14 @@ class Owner:
 
     @property
     def space(self) -> int:
-        """Whose numbers its pids are (syscalls/pids.py); 0: the operator's."""
-        return 0 if self.operator or self.base.operator else self.uid
+        """Whose numbers its pids are (syscalls/pids.py); 0: the machine's operator's."""
+        return 0 if self.base.machine else self.uid
 
     @property
     def key(self) -> str:
-        """Its name in the journal and in tickets: an operator's is empty, since the kernel may be another user's one
-        day."""
-        return "" if self.operator else self.name
+        """Its name in the journal and in tickets: the machine's operator's is empty, since the kernel may be another
+        user's one day."""
+        return "" if self.machine else self.name
 
     def over(self, other: Owner) -> bool:
         """Whether what belongs to `other` is as its own to it."""
@@ -64,10 +66,11 @@ class Owner:
 class Owners:
     """All owners, by name."""
 
-    def __init__(self, uid: int, salt: int, partition: Sequence[str] = ()) -> None:
-        """`uid` is the kernel's own; `partition` names owners that have a part of the devices of their own."""
-        self._partition = list(partition)
-        self.operator = Owner(str(uid), uid, "", salt, operator=True)
+    def __init__(self, uid: int, salt: int, partition: Sequence[str] = (), operators: Collection[int] = ()) -> None:
+        """`uid` is the kernel's own; `partition` names owners that have a part of the devices of their own; `operators`
+        are other uids that have every right."""
+        self._partition, self._operators = list(partition), frozenset(operators)
+        self.operator = Owner(str(uid), uid, "", salt, operator=True, machine=True)
         self.operator.part = self._part(self.operator)
         self._known = {self.operator.name: self.operator}
         self._salts = {salt}
@@ -95,7 +98,7 @@ class Owners:
         key = self.key(uid)
         base = self._known.get(key) if key else self.operator
         if base is None:
-            base = self._add(Owner(key, int(key), "", self._unused(salt)))
+            base = self._add(Owner(key, int(key), "", self._unused(salt), operator=int(key) in self._operators))
         if not tenant:
             return base
         name = f"{base.name}/{tenant}"

@@ -47,6 +47,12 @@ _ACTIVITY = {
     WaitFor.QUOTA: Activity.QUOTA,
 }
 
+
+def activity_of(state: State, wait: WaitFor) -> Activity:
+    """What a process in this state, which waits for that, is to the pressure of its groups."""
+    return _ACTIVITY.get(wait if state is State.BLOCKED else state, Activity.NOTHING)
+
+
 # By nice from -20 to 19, each about 1.25 times the next: Linux's sched_prio_to_weight.
 _WEIGHTS = (
     88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916,
@@ -234,6 +240,7 @@ class LLMProcess(Process):
     taken: bool = False  # its pages were, since it last had all; not lost with a driver or kernel
     preempted: bool = False  # they were, while it wanted to run, and it has had none since
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
+    activity: Activity = Activity.NOTHING  # what its state and wait are to the pressure of its groups
     load: int = 0  # weight with which its group counts it among those that want the device
     throttled_by: Group | None = None  # its group, if that lets it not run now
     pause: int = 0  # until then it is, for growing above `kv_high`
@@ -246,12 +253,12 @@ class LLMProcess(Process):
 
     def enter(self, state: State, wait: WaitFor, now: int) -> None:
         """As for any process; also tells its group and its image what it does now."""
-        old = self.activity
         Process.enter(self, state, wait, now)
-        new = self.activity
+        old, new = self.activity, activity_of(state, wait)
         if new is not old:
+            self.activity = new
             for group in self.group.chain:
-                group.pressure.change(int(old), int(new), now)
+                group.pressure.change(old, new, now)
         self.count_load()
         if self.image is not None:
             self.image.note_activity(self)
@@ -276,10 +283,6 @@ class LLMProcess(Process):
         if self.state is State.BLOCKED and self.wait is WaitFor.QUOTA:
             return self.throttled_by is not None and self.pid in self.throttled_by.line
         return self.state is State.STOPPED or (self.state is State.BLOCKED and self.wait is not WaitFor.PAGEIN)
-
-    @property
-    def activity(self) -> Activity:
-        return _ACTIVITY.get(self.wait if self.state is State.BLOCKED else self.state, Activity.NOTHING)
 
     def count_load(self) -> None:
         """Update its weight in its group's load: 0 unless it wants the device."""

@@ -18,7 +18,7 @@ from llmasos.kernel import desk
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
 from llmasos.kernel.journal import positions
-from llmasos.kernel.journal.records import traits_of
+from llmasos.kernel.journal.records import Granted, traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
 from llmasos.kernel.journal.tickets import PID_BYTES, ticket
 from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_deadline
@@ -35,6 +35,7 @@ from llmasos.kernel.sched.force import note, reschedule
 from llmasos.kernel.sched.realtime import check_reserve, grant
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import sleep, wait
+from llmasos.syscalls import pids
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
@@ -52,13 +53,14 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
-    program = system.table.find(pid)
+    program, number = system.table.find(pid), pids.number_of(pid)
     if not isinstance(program, Program) or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
-            f"program {pid} has ended, or did not come back within {system.config.grace:g} s; attach without the ticket"
+            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
+            "ticket"
         )
     if program.grace is None:
-        raise Errno.EAGAIN(f"program {pid} is attached by another connection, whose end has not been noticed yet")
+        raise Errno.EAGAIN(f"program {number} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
     program.told = seen >= 0
@@ -163,7 +165,7 @@ def _schedule(system: System, state: State) -> None:
 
 
 def _program(system: System, saved: SavedProgram) -> Program:
-    head = saved.head
+    head, owner = saved.head, system.owners.recall(saved.head.owner)
     program = Program(
         head.pid,
         INIT_PID,
@@ -174,8 +176,8 @@ def _program(system: System, saved: SavedProgram) -> Program:
         ProcessState.BLOCKED,
         WaitFor.RETURN,
         system.now,
-        owner=system.owners.recall(head.owner),
-        rights=head.rights,
+        owner=owner,
+        rights=head.rights & owner.rights,  # he may have been an operator, and be none now
         confined=head.confined,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
@@ -186,15 +188,20 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _grants(system: System, state: State, programs: dict[int, Program]) -> None:
-    """Every grant again: what it was made of has a lower number."""
-    for _, head in sorted(state.grants.items()):
+    """Every grant again."""
+    for head in sorted(state.grants.values(), key=lambda head: _depth(state, head)):
         parent = system.grants.get(head.parent) if head.parent else None
         thing, holder = system.table.find(head.pid), programs.get(head.holder)
         if isinstance(thing, LLMProcess):
             known = head.number, thing, head.rights, head.maker, head.to, parent, head.secret, holder
             system.grants.add(Grant(*known))
-    system.grants.next = state.next_grant
     system.grants.changed.clear()
+
+
+def _depth(state: State, head: Granted) -> int:
+    """What a grant was made of comes before it."""
+    above = state.grants.get(head.parent)
+    return 0 if above is None else 1 + _depth(state, above)
 
 
 def _missing(system: System, program: Program) -> None:

@@ -1,15 +1,15 @@
 """The partition: turns of a device for its owners, as separation kernels and ARINC 653 give time to their partitions.
 
 Time is cut into turns of one length, the parts have them one after the other, and a step of a part begins with its turn
-or not at all: so when it begins depends on nobody else. What a part does not use is lost. A step that takes longer than a
-turn takes from the next part's, and the log says so: the turns are too short then.
+or not at all: so when it begins depends on nobody else. What a part does not use is lost. A step that ends after its turn
+takes from the next part's, and the log says so: the turns are too short then.
 """
 
 from __future__ import annotations
 
 from llmasos.kernel.clock import nanoseconds, seconds
 from llmasos.kernel.marks import dirty
-from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.device import Device, InFlight
 from llmasos.kernel.state import System
 
 _LATE = 8  # a step begins within this part of a turn, as precisely as the machine wakes up
@@ -27,17 +27,26 @@ def begins(system: System, device: Device) -> bool:
         device.turns = system.timers.at(system.now + length - passed, dirty, device)
     if turn == device.turn or passed > length // _LATE:
         return False
-    device.part, device.turn = turn % parts, turn
+    device.part = turn % parts
     return True
 
 
-def check_turn(system: System, device: Device, duration: int) -> None:
-    """Say so if a step took longer than a turn."""
+def began(system: System, device: Device) -> None:
+    """A step has: the turn is used. One in which there was nothing to do yet is not, or it would matter to a call that
+    comes at its beginning whether others have had the kernel look here before."""
+    if len(device.queues) > 1:
+        device.turn = system.uptime // nanoseconds(system.config.partition.turn)
+
+
+def check_turn(system: System, device: Device, flight: InFlight, duration: int) -> None:
+    """Say so if a step ended after its turn."""
     length = nanoseconds(system.config.partition.turn)
-    if duration > length and not device.overran:
+    end = (flight.began - system.now + system.uptime) % length + duration
+    if end > length and not device.overran:
         device.overran = True
         system.log(
             "error",
-            f"{device.name}: a step took {seconds(duration):.3g} s, a turn of the partition has {seconds(length):g} s: "
-            "owners feel each other so; give longer turns, or steps of fewer tokens (step_tokens)",
+            f"{device.name}: a step ended {seconds(end):.3g} s after its turn had begun, and a turn of the partition has "
+            f"{seconds(length):g} s: owners feel each other so; give longer turns, or steps of "
+            "fewer tokens (step_tokens)",
         )

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmasos.drivers import hal
 from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library
 from llmasos.drivers.cpu.native.image import NativeKind
@@ -348,6 +349,24 @@ def test_a_kind_of_kv_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(library, "load", lambda: "it was not built")
     with pytest.raises(SyscallError, match=r"^EINVAL: kv=int8"):
         open_device({"kv": "int8"})
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [(library.SWITCH, r"LLMASOS_NATIVE is 0 or one of .*generic .*found 'avx3'"), (hal.BF16, "LLMASOS_BF16 is 0 or 1")],
+)
+def test_a_switch_of_the_environment_that_means_nothing_is_refused_with_what_is_allowed(
+    switch: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native()
+    library.load.cache_clear()
+    monkeypatch.setenv(switch, "avx3")
+    try:
+        with pytest.raises(SyscallError, match=said) as refused:
+            open_device({"threads": "1"})
+        assert refused.value.errno == Errno.EINVAL
+    finally:
+        library.load.cache_clear()
 
 
 def test_four_bits_are_refused_with_a_reason_where_they_cannot_be_had(

@@ -46,7 +46,8 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
-from tests.faults.shim import KERNEL, Shim, build, unavailable
+from tests.faults.shim import FAULTS, KERNEL, Shim, Site, build, unavailable
+from tests.faults.table import UNREAL
 from tests.faults.target import SECONDS, Broken, Target
 
 CPU, SIM = "cpu:threads=1,image_kv_bytes=4194304", "sim:time_scale=0"  # so little KV that all of it is soon in use
@@ -135,6 +136,12 @@ class Load:
             self.client.close()
 
 
+def fills_the_disk(site: Site) -> bool:
+    """Whether there may be no space left for the journal at this place."""
+    possible = errno.ENOSPC in FAULTS.get(site.call, ()) and not re.search(UNREAL, site.stack)
+    return possible and site.role == KERNEL and "edge/journal_keeper" in site.stack
+
+
 @dataclass(slots=True)
 class Soak:
     target: Target
@@ -160,9 +167,8 @@ class Soak:
                     pick.choice(self.loads).die()
                     self._count("clients died")
                 case _ if self.shim is not None:
-                    writes = [site for site in self.shim.sites() if re.search(r"edge/journal_keeper", site.stack)]
-                    if writes and (site := pick.choice(writes)).role == KERNEL:
-                        self.shim.arm(errno.ENOSPC, role=KERNEL, site=site.number)
+                    if writes := [site for site in self.shim.sites() if fills_the_disk(site)]:
+                        self.shim.arm(errno.ENOSPC, role=KERNEL, site=pick.choice(writes).number)
                         self._count("full disks")
 
     def kill_driver(self) -> None:
@@ -257,6 +263,7 @@ def soak(
         for part in (1 / 6, 1 / 3, 1 / 2):
             run.disturb(part * seconds, pick)
             figures.append(run.quiet())
+            print(table(figures[-1:]), flush=True)
         for load in loads:
             load.over = True
         for thread in threads:

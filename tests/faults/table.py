@@ -22,7 +22,7 @@ from typing import NamedTuple
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill, Spawn, Wait
-from tests.faults.shim import FAULTS, SHORT, Shim, Site, fault_name
+from tests.faults.shim import FAULTS, MISDIRECTED, SHORT, TORN, Shim, Site, fault_name
 from tests.faults.target import MODEL, Agent, Broken, Target
 
 INTERRUPTED = (errno.EINTR, SHORT)
@@ -34,8 +34,8 @@ UNREAL = r"^site-packages/trio/_core/_wakeup_socketpair"
 
 
 def possible(site: Site, fault: int) -> bool:
-    """Whether it can come alone. Where a connection cannot be sent to, reading it ends, too; libzmq waits for that, and
-    sends nothing more until then."""
+    """Whether it can come alone. Where a driver's connection cannot be sent to, reading it ends, too; libzmq waits for
+    that, and sends nothing more until then. The kernel has no libzmq."""
     return not (site.call.startswith("send") and site.stack.startswith("libzmq") and fault not in INTERRUPTED)
 
 
@@ -43,6 +43,7 @@ class Quiet(NamedTuple):
     call: str  # a pattern of calls
     stack: str  # a pattern of places
     why: str
+    faults: tuple[int, ...] = ()  # these; none: all
 
 
 QUIET = (
@@ -59,15 +60,26 @@ QUIET = (
     Quiet("write", r"edge/console\.py", "the log itself"),
     Quiet(
         "pwrite.*",
-        r"edge/keys\.py",
+        r"edge/slot_file\.py",
         "a key that the disk has torn: what it is the key of is said to be gone when that is read",
+        (TORN, MISDIRECTED),
     ),
-    Quiet("f(data)?sync", r"edge/keys\.py", "a file of keys that cannot be synced: they are in a new one, which is"),
+    Quiet(
+        "pwrite.*",
+        r"edge/audit_file\.py",
+        "where the audit log's chain was: the next is written within a second, and a kernel without it follows the lines",
+        (TORN, MISDIRECTED),
+    ),
+    Quiet("f(data)?sync", r"edge/slot_file\.py", "a file of keys that cannot be synced: they are in a new one, which is"),
     Quiet("open.*|write", r"syscalls/undumped\.py", "dumps are as short as before, and a forced one has memory in it"),
-    Quiet("unlink.*", r"edge/", "a file that is left behind is removed by the next kernel"),
+    Quiet("unlink.*", r"edge/|drivers/orphaned\.py", "a file that is left behind is removed by the next kernel"),
     Quiet("mkdir", r"", "it is there already"),
     Quiet("flock", r"atomic_file\.py", "a file system without locks"),
-    Quiet("recv.*|send|sendmsg|connect|getsockopt|accept.*", r"", "a connection that breaks: who had it connects anew"),
+    Quiet(
+        "recv.*|send|sendmsg|connect|getsockopt|accept.*",
+        r"libzmq|edge/(door|peers)\.py",
+        "a connection that breaks: who had it connects anew",
+    ),
     Quiet(
         "open.*|read|f?write.*|rename.*|link.*|fl?ock|fsync", r"edge/boot\.py", "the words for who boots the next kernel"
     ),
@@ -206,6 +218,7 @@ def _line(case: Case, target: Target, news: str, ended: int, errors: int) -> str
     if case.fault in INTERRUPTED:
         return "it is done again"
     for quiet in QUIET:
-        if re.fullmatch(quiet.call, case.site.call) and re.search(quiet.stack, case.site.stack):
+        fits = re.fullmatch(quiet.call, case.site.call) and re.search(quiet.stack, case.site.stack)
+        if fits and (not quiet.faults or case.fault in quiet.faults):
             return quiet.why
     return ""

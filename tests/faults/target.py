@@ -38,6 +38,7 @@ from llmasos.syscalls.table import (
     Read,
     Restore,
     Spawn,
+    StatsCall,
     Truncate,
 )
 from tests.booted import command
@@ -82,8 +83,11 @@ class Target:
     _read: int = 0  # bytes of its log that were looked at
 
     def __post_init__(self) -> None:
+        # Drivers that have died often are to be there again at once: each death is another case.
         patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\n"
-        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}[journal]\nfsync = "{self.fsync}"\n')
+        again = "restart_max = 0.1\nrestart_forgiven = 0.01\n"
+        audit = "[audit]\nkeep = 2\n"  # files: as many as it comes to keep, soon
+        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}{again}[journal]\nfsync = "{self.fsync}"\n{audit}')
         (self.base / "log").touch()
 
     # --- the kernel ---
@@ -95,6 +99,13 @@ class Target:
     @property
     def log(self) -> str:
         return (self.base / "log").read_text(errors="replace")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its keys, settings and models are its own: what fails must not be the user's."""
+        found = self.shim.environment if self.shim is not None else dict(os.environ)
+        homes = ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+        return {**found, **{home: os.fspath(self.base / "home" / home) for home in homes}}
 
     def news(self) -> str:
         """What has been logged since the last look."""
@@ -136,7 +147,7 @@ class Target:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self.shim.environment if self.shim is not None else None,
+                env=self.environment,
                 start_new_session=True,
             )
         deadline = time.monotonic() + SECONDS
@@ -281,8 +292,6 @@ class Agent:
 
     def turn(self, decode: int = 3) -> None:
         """Feed tokens that nobody else feeds, decode, read all of it."""
-        if len(self.log) > LONGEST:
-            self.renew()
         fed = [10 + self.unique % self.words, 11]
         self.unique += 1
         self._settle(self.call(Feed(self.pid, fed)), [*self.log, *fed])
@@ -351,7 +360,7 @@ class Agent:
             self.target.errors.append(f"guest: {error}")
 
     def works(self) -> None:
-        """The system goes on: its device comes up, tokens are decoded."""
+        """The system goes on: its device comes up, its journal is kept, tokens are decoded."""
         deadline = time.monotonic() + SECONDS
         while True:
             boot = self.call(BootInfoCall())
@@ -361,7 +370,13 @@ class Agent:
                 states = [f"{device.name}: {device.state} {device.error}" for device in boot.devices] if boot else "?"
                 raise Broken(f"the devices do not come up again: {states}")
             time.sleep(0.02)
+        while (stats := self.call(StatsCall())) is None or stats.journal != "kept":
+            if time.monotonic() > deadline:
+                raise Broken(f"the journal is not kept again: {stats.journal if stats else '?'}")
+            time.sleep(0.05)
         errors = len(self.target.errors)
+        if len(self.log) > LONGEST:
+            self.renew()
         self.turn()
         if len(self.target.errors) > errors:
             raise Broken(f"it does not go on, though nothing fails any more: {self.target.errors[errors:]}")

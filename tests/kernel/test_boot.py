@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import lock
+from llmasos.kernel.edge import boot_config, lock
 from llmasos.kernel.edge import settings as config
 from llmasos.kernel.edge.boot import main
 from llmasos.kernel.edge.place import Place
@@ -307,17 +307,17 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         "[[device]]\nkind = 'cpu'\npolicy = 'fcfs'\nkv_bytes = '2MiB'\noptions = {threads = 2, fast = true}\n"
     )
     file = config.read(str(path))
-    built = config.build(file, config.Overrides(), tmp_path, "1")
+    built = boot_config.build(file, boot_config.Overrides(), tmp_path, "1")
     assert built.devices == [
         DeviceConfig("cpu0", "cpu", kv_bytes=2 << 20, policy="fcfs", options={"threads": "2", "fast": "true"})
     ]
     assert (built.quantum, built.default_model, built.models["m"]) == (7, "m", os.getcwd())
-    over = config.Overrides(policy="mlfq", max_runs=3, step_tokens=9, kv_bytes="1k", models=["m=org/m"])
-    built = config.build(file, over, tmp_path, "1")
+    over = boot_config.Overrides(policy="mlfq", max_runs=3, step_tokens=9, kv_bytes="1k", models=["m=org/m"])
+    built = boot_config.build(file, over, tmp_path, "1")
     device = built.devices[0]
     assert (device.policy, device.max_runs, device.step_tokens, device.kv_bytes) == ("mlfq", 3, 9, 1000)
     assert built.models["m"] == "org/m"
-    assert [d.name for d in config.build(file, config.Overrides(["sim", "sim"]), tmp_path, "1").devices] == [
+    assert [d.name for d in boot_config.build(file, boot_config.Overrides(["sim", "sim"]), tmp_path, "1").devices] == [
         "sim0",
         "sim1",
     ]
@@ -326,28 +326,28 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "over", "directory"),
     [
-        ("", config.Overrides(), "RUN"),
-        ("", config.Overrides(private=True), None),
-        ("[journal]\nenabled = true", config.Overrides(private=True), "RUN"),
-        ("", config.Overrides(private=True, journal=True, journal_directory="/j"), "/j"),
-        ("[journal]\nenabled = false", config.Overrides(), None),
-        ("[journal]\ndirectory = '/d'", config.Overrides(), "/d"),
-        ("[journal]\ndirectory = '/d'", config.Overrides(journal=False), None),
-        ("[journal]\ndirectory = '/d'", config.Overrides(journal=True, journal_directory="/j"), "/j"),
+        ("", boot_config.Overrides(), "RUN"),
+        ("", boot_config.Overrides(private=True), None),
+        ("[journal]\nenabled = true", boot_config.Overrides(private=True), "RUN"),
+        ("", boot_config.Overrides(private=True, journal=True, journal_directory="/j"), "/j"),
+        ("[journal]\nenabled = false", boot_config.Overrides(), None),
+        ("[journal]\ndirectory = '/d'", boot_config.Overrides(), "/d"),
+        ("[journal]\ndirectory = '/d'", boot_config.Overrides(journal=False), None),
+        ("[journal]\ndirectory = '/d'", boot_config.Overrides(journal=True, journal_directory="/j"), "/j"),
     ],
 )
 def test_a_journal_is_kept_unless_nobody_wants_it(
-    tmp_path: Path, text: str, over: config.Overrides, directory: str | None
+    tmp_path: Path, text: str, over: boot_config.Overrides, directory: str | None
 ) -> None:
     (tmp_path / "c.toml").write_text(text)
-    built = config.build(config.read(str(tmp_path / "c.toml")), over, tmp_path / "RUN", "1")
+    built = boot_config.build(config.read(str(tmp_path / "c.toml")), over, tmp_path / "RUN", "1")
     found = built.journal
     assert (found.directory if found else None) == (str(tmp_path / "RUN") if directory == "RUN" else directory)
     assert (found is None or found.fsync, built.grace) == (found is None or "interval", 30.0)
 
 
 def test_a_device_of_the_command_line_is_told_from_its_options() -> None:
-    device = config.device("sim:name=a,policy=fcfs,max_runs=4,kv_bytes=1MiB,flops=1e9")
+    device = boot_config.device("sim:name=a,policy=fcfs,max_runs=4,kv_bytes=1MiB,flops=1e9")
     assert (device.kind, device.name, device.policy, device.max_runs) == ("sim", "a", "fcfs", 4)
     assert device.options == {"flops": "1e9"}
 
@@ -366,7 +366,7 @@ def test_models_are_found_in_the_directories_of_the_environment(tmp_path: Path, 
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "config.json").write_text("{}")
     monkeypatch.setenv("LLMASOS_MODELS", f"{tmp_path / 'all'}:{tmp_path / 'single'}:{tmp_path / 'none'}")
-    found = config.known_models()
+    found = boot_config.known_models()
     assert {"one", "two", "single"} <= found.keys()
     assert "not-a-model" not in found
 
@@ -476,7 +476,7 @@ def test_dying_with_the_parent_needs_a_pipe() -> None:
 
 def test_a_kernel_of_simulated_devices_only_has_a_simulated_model_by_default(tmp_path: Path) -> None:
     def default(*devices: str, file: config.File | None = None) -> str:
-        return config.build(file or config.File(), config.Overrides(list(devices)), tmp_path, "").default_model
+        return boot_config.build(file or config.File(), boot_config.Overrides(list(devices)), tmp_path, "").default_model
 
     assert default("sim") == default("sim", "sim") == "sim"
     assert default("cpu") == default("sim", "cpu") == "tiny"

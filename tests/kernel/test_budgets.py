@@ -207,7 +207,7 @@ async def received(way: Doorway, stack: ExitStack) -> str:
     for _ in range(4):
         one = await apart(lambda: stack.enter_context(Raw(way.path)))
         one.send(frame(bytes(40_000))[:100])
-    await until(lambda: way.door.everybody.received == 120_000)
+    await until(lambda: way.payers.everybody.received == 120_000)
     one.send(frame(bytes(40_000))[100:])
     return bytes(await apart(one.message)).decode()
 
@@ -216,7 +216,7 @@ async def answers(way: Doorway, stack: ExitStack) -> str:
     one = await apart(lambda: stack.enter_context(Raw(way.path)))
     one.send(frame(b"here"))
     await apart(one.message)
-    (peer,) = way.door._peers.values()
+    (peer,) = way.connections
     while way.door.send(peer, bytes(300_000)):
         pass
     assert await apart(one.ends)
@@ -260,10 +260,13 @@ def test_one_connection_reaches_its_end_and_another_goes_on(name: str, shrink: S
                 told: Budget = next(one for one in way.door.budgets() if one.name == name)
                 assert told.refused > 0
             await until(lambda: not len(way.door))
-            assert way.door.everybody.received == way.door.everybody.answers == way.door.everybody.connections == 0
+            assert way.payers.everybody.received == way.payers.everybody.answers == way.payers.everybody.connections == 0
 
     trio.run(main)
 
 
+FILES = {"shown files", "file copies"}  # tests/kernel/test_files.py
+
+
 def test_every_budget_is_driven_to_its_end_here() -> None:
-    assert sorted({*CORE, *EDGE}) == sorted(budget.name for budget in budgets.TABLE)
+    assert sorted({*CORE, *EDGE, *FILES}) == sorted(budget.name for budget in budgets.TABLE)

@@ -9,9 +9,8 @@ from tests.kernel.chaos import Chaos
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_nothing_is_lost_and_nobody_starves(seed: int) -> None:
-    chaos = Chaos(seed, processes=400)
+def test_nothing_is_lost_and_nobody_starves() -> None:
+    chaos = Chaos(1, processes=400)
     for _ in range(10):
         chaos.run(1.0, report=float("inf"))
         chaos.look()

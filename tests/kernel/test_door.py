@@ -14,7 +14,7 @@ import pytest
 import trio
 import zmq
 
-from llmasos.kernel.edge import door, peers
+from llmasos.kernel.edge import connections, door, listening, peers, turns
 from llmasos.syscalls import budgets, wire, zeromq, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
@@ -32,11 +32,11 @@ def test_messages_of_zeromqs_own_sockets_come_and_go(tmp_path: Path) -> None:
                 for body in bodies:
                     dealer.send(body)
                 assert [await apart(dealer.recv) for _ in bodies] == bodies
-                assert (way.door.everybody.received, len(way.door)) == (0, 1)
+                assert (way.payers.everybody.received, len(way.door)) == (0, 1)
             finally:
                 dealer.close()
             await until(lambda: way.gone)
-            assert (way.gone, len(way.door), way.door.everybody.connections) == ([1], 0, 0)
+            assert (way.gone, len(way.door), way.payers.everybody.connections) == ([1], 0, 0)
 
     trio.run(main)
 
@@ -56,7 +56,7 @@ def test_a_connection_that_says_nothing_does_not_keep_its_place(tmp_path: Path, 
             assert await apart(stalled.ends)
             stalled.close()
             await until(lambda: not len(way.door))
-            assert way.door.everybody.received == 0
+            assert way.payers.everybody.received == 0
 
     trio.run(main)
 
@@ -92,7 +92,7 @@ def test_a_message_of_endless_parts_costs_no_memory_and_its_sender_the_connectio
                     try:
                         for _ in range(1000):
                             one.send(frame(bytes(1 << 20), more=True))
-                            most.append(way.door.everybody.received)
+                            most.append(way.payers.everybody.received)
                     except OSError:
                         pass
 
@@ -117,7 +117,7 @@ def test_requests_that_do_not_come_whole_are_bounded_by_process_and_in_all(
                 whole = frame(bytes(1 << 20))
                 for one in some[:3]:
                     one.send(whole[:100])
-                await until(lambda: way.door.everybody.received == 3 << 20)
+                await until(lambda: way.payers.everybody.received == 3 << 20)
                 await apart(lambda: some[3].send(whole))
                 told = (await apart(some[3].message)).decode()
                 assert told.startswith(f"received bytes of OS process {os.getpid()}: 3,145,728 of at most 3,145,728")
@@ -146,9 +146,9 @@ def test_who_does_not_read_waits_and_loses_nothing(tmp_path: Path) -> None:
 
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(send)
-                    await until(lambda: way.door.waiting > door.HOLD_ANSWERS)
+                    await until(lambda: way.door.waiting > connections.HOLD_ANSWERS)
                     await trio.sleep(0.05)
-                    assert way.door.waiting < door.HOLD_ANSWERS + 200_000
+                    assert way.door.waiting < connections.HOLD_ANSWERS + 200_000
                     assert not sent.is_set(), "its own requests wait with it"
                     for body in bodies:
                         assert await apart(one.message) == body
@@ -160,17 +160,17 @@ def test_who_does_not_read_waits_and_loses_nothing(tmp_path: Path) -> None:
 def test_who_has_very_many_calls_without_an_answer_waits_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "MOST_OWED", 10)
+    monkeypatch.setattr(connections, "MOST_OWED", 10)
 
     async def main() -> None:
         async with doorway(tmp_path) as way:
             with await apart(lambda: Raw(way.path)) as one:
                 one.send(frame(b"first"))
                 assert await apart(one.message) == b"first"
-                (peer,) = way.door._peers.values()
+                (peer,) = way.connections
                 peer.owed = 11  # answers that wait for the disk
                 one.send(frame(b"second") + frame(b"third"))
-                await until(lambda: peer in way.door._held)
+                await until(lambda: peer in way.connections.held)
                 assert len(way.came) == 1
                 peer.owed = 10
                 way.door.send(peer, b"an answer")
@@ -188,7 +188,7 @@ def test_of_those_who_do_not_read_the_one_with_most_is_cut_off(tmp_path: Path) -
                 for one in (deaf, other):
                     one.send(frame(b"here"))
                     assert await apart(one.message) == b"here"
-                first, second = list(way.door._peers.values())
+                first, second = list(way.connections)
                 answer = bytes(700_000)
                 assert all(way.door.send(first, answer) for _ in range(4))
                 assert all(way.door.send(second, answer) for _ in range(2)), "the deaf one has gone for it"
@@ -231,23 +231,23 @@ def test_who_uses_the_kernels_time_up_pauses_while_others_call(tmp_path: Path) -
             with await apart(lambda: Raw(way.path)) as one:
                 one.send(frame(b"here"))
                 assert await apart(one.message) == b"here"
-                account = next(iter(way.door._processes.values()))
+                account = next(iter(way.payers.processes.values()))
                 account.debt = 300.0  # as after minutes of calls
                 one.send(frame(b"alone"))
                 assert await apart(one.message) == b"alone"
-                assert not way.door._paused, "nobody else calls"
-                assert account.debt < 2 * door.BURST, "and then nobody else pays for it"
+                assert not way.connections.turns.paused, "nobody else calls"
+                assert account.debt < 2 * turns.BURST, "and then nobody else pays for it"
                 account.debt = 0.3
                 other = peers.Account("another")
-                way.door._before = other
+                way.connections.turns.before = other
                 other.seen = account.settled + 1e9  # calls all the time
                 one.send(frame(b"waits") * 50)
-                await until(lambda: way.door._paused)
+                await until(lambda: way.connections.turns.paused)
                 with await apart(lambda: Raw(way.path, greet=False)) as newcomer:
                     assert await apart(lambda: newcomer.take(64)), "the door is open meanwhile"
                 for _ in range(50):
                     assert await apart(one.message) == b"waits"
-                assert not way.door._paused
+                assert not way.connections.turns.paused
 
     trio.run(main)
 
@@ -339,12 +339,14 @@ def test_a_door_listens_again_under_a_name_that_was_removed(tmp_path: Path) -> N
                     for program in (one, other):
                         program.send(frame(b"both"))
                         assert await apart(program.message) == b"both"
-                assert not door.hidden(way.path).exists()
+                assert not listening.hidden(way.path).exists()
 
     trio.run(main)
 
 
-@pytest.mark.parametrize(("limits", "found"), [((100, 200), None), ((256, 1 << 20), door.ENOUGH), ((1024, 1024), 1024)])
+@pytest.mark.parametrize(
+    ("limits", "found"), [((100, 200), None), ((256, 1 << 20), listening.ENOUGH), ((1024, 1024), 1024)]
+)
 def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], found: int | None
 ) -> None:
@@ -352,10 +354,10 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may_be(
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(now))
     monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: now.__setitem__(slice(None), wanted))
     if found is not None:
-        assert door.raise_descriptor_limit() == found
+        assert listening.raise_descriptor_limit() == found
         return
     with pytest.raises(SyscallError, match="needs 256 descriptors at least, and may have 200"):
-        door.raise_descriptor_limit()
+        listening.raise_descriptor_limit()
 
 
 def test_the_last_places_are_for_processes_that_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

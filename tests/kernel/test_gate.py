@@ -118,12 +118,12 @@ def test_messages_of_an_official_client_come_and_go_encrypted(tmp_path: Path) ->
                 for body in bodies:
                     raw.send(body)
                 assert [await apart(raw.recv) for _ in bodies] == bodies
-                (peer,) = way.door._peers.values()
+                (peer,) = way.connections
                 assert (peer.os_pid, peer.uid, peer.tenant) == (0, os.getuid(), "key-ada")
                 await until(lambda: not way.door.waiting)
-                assert (way.door.everybody.received, len(way.gate.strangers)) == (0, 0)
+                assert (way.payers.everybody.received, len(way.gate.strangers)) == (0, 0)
             await until(lambda: way.gone)
-            assert (len(way.door), way.door.everybody.connections, way.door._owners, way.door._processes) == (
+            assert (len(way.door), way.payers.everybody.connections, way.payers.owners, way.payers.processes) == (
                 0,
                 0,
                 {},
@@ -210,7 +210,7 @@ def test_garbage_is_cut_off_with_a_line_that_says_why(tmp_path: Path, said: byte
                 await apart(lambda: drained(raw))
             await until(lambda: way.notes)
             assert way.notes[0].startswith("a stranger from 127.0.0.1 is refused: it ")
-            assert (len(way.door), way.came, way.door.everybody.received) == (0, [], 0)
+            assert (len(way.door), way.came, way.payers.everybody.received) == (0, [], 0)
 
     trio.run(main)
 
@@ -245,7 +245,7 @@ def test_a_revoked_key_is_cut_off_and_not_heard_any_more(tmp_path: Path) -> None
                 for one in (ada, bob):
                     one.send(b"here")
                     assert await apart(one.recv) == b"here"
-                (peer,) = (one for one in way.door._peers.values() if one.tenant == "key-ada")
+                (peer,) = (one for one in way.connections if one.tenant == "key-ada")
                 way.write(BOB)
                 assert not way.door.send(peer, b"secret"), "nothing goes to it once the file says so"
                 assert (await apart(lambda: event(seen, zmq.EVENT_DISCONNECTED)))[0]

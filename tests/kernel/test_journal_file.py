@@ -447,6 +447,74 @@ def test_frames_that_come_while_the_old_file_is_left_after_a_repair_are_in_the_n
     assert not state.difference(rig.live)
 
 
+def test_a_repair_whose_file_cannot_be_synced_leaves_no_descriptor(
+    tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
+    rig = Rig(tmp_path)
+    fsync, failed = os.fsync, 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal failed
+        if failed < 3:
+            failed += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    def held() -> int:
+        count = 0
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+                count += os.readlink(f"/proc/self/fd/{name}").startswith(os.fspath(tmp_path))
+        return count
+
+    async def scenario(rig: Rig) -> None:
+        begin(rig, frames)
+        before = held()
+        monkeypatch.setattr(os, "fsync", failing)
+        rig.keeper.path.unlink()
+        rig.keeper.look()
+        await rig.until(lambda: not rig.keeper.failing)
+        await rig.until(lambda: held() == before)  # the old file is closed beside it
+        assert failed == 3
+
+    rig.run(scenario)
+
+
+def test_a_frame_that_cannot_be_written_as_the_new_file_of_a_repair_gets_its_name_is_in_the_next_one(
+    tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 0.01)
+    rig = Rig(tmp_path)
+    named, go_on = threading.Event(), threading.Event()
+    sync_directory = file.sync_directory
+
+    def slow(path: Path) -> None:
+        if not named.is_set():
+            named.set()
+            assert go_on.wait(60)
+        sync_directory(path)
+
+    def refusing(frame: Frame) -> bytes:
+        raise Errno.EIO("there is no place for a key")
+
+    async def scenario(rig: Rig) -> None:
+        begin(rig, frames)
+        monkeypatch.setattr(file, "sync_directory", slow)
+        rig.keeper.path.unlink()
+        rig.keeper.look()
+        await rig.until(named.is_set)
+        monkeypatch.setattr(keeper, "encode", refusing)
+        rig.append(growth(rig.live, 99))
+        monkeypatch.setattr(keeper, "encode", encode)
+        go_on.set()
+        await rig.until(lambda: not rig.keeper.failing)
+
+    rig.run(scenario)
+    state, _ = reopen(tmp_path)
+    assert not state.difference(rig.live)
+
+
 @pytest.mark.parametrize("fsync", ["always", "interval"])
 def test_a_journal_that_cannot_be_compacted_grows_and_is_compacted_later(
     tmp_path: Path, frames: list[Frame], fsync: Fsync, monkeypatch: pytest.MonkeyPatch

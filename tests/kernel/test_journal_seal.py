@@ -19,8 +19,9 @@ from llmasos.kernel.edge import journal_keeper, master
 from llmasos.kernel.edge.images import Images
 from llmasos.kernel.edge.journal_file import NAME, open_journal
 from llmasos.kernel.edge.journal_keeper import Keeper
-from llmasos.kernel.edge.keys import IMAGE, PROCESS, Keys
+from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import CommandSource, FileSource, KeyringSource, overwrite
+from llmasos.kernel.edge.slots import IMAGE, PROCESS
 from llmasos.kernel.journal.records import Frame, Gone, Grown, ProcessHead, ProgramHead, encode
 from llmasos.kernel.journal.state import State
 from llmasos.simulator import simulate
@@ -134,7 +135,7 @@ def test_compaction_begins_a_segment_and_forgets_the_keys_of_those_that_have_gon
             before = {slot.pid for slot in opened.seal.store.find(PROCESS)} if opened.seal else set()
             assert pid in before
             nursery.start_soon(keeper.run)
-            await keeper.forget(pid + 999, 20.0)
+            await keeper.forget([pid + 999], 20.0)
             nursery.cancel_scope.cancel()
         assert opened.seal is not None
         await trio.lowlevel.checkpoint()
@@ -248,10 +249,10 @@ def test_the_old_master_key_stays_while_something_under_it_cannot_be_reached(tmp
     old = masters(tmp_path)
     (tmp_path / "other").rename(tmp_path / "unmounted")
     images = Images(one)
-    _, left = images.forget(1)  # nothing was forgotten, so nothing was rotated
+    _, left = images.forget([1])  # nothing was forgotten, so nothing was rotated
     assert not any("old master key" in text for text in left)
     assert "cannot be reached" in one.rotate()[1][0]
-    assert any("old master key" in text for text in images.forget(2)[1])
+    assert any("old master key" in text for text in images.forget([2])[1])
     assert not images.sure(tmp_path)
     assert set(old) < set(masters(tmp_path))
     (tmp_path / "unmounted").rename(tmp_path / "other")
@@ -300,7 +301,7 @@ def test_two_kernels_of_a_user_share_the_file_of_keys(tmp_path: Path) -> None:
     for keys in (one, other, keys_in(tmp_path)):
         assert [keys.files.get(name) for name, _ in made] == [key for _, key in made]
     one.files.forget([made[0][0]])
-    one.files.renew()
+    one.renew(one.files)
     assert other.files.get(made[0][0]) is None
     assert other.files.get(made[1][0]) == made[1][1]
     assert one.derived("a purpose") != one.derived("another")
@@ -468,14 +469,30 @@ def test_frames_that_are_left_out_repeated_or_moved_are_found(tmp_path: Path, fr
         assert (file.read(journal, keys=keys_in(tmp_path)).trouble == "") is right
 
 
-def test_an_open_journal_in_the_place_of_an_encrypted_one_is_told(tmp_path: Path, frames: list[Frame]) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_open_journal_in_the_place_of_an_encrypted_one_is_refused_unless_plain_says_so(
+    tmp_path: Path, frames: list[Frame], damaged: bool
+) -> None:
+    journal = tmp_path / "journal" / NAME
     write(tmp_path, frames)
+    held = journal.read_bytes()
     write(tmp_path / "elsewhere", frames, plain=True)
-    os.replace(tmp_path / "elsewhere" / "journal" / NAME, tmp_path / "journal" / NAME)
-    opened = open_journal(tmp_path / "journal", keys_in(tmp_path))
-    assert any("put in its place" in text for level, text in opened.notes if level == "warning")
-    opened.close(remove=True)
-    os.close(opened.fd)
+    other = (tmp_path / "elsewhere" / "journal" / NAME).read_bytes() + (b"damaged" * 9 if damaged else b"")
+    journal.write_bytes(other)
+    for _ in range(2):
+        with pytest.raises(SyscallError, match="--plain") as caught:
+            write(tmp_path, [])
+        assert caught.value.errno is Errno.EPERM
+    assert journal.read_bytes() == other
+    assert [path.name for path in journal.parent.iterdir()] == [NAME]
+    journal.write_bytes(held)
+    assert write(tmp_path, []).processes, "it is as it was"
+    held = journal.read_bytes()
+    journal.write_bytes(other)
+    assert write(tmp_path, [], plain=True).processes
+    assert write(tmp_path, []).processes, "from there on it is encrypted again"
+    journal.write_bytes(held)
+    assert file.read(journal, keys=keys_in(tmp_path)).state.processes, "the keys were left where they are"
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ refcounts equal a recount of all tables.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -214,3 +216,70 @@ def test_extending_without_room_is_an_error_and_room_says_so() -> None:
     assert child.room(pool) == 0, "the shared last block must be copied, and no frame is left for it"
     with pytest.raises(AssertionError, match="without room"):
         child.extend(pool, 1)
+
+
+def _lose(pool: FramePool) -> None:
+    pool._free.pop()
+
+
+def _free_twice(pool: FramePool) -> None:
+    pool._free.append(pool._free[0])
+
+
+def _free_what_is_mapped(pool: FramePool) -> None:
+    pool._free.append(0)
+
+
+def _forget_the_payer(pool: FramePool) -> None:
+    pool.payers[0] = None
+
+
+def _have_nobodys_paid_for(pool: FramePool) -> None:
+    pool.payers[pool._free[-1]] = GROUP
+
+
+def _miscount_refs(pool: FramePool) -> None:
+    pool.refs[0] += 1
+
+
+def _miscount_a_part(pool: FramePool) -> None:
+    pool._held[0] += 1
+
+
+def _name_what_is_free(pool: FramePool) -> None:
+    pool.prefix.name(root(0), (1,) * BLOCK_TOKENS, pool._free[-1])
+
+
+def _keep_what_has_no_name(pool: FramePool) -> None:
+    frame = pool._free.pop()
+    pool._cached[0][frame] = None
+    pool._held[0] += 1
+
+
+def _take_one_that_is_not_there(pool: FramePool) -> None:
+    pool._free[0] = FRAMES
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_lose, "not in one state"),
+        (_free_twice, "free twice"),
+        (_free_what_is_mapped, "not in one state"),
+        (_forget_the_payer, "not paid for"),
+        (_have_nobodys_paid_for, "not paid for"),
+        (_miscount_refs, "refcounts differ"),
+        (_miscount_a_part, "parts have"),
+        (_name_what_is_free, "free frames have names"),
+        (_keep_what_has_no_name, "have no name"),
+        (_take_one_that_is_not_there, "not in one state"),
+    ],
+)
+def test_a_recount_of_frames_finds_whatever_is_off(harm: Callable[[FramePool], None], said: str) -> None:
+    pool = FramePool(FRAMES, FRAME_BYTES)
+    frame = pool.alloc(GROUP)
+    pool.check([[frame]])
+    assert frame == 0
+    harm(pool)
+    with pytest.raises(AssertionError, match=said):
+        pool.check([[frame]])

@@ -503,7 +503,7 @@ def test_a_policy_of_another_name_is_refused_when_the_kernel_boots() -> None:
 
 TestPaging = Paging.TestCase
 TestPagingAndSwapping = PagingAndSwapping.TestCase
-TestPaging.settings = TestPagingAndSwapping.settings = examples(100)
+TestPaging.settings = TestPagingAndSwapping.settings = examples(40)
 
 
 def test_a_model_for_which_a_pin_leaves_no_room_is_refused_though_it_is_on_its_way_still() -> None:

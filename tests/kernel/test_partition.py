@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import settings
+from llmasos.kernel.edge import boot_config, settings
 from llmasos.kernel.events import Partition
 from llmasos.kernel.groups.group import Group, GroupTree
 from llmasos.kernel.memory.frames import FramePool
@@ -97,6 +97,7 @@ def transcript(secret: int, **more: Any) -> list[tuple[object, ...]]:
     return life.seen()
 
 
+@pytest.mark.timeout(7200 if SECRETS > 100 else 300)
 def test_what_an_owner_sees_and_when_does_not_depend_on_others() -> None:
     alone = transcript(0)
     assert sum(one[1] is Errno.OK for one in alone) > 20
@@ -138,6 +139,27 @@ def test_steps_begin_with_the_turns_of_their_owners() -> None:
     assert all(moment % round(TURN * 1e9) == began[0][1] % round(TURN * 1e9) for _, moment in began)
 
 
+def test_a_call_that_comes_as_a_turn_begins_is_served_alike_whatever_others_have_asked_for() -> None:
+    """Others that want the device have the kernel look at it when each turn begins, too soon for a call behind that."""
+    for after in (0.0, TURN / 16, TURN / 4):
+        times = set()
+        for others in (False, True):
+            sim = parted(owners=("1001", "1002"), checked=False)
+            alice, bob = sim.program(uid=1001), sim.program(uid=1002)
+            pids = [program.call(Spawn("sim", tokens=[1])) for program in (alice, bob)]
+            start = 3 * TURN * 20  # a turn of Alice's
+            sim.run_for(start - 2.5 * TURN - sim.now)
+            if others:
+                bob.start(Decode(pids[1], 40))
+            sim.run_for(start + after - sim.now)
+            if others:
+                bob.start(Feed(pids[1], [2]))
+            future = alice.start(Decode(pids[0], 1))
+            sim.run_until(lambda: future.done)  # noqa: B023
+            times.add(future.at - start)
+        assert len(times) == 1, f"{after} s after the beginning of a turn: {times}"
+
+
 def test_how_often_a_weak_class_gets_its_turn_depends_on_the_owners_own_steps() -> None:
     times = set()
     for others in (0, 1, 2, 3):
@@ -157,7 +179,7 @@ def test_how_often_a_weak_class_gets_its_turn_depends_on_the_owners_own_steps() 
 
 def test_an_owner_competes_with_himself_alone() -> None:
     for parted, part in ((False, (1, 4)), (True, (1, 1))):
-        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True), parted=parted)
+        tree = GroupTree("me", Owner("0", 0, "", 0, operator=True, machine=True), parted=parted)
         homes = [tree.home(Owner(str(uid), uid, "", uid)) for uid in (1001, 1002, 1003, 1004)]
         for home in homes:
             home.add_load("cpu0", 1024)
@@ -203,7 +225,7 @@ def test_who_is_no_operator_brings_no_model_into_memory() -> None:
 def test_the_configuration_names_the_owners(tmp_path: Path) -> None:
     file = tmp_path / "kernel.toml"
     file.write_text('[partition]\nowners = ["1001", "1002/acme"]\nturn_seconds = 0.1\n')
-    config = settings.build(settings.read(str(file)), settings.Overrides(["sim"]), tmp_path, "test")
+    config = boot_config.build(settings.read(str(file)), boot_config.Overrides(["sim"]), tmp_path, "test")
     assert config.partition == Partition(["1001", "1002/acme"], 0.1)
     owners = Kernel(config).owners
     parts = {name: owners.of(uid, tenant, uid).part for name, uid, tenant in WHOSE}

@@ -268,7 +268,7 @@ def test_a_grant_allows_what_the_table_says_and_no_more(entry: Entry, field: str
 
 def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
     kinds = {touches.what for entry in TABLE.values() for touches in entry.touches}
-    assert kinds <= {*PROCESSES, *GROUPS, Names.DEVICE, Names.MODEL, Names.FILE}
+    assert kinds <= {*PROCESSES, *GROUPS, Names.DEVICE, Names.MODEL, Names.FILE, Names.TARGET, Names.OWNER}
     nothing = {entry.name for entry in TABLE.values() if not entry.touches}
     assert nothing == {
         "attach",
@@ -295,6 +295,18 @@ def test_every_call_is_tried_or_names_nothing_that_could_be_anothers() -> None:
         ("checkpoint", "path"),
         ("restore", "path"),
     }
+
+
+@pytest.mark.parametrize(("entry", "field", "needs"), entries((Names.OWNER,)))
+def test_another_owner_is_to_every_call_as_one_that_never_was(
+    hidden: World, entry: Entry, field: str, needs: Needs
+) -> None:
+    errno, words = hidden.refusal(call_on(entry, field, "7777"))
+    assert errno is Errno.ESRCH
+    for name in ("0", str(hidden.sim.kernel.owners.operator.uid), "1001", "1001/never", "1002/eve"):
+        own = hidden.sim.kernel.programs[hidden.other.peer].owner.name
+        if name != own:
+            assert hidden.refusal(call_on(entry, field, name)) == (errno, words.replace("7777", name))
 
 
 def test_models_of_others_are_not_there_and_those_in_common_are_not_to_be_taken_out(hidden: World) -> None:
@@ -341,16 +353,30 @@ def lines_of(sim: Simulation, program: Prog, call: Call[Any]) -> list[tuple[str,
     return found
 
 
-@pytest.mark.parametrize("call", [Feed, Kill, Read, Fork, Getinfo])
-def test_absent_dead_and_hidden_run_through_the_same_lines(hidden: World, call: type[Call[Any]]) -> None:
-    sim, other = hidden.sim, hidden.other
-    more = ([1],) if call is Feed else ()
+@pytest.mark.parametrize(("entry", "field", "needs"), entries(PROCESSES))
+def test_absent_dead_and_hidden_run_through_the_same_lines(hidden: World, entry: Entry, field: str, needs: Needs) -> None:
     numbers = [NEVER, hidden.dead, *(set(hidden.numbers.values()) - hidden.own)]
     absolute = [pid_of(ANN, NEVER), *hidden.things.values()]
     for pids in (numbers, absolute):
-        runs = [lines_of(sim, other, call(pid, *more)) for pid in pids]
+        runs = [lines_of(hidden.sim, hidden.other, call_on(entry, field, pid)) for pid in pids]
         assert len(runs[0]) > 20
-        assert all(run == runs[0] for run in runs[1:])
+        for pid, run in zip(pids, runs, strict=True):
+            assert run == runs[0], f"{pid} and {pids[0]} part here: {first_difference(run, runs[0])}"
+
+
+@pytest.mark.parametrize(("entry", "field", "needs"), entries(GROUPS))
+def test_groups_that_never_were_and_hidden_ones_run_through_the_same_lines(
+    hidden: World, entry: Entry, field: str, needs: Needs
+) -> None:
+    inside = "/x" if entry.name == "group_create" else ""
+    names = ("gone", "team")  # of one length: a path is read letter by letter
+    runs = [lines_of(hidden.sim, hidden.other, call_on(entry, field, f"/users/1001/{name}{inside}")) for name in names]
+    assert len(runs[0]) > 20
+    assert runs[0] == runs[1], first_difference(*runs)
+
+
+def first_difference(one: list[tuple[str, int]], other: list[tuple[str, int]]) -> object:
+    return next((pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]), (len(one), len(other)))
 
 
 # --- what is told of others -----------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.kernel.edge import lock, settings
+from llmasos.kernel.edge import boot_config, lock, settings
 from llmasos.kernel.edge.boot import _without_place, parse
-from llmasos.kernel.edge.settings import IDLE_SECONDS, Overrides, build, read
+from llmasos.kernel.edge.boot_config import Overrides, build
+from llmasos.kernel.edge.settings import IDLE_SECONDS, read
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import KvAction
@@ -211,7 +212,7 @@ def test_directories_with_models_in_them_are_known_by_their_names(home: Path, mo
         if place != "zoo/empty":
             (home / place / "config.json").write_text("{}")
     monkeypatch.setenv("LLMASOS_MODELS", f"{home / 'zoo'}:{home / 'alone'}")
-    known = settings.known_models()
+    known = boot_config.known_models()
     assert {"tiny", "a", "b", "alone"} <= set(known)
     assert "empty" not in known
     assert known["a"] == str(home / "zoo" / "a")

@@ -8,7 +8,7 @@ from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Kind, Sampler
-from llmasos.syscalls.table import Decode, Feed, Fork, Getinfo, Kill, Ps, Read, Records, Shred, Spawn, Wait
+from llmasos.syscalls.table import Decode, Feed, Fork, Getinfo, Kill, Ps, Read, Records, Shred, ShredOwner, Spawn, Wait
 from tests.kernel.journaled import log_of, reboot
 
 PROMPT = list(range(1, 41))
@@ -95,6 +95,45 @@ def test_a_zombie_can_be_shredded_and_a_process_of_nobody_is_esrch() -> None:
     with pytest.raises(SyscallError) as caught:
         program.call(Shred(pid + 50))
     assert caught.value.errno is Errno.ESRCH
+
+
+def test_an_owner_s_processes_are_destroyed_with_his_tenants_and_nobody_else_s() -> None:
+    sim = simulate()
+    ann, eve = sim.program(uid=1001), sim.program(uid=1001, tenant="eve")
+    ben, operator = sim.program(uid=1002), sim.program()
+    mine, hers, his = (one.call(Spawn("sim", PROMPT, SAMPLER, detached=True)) for one in (ann, eve, ben))
+    zombie = ann.call(Spawn("sim", PROMPT, SAMPLER))
+    ann.call(Kill(zombie))
+    reaped = ann.call(Spawn("sim", PROMPT, SAMPLER, detached=True))
+    ann.call(Decode(reaped, 8))
+    ann.call(Kill(reaped))
+    ann.call(Wait(reaped))  # of which only answers tell
+    running = ann.start(Decode(mine, 400))
+    sim.run_until(lambda: len(log_of(sim, pid_of(1001, mine))) > len(PROMPT) + 5)
+    (child,) = operator.call(Fork(pid_of(1001, hers), detached=True))
+    for who in (ben, eve):
+        with pytest.raises(SyscallError) as caught:
+            who.call(ShredOwner("1001"))
+        assert caught.value.errno is Errno.ESRCH
+    waiting = ann.start(Spawn("sim:context=128", PROMPT, detached=True))
+    told = operator.call(ShredOwner("1001"))
+    assert any("1001" in text for text in told.gone)
+    assert any("programs that are connected" in text for text in told.left)
+    assert (running.done, waiting.errno) == (True, Errno.EINTR)
+    assert sim.saved is not None
+    for pid in (mine, zombie):
+        assert ann.call(Read(pid)).tokens == []
+    for number in (mine, zombie, hers):
+        process = sim.saved.processes.get(pid_of(1001, number))
+        assert process is None or not len(process.log)
+    spaces = {pid_of(1001, number) for number in (mine, zombie, hers, reaped)}
+    answers = [one for program in sim.saved.programs.values() for one in program.answers if one.about in spaces]
+    assert all(len(one.value) < 8 for one in answers)
+    assert ben.call(Read(his)).tokens == PROMPT
+    assert operator.call(Read(child)).tokens == PROMPT
+    again = ann.call(Spawn("sim", PROMPT, SAMPLER))
+    reboot(sim, ann)
+    assert ann.call(Decode(again, 20)).tokens == sim.continuation(PROMPT, 20, SAMPLER)
 
 
 @pytest.mark.parametrize("uid", [None, 1001])  # whose numbers are his own

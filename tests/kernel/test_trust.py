@@ -15,7 +15,7 @@ from llmasos.drivers import trust
 from llmasos.drivers.engine.digest import content_digest
 from llmasos.drivers.protocol import Trust
 from llmasos.drivers.sim.spec import ModelSpec, model
-from llmasos.kernel.edge import settings
+from llmasos.kernel.edge import boot_config, settings
 from llmasos.simulator import Simulation, simulate
 from llmasos.simulator.small import SMALL
 from llmasos.syscalls import installation
@@ -108,7 +108,7 @@ def test_the_configuration_names_digests_and_keys(tmp_path: Path) -> None:
     key.write_text(_public(ec.generate_private_key(ec.SECP256R1())))
     file = tmp_path / "kernel.toml"
     file.write_text(f'[trust]\ndigests = ["sha256:{"ab" * 32}"]\nkeys = ["{key}"]\n')
-    found = settings.build(settings.read(str(file)), settings.Overrides(), tmp_path, "test").trust
+    found = boot_config.build(settings.read(str(file)), boot_config.Overrides(), tmp_path, "test").trust
     assert found == Trust(["ab" * 32], [key.read_text()])
     for wrong, why in (
         ('digests = ["ab"]', "64 hexadecimal digits"),
@@ -117,7 +117,7 @@ def test_the_configuration_names_digests_and_keys(tmp_path: Path) -> None:
     ):
         file.write_text(f"[trust]\n{wrong}\n")
         with pytest.raises(SyscallError, match=why):
-            settings.build(settings.read(str(file)), settings.Overrides(), tmp_path, "test")
+            boot_config.build(settings.read(str(file)), boot_config.Overrides(), tmp_path, "test")
 
 
 # --- installations ------------------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ class Scan:
             yield from self._image(data)
 
     def _unwrap(self, data: bytes) -> None:
-        """Owners' keys by the master keys, then the others by those."""
-        for wanted in (1, None):
+        """The file's root by the master keys, owners' keys by that, then the others by those."""
+        for wanted in (6, 1, None):
             for at in range(SLOT, len(data) - SLOT + 1, SLOT):
                 kind, _, name, parent, pid, nonce, wrapped, _ = struct.unpack_from("<BxH4x8s8sQ12s48sQ", data, at)
                 above = self.master.get(parent) or self.keys.get(parent)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import ShredInfo
-from llmasos.syscalls.table import Checkpoint, Decode, Feed, Fork, Read, Restore, Shred, Spawn
+from llmasos.syscalls.table import Checkpoint, Decode, Feed, Fork, Ps, Read, Restore, Shred, Spawn
 from tests.booted import PATIENCE
 from tests.system.home import Home
 from tests.system.scan import Scan, needles
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.processes
 
 PLANTED = [30_011, 30_023, 30_047, 30_059]
 TEXT = b"the planted words of one process"
+FORKED = [25_013, 25_031, 25_057]
 OTHERS = [20_011, 20_023, 20_047]
 
 
@@ -84,6 +87,69 @@ def test_nothing_of_a_shredded_process_is_in_any_file_nor_in_copies_made_before(
         assert kernel(Read(other), timeout=PATIENCE).tokens == OTHERS * 2
     assert scan(home, *places).holds(*wanted) == []
     home.type("halt")
+
+
+def of_tenant(home: Home, tmp_path: Path) -> tuple[int, int, Path]:
+    """Agents of a tenant and of the operator, who has forked one of the former; the pids of his, and an image of hers."""
+    image = tmp_path / "images" / "hers.img"
+    image.parent.mkdir(exist_ok=True)
+    with home.connect() as kernel, blocking.connect(home.place, tenant="acme") as hers:
+        one = hers(Spawn("sim", [1, 2], name="one", detached=True), timeout=PATIENCE)
+        hers(Feed(one, PLANTED, [TEXT]), timeout=PATIENCE)
+        hers(Decode(one, 20), timeout=PATIENCE)
+        hers(Checkpoint(one, str(image)), timeout=PATIENCE)
+        two = hers(Spawn("sim", FORKED, name="two", detached=True), timeout=PATIENCE)
+        (child,) = kernel(Fork(two, detached=True), timeout=PATIENCE)
+        other = kernel(Spawn("sim", OTHERS, name="other", detached=True), timeout=PATIENCE)
+    return child, other, image
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["kernel runs", "no kernel"])
+def test_nothing_of_a_shredded_owner_is_in_any_file_nor_in_copies_and_others_have_theirs(
+    home: Home, tmp_path: Path, runs: bool
+) -> None:
+    home.type("boot", "--detach")
+    child, other, image = of_tenant(home, tmp_path)
+    home.kill(signal.SIGKILL)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    journal = home.state / "llmasos" / "kernel.journal"
+    for file in (journal, image):
+        shutil.copy(file, copies)
+    wanted = [TEXT, *needles(PLANTED)]
+    assert set(scan(home, copies, image.parent).holds(*wanted)) >= {journal, image, *copies.iterdir()}
+    if runs:
+        home.type("boot", "--detach")
+    owner = f"{os.getuid()}/acme"
+    said = home.type("shred", owner).stdout
+    for words in ("gone: the key", "not reached: ", "children", "not sure"):
+        assert words in said
+    for _ in range(2):
+        assert scan(home, copies, image.parent).holds(*wanted) == []
+        assert scan(home).holds(*needles(OTHERS)), "what others said is there"
+        if not runs:
+            home.type("boot", "--detach")
+        with home.connect() as kernel:
+            assert kernel(Read(child), timeout=PATIENCE).tokens == FORKED
+            assert kernel(Read(other), timeout=PATIENCE).tokens == OTHERS
+            assert "one" not in {row.name for row in kernel(Ps(), timeout=PATIENCE)}
+            with pytest.raises(SyscallError) as caught:
+                kernel(Restore(str(copies / image.name)), timeout=PATIENCE)
+            assert caught.value.errno is Errno.EPERM
+        home.kill(signal.SIGKILL)
+        if runs:
+            home.type("boot", "--detach")
+    if not runs:
+        assert "no key of" in home.type("shred", owner, status=1).stderr
+        home.type("boot", "--detach")
+    home.type("halt")
+
+
+def test_an_owner_that_is_a_file_too_is_refused(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1001").write_text("somebody's")
+    assert "./1001" in home.type("shred", "1001", status=1).stderr
+    assert (tmp_path / "1001").exists()
 
 
 def test_a_fork_keeps_what_it_has_and_its_journal_is_readable_without_the_parent_s_key(home: Home) -> None:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ def played(scenario: Scenario, live: Live | None, size: tuple[int, int], player:
             live.stop(PATIENCE)
 
 
+async def another(app: TopApp, pilot: Pilot[None]) -> None:
+    """Wait for another sample."""
+    seen = app.picture
+    await until(pilot, lambda: app.picture is not seen, "another sample")
+
+
 def watching(kernel: Booted, scenario: Scenario, size: tuple[int, int] = (120, 40), **options: Any) -> None:
     """Run `top` as a program of its own."""
     with kernel.connect(name="top") as client:
@@ -144,60 +151,63 @@ def test_at_every_size_names_are_whole_and_no_word_is_cut(
     watching(kernel, look, size)
 
 
+def followed(app: TopApp, width: int, height: int) -> bool:
+    lines = shown(app).splitlines()
+    titles = {place.column.title for place in app._table.placed}
+    fits = len(lines) == height and max(map(cell_len, lines)) <= width and any(map(str.strip, lines))
+    columns = app._table._wide is (width > 100) and ("MODEL" in titles) is (width == 200)
+    return fits and columns and any(line.startswith("pressure") for line in lines)
+
+
 def test_it_follows_the_size_of_the_terminal(kernel: Booted, owner: Client) -> None:
     async def resize(app: TopApp, pilot: Pilot[None]) -> None:
         for width, height in (*SIZES, *reversed(SIZES)):
             await pilot.resize_terminal(width, height)
-            await pilot.pause()
-            await until(pilot, lambda at=width: app._table._wide is (at > 100), "the table has followed")  # type: ignore[misc]
-            lines = shown(app).splitlines()
-            assert len(lines) == height
-            assert max(map(cell_len, lines)) <= width
-            titles = {place.column.title for place in app._table.placed}
-            assert ("MODEL" in titles) is (width == 200)
-            assert any(line.startswith("pressure") for line in lines)
+            await until(pilot, partial(followed, app, width, height), f"all has followed to {width} x {height}")
 
     watching(kernel, resize)
 
 
 def test_the_tree_folds_by_keys_and_by_the_mouse(kernel: Booted, owner: Client) -> None:
     async def fold(app: TopApp, pilot: Pilot[None]) -> None:
+        def listed() -> bool:
+            return any(line.name == "ada" for line in app._table.lines)
+
         await put_on(app, pilot, "owner")
         await pilot.press("left")
-        await pilot.pause()
-        assert not any(line.name == "ada" for line in app._table.lines)
+        await until(pilot, lambda: not listed(), "it is folded")
         await pilot.press("right")
-        await pilot.pause()
-        assert any(line.name == "ada" for line in app._table.lines)
+        await until(pilot, listed, "it is unfolded")
         at = app._table.cursor
         mark = next(place.start for place in app._table.placed if place.column.title == NAME)
         await pilot.click(app._table, offset=(mark, at - app._table.scroll_offset.y))
-        await pilot.pause()
-        assert not any(line.name == "ada" for line in app._table.lines)
+        await until(pilot, lambda: not listed(), "it is folded by the mouse")
         await pilot.press("t")
-        await pilot.pause()
-        assert any(line.name == "ada" for line in app._table.lines), "flat, nothing is folded"
+        await until(pilot, listed, "flat, nothing is folded")
 
     watching(kernel, fold)
 
 
 def test_a_click_on_a_title_sorts_by_it_and_another_turns_it_round(kernel: Booted, owner: Client) -> None:
     async def sort(app: TopApp, pilot: Pilot[None]) -> None:
+        def names(falling: bool) -> bool:
+            found = [line.name for line in app._table.lines]
+            return set(NAMES) <= set(found) and found == sorted(found, reverse=falling)
+
+        def pids(falling: bool) -> bool:
+            found = [int(line.key) for line in app._table.lines]
+            return len(found) >= len(NAMES) and found == sorted(found, reverse=falling)
+
         await pilot.press("t", "slash", *SIM[:8], "enter")
+        await until(pilot, lambda: {line.name for line in app._table.lines} >= set(NAMES), "all are listed, flat")
         for falling in (False, True):
             place = next(place for place in app._table.placed if place.column.title == "NAME")
             await pilot.click(app._heading, offset=(place.start + 1, 0))
-            await pilot.pause()
-            names = [line.name for line in app._table.lines]
-            assert names == sorted(names, reverse=falling)
-            assert set(NAMES) <= set(names)
+            await until(pilot, partial(names, falling), "by name")
         await pilot.press("s", "home", "enter")  # the first column
-        await pilot.pause()
-        pids = [int(line.key) for line in app._table.lines]
-        assert pids == sorted(pids)
+        await until(pilot, partial(pids, False), "by pid")
         await pilot.press("r")
-        await pilot.pause()
-        assert [int(line.key) for line in app._table.lines] == pids[::-1]
+        await until(pilot, partial(pids, True), "the other way round")
 
     watching(kernel, sort)
 
@@ -230,15 +240,11 @@ def test_the_cursor_stays_with_its_process_when_the_order_changes(kernel: Booted
 def test_help_devices_and_the_light_theme(kernel: Booted, owner: Client) -> None:
     async def look(app: TopApp, pilot: Pilot[None]) -> None:
         await pilot.press("question_mark")
-        await pilot.pause()
-        assert "stop, or let go on" in shown(app)
+        await until(pilot, lambda: "stop, or let go on" in shown(app), "help")
         await pilot.press("escape", "d")
-        await pilot.pause()
-        assert re.search(r"pages of .*sim:context", shown(app))
+        await until(pilot, lambda: bool(re.search(r"pages of .*sim:context", shown(app))), "devices")
         await pilot.press("q", "T")
-        await pilot.pause()
-        assert app.theme == "textual-light"
-        assert len(app.screen_stack) == 1
+        await until(pilot, lambda: app.theme == "textual-light" and len(app.screen_stack) == 1, "the light theme")
 
     watching(kernel, look)
 
@@ -252,10 +258,10 @@ def test_signals_are_chosen_from_a_list_and_sent(kernel: Booted, owner: Client) 
     async def send(app: TopApp, pilot: Pilot[None]) -> None:
         await put_on(app, pilot, "bert")
         await pilot.press("k")
-        await pilot.pause()
-        assert f"to bert ({bert})" in shown(app)
+        await until(pilot, lambda: f"to bert ({bert})" in shown(app), "to whom")
         assert all(signal.name in shown(app) for signal in (Signal.TERM, Signal.INT, Signal.STOP, Signal.KILL))
         await pilot.press("escape")
+        await until(pilot, lambda: len(app.screen_stack) == 1, "it is over")
         await pilot.press("k", "down", "down", "enter")
         await until(pilot, lambda: owner(Getinfo(bert)).state is State.STOPPED, "it is stopped")
         await until(pilot, lambda: f"STOP sent to bert ({bert})" in shown(app), "that is told")
@@ -292,11 +298,9 @@ def test_nice_is_typed_or_changed_by_one_and_what_it_cannot_be_is_said(kernel: B
     async def be_nice(app: TopApp, pilot: Pilot[None]) -> None:
         await put_on(app, pilot, "bert")
         await pilot.press("n", *"99", "enter")
-        await pilot.pause()
-        assert "nice is from -20 to 19, found '99'" in shown(app)
+        await until(pilot, lambda: "nice is from -20 to 19, found '99'" in shown(app), "what it can be")
         await pilot.press("backspace", "backspace", *"x", "enter")
-        await pilot.pause()
-        assert "found 'x'" in shown(app)
+        await until(pilot, lambda: "found 'x'" in shown(app), "that is no number")
         await pilot.press("backspace", *"-7", "enter")
         await until(pilot, lambda: owner(Getinfo(bert)).nice == -7, "it is nice")
         await until(pilot, lambda: f"nice of bert ({bert}): -7" in shown(app), "that is told")
@@ -346,8 +350,7 @@ def test_details_tell_what_it_waits_for_and_its_keys_act_on_it(kernel: Booted, o
         owner(Kill(bert, Signal.KILL))
         await until(pilot, lambda: "its status to be collected" in shown(app), "also its end")
         await pilot.press("escape")
-        await pilot.pause()
-        assert len(app.screen_stack) == 1
+        await until(pilot, lambda: len(app.screen_stack) == 1, "it is closed")
 
     watching(kernel, look)
 
@@ -359,20 +362,32 @@ def test_a_sample_is_five_calls_and_a_pause_is_none(kernel: Booted) -> None:
     asked = ("boot_info", "stats", "models", "group_stat", "ps")
 
     async def count(app: TopApp, pilot: Pilot[None]) -> None:
-        assert app.live is not None
-        first = app.live.kernel(StatsCall()).calls_by_name
+        live = app.live
+        assert live is not None
+
+        async def paused() -> dict[str, int]:
+            """Pause, and the calls made up to then: those of a sample that was under way, too."""
+            await pilot.press("p")
+            await until(pilot, lambda: live.paused, "a pause")
+            before, after = {}, live.kernel(StatsCall()).calls_by_name
+            while {**before, "stats": 0} != {**after, "stats": 0}:
+                await pilot.pause(0.5)
+                before, after = after, live.kernel(StatsCall()).calls_by_name
+            return after
+
+        first = await paused()
         taken = app.picture
-        await until(pilot, lambda: app.picture is not taken, "another sample")
         await pilot.press("p")
-        await pilot.pause(0.5)
-        before = app.live.kernel(StatsCall()).calls_by_name
+        await until(pilot, lambda: app.picture is not taken, "another sample")
+        before = await paused()
         await pilot.pause(1.0)
-        after = app.live.kernel(StatsCall()).calls_by_name
+        after = live.kernel(StatsCall()).calls_by_name
         for name in asked:
             assert after[name] - before[name] == (1 if name == "stats" else 0), "the one of this test"
-        made = {name: before[name] - first[name] - (name == "stats") for name in asked}
+        made = {name: before[name] - first[name] for name in asked if name != "stats"}
         assert len(set(made.values())) == 1, made
         assert made["ps"] > 0
+        assert before["stats"] - first["stats"] > made["ps"], "one a sample, and those of this test"
         assert {name for name in before if before[name] != first.get(name, 0)} <= {*asked}, "and no other call"
         seen = app.picture
         await pilot.press("p")
@@ -392,8 +407,7 @@ def test_events_are_read_while_they_are_shown(kernel: Booted, owner: Client) -> 
         owner(Kill(ada, Signal.STOP))
         await until(pilot, lambda: "sig.stop" in shown(app), "what happens to it")
         await pilot.press("e")
-        await pilot.pause()
-        assert "sig.stop" not in shown(app)
+        await until(pilot, lambda: "sig.stop" not in shown(app), "they are gone")
         assert app.live is not None
         assert not app.live.tracing
 
@@ -404,10 +418,10 @@ def test_a_recording_has_what_was_seen_and_can_be_played(kernel: Booted, owner: 
     cleo = pid_of(owner, "cleo")
 
     async def see(app: TopApp, pilot: Pilot[None]) -> None:
-        await pilot.pause(0.5)
+        await another(app, pilot)
         owner(Kill(cleo, Signal.STOP))
         await until(pilot, lambda: "stopped" in shown(app), "cleo is stopped")
-        await pilot.pause(0.5)
+        await another(app, pilot)
 
     watching(kernel, see, writer=Writer(tmp_path / "r"))
     recording = read(tmp_path / "r")
@@ -421,18 +435,18 @@ def test_a_recording_has_what_was_seen_and_can_be_played(kernel: Booted, owner: 
         await pilot.press("p")
         await until(pilot, lambda: app.player is not None and app.player.position > 0, "it plays")
         await pilot.press("comma", "0")  # a step pauses, whether it still plays or has come to its end
-        await pilot.pause()
+        await until(pilot, lambda: bool(re.search(r"paused 1x  0.0s [━─]+", shown(app))), "it is at its beginning")
         assert "recorded" in shown(app)
-        assert re.search(r"paused 1x  0.0s [━─]+", shown(app))
         await pilot.press("full_stop")
         await until(pilot, lambda: app.player is not None and app.player.index == 1, "one sample further")
         await pilot.press("right_curly_bracket")
-        await pilot.pause()
-        assert "paused 2x" in shown(app)
+        await until(pilot, lambda: "paused 2x" in shown(app), "twice as fast")
         assert app._timeline is not None
         await pilot.click(app._timeline, offset=(app._timeline._start + app._timeline._width - 1, 0))
-        await pilot.pause()
-        assert app.player.index == len(recording.moments) - 1, "a click on the end of the line of time goes there"
+        last = len(recording.moments) - 1
+        await until(
+            pilot, lambda: app.player is not None and app.player.index == last, "where the line of time was clicked"
+        )
         await pilot.press("9", *["full_stop"] * len(recording.moments))
         await until(
             pilot, lambda: f"sample {len(recording.moments)} of {len(recording.moments)}" in shown(app), "the end"

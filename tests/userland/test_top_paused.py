@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,16 +12,18 @@ import pytest
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
-from llmasos.syscalls.records import State
-from llmasos.syscalls.table import Getinfo, GroupCreate, GroupMove, Spawn
+from llmasos.syscalls.records import Signal, State
+from llmasos.syscalls.table import Getinfo, GroupCreate, GroupKill, GroupMove, GroupRemove, Spawn, Wait
 from llmasos.userland.top.app import TopApp
 from llmasos.userland.top.live import Live
 from llmasos.userland.top.player import Player
 from llmasos.userland.top.record import Writer, read
-from tests.booted import PATIENCE, booted
+from llmasos.userland.top.screens import SIGNALS as CHOICES
+from tests.booted import PATIENCE, Booted, booted
 from tests.userland.top_pictures import agent, sample
 from tests.userland.top_screen import put_on, shown, until
 
+SIGNALS = [signal for signal, _ in CHOICES]
 SIM = "sim:context=256,vocab=100"
 SIZES = [(60, 15), (200, 50), (80, 24), (120, 40), (60, 15)]
 
@@ -56,39 +59,32 @@ def test_the_titles_follow_the_size_of_the_terminal_also_in_a_pause(tmp_path: Pa
     asyncio.run(resize())
 
 
-@pytest.mark.processes
-def test_z_asks_before_it_stops_more_than_one_and_not_before_it_lets_them_go_on() -> None:
-    with booted("--device", "sim:time_scale=0") as kernel, kernel.connect(name="owner") as owner:
-        owner(GroupCreate("/users/team"))
+Act = Callable[[TopApp, Pilot[None], Callable[[], set[State]]], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Booted]:
+    with booted() as kernel:
+        yield kernel
+
+
+def on_a_team_of_two(kernel: Booted, act: Act) -> None:
+    """`act` with the cursor on a group of two agents, and what tells their states."""
+    with kernel.connect(name="owner") as owner:
+        group = owner(GroupCreate("/users/team")).path
         pids = [owner(Spawn(model=SIM, tokens=[1, 2, 3], name=name)) for name in ("ada", "bob")]
         for pid in pids:
-            owner(GroupMove(pid, "/users/team"))
+            owner(GroupMove(pid, group))
 
         def states() -> set[State]:
             return {owner(Getinfo(pid)).state for pid in pids}
 
-        async def stop(app: TopApp, pilot: Pilot[None]) -> None:
-            await until(pilot, lambda: "bob" in shown(app), "the agents")
-            await put_on(app, pilot, "team")
-            for answer in ("n", "escape"):
-                await pilot.press("z")
-                await until(pilot, lambda: "stop all 2 in /users/team?" in shown(app), "the question")
-                await pilot.press(answer)
-                await until(pilot, lambda: len(app.screen_stack) == 1, "it is over")
-            assert states() == {State.BLOCKED}
-            await pilot.press("z")
-            await until(pilot, lambda: "stop all 2" in shown(app), "the question")
-            await pilot.press("y")
-            await until(pilot, lambda: states() == {State.STOPPED}, "both are stopped")
-            await until(pilot, lambda: shown(app).count("stopped") >= 2, "that is shown")
-            await put_on(app, pilot, "team")
-            await pilot.press("z")
-            await until(pilot, lambda: states() == {State.BLOCKED}, "both go on, without a question")
-
         async def play(live: Live) -> None:
             app = TopApp(live, light=False)
             async with app.run_test(size=(80, 24)) as pilot:
-                await stop(app, pilot)
+                await until(pilot, lambda: "bob" in shown(app) and states() == {State.BLOCKED}, "the agents")
+                await put_on(app, pilot, "team")
+                await act(app, pilot, states)
 
         with kernel.connect(name="top") as client:
             live = Live(client, 0.1)
@@ -96,3 +92,56 @@ def test_z_asks_before_it_stops_more_than_one_and_not_before_it_lets_them_go_on(
                 asyncio.run(play(live))
             finally:
                 live.stop(PATIENCE)
+        owner(GroupKill(group, Signal.KILL))
+        for pid in pids:
+            owner(Wait(pid))
+        owner(GroupRemove(group))
+
+
+@pytest.mark.processes
+def test_z_asks_before_it_stops_more_than_one_and_not_before_it_lets_them_go_on(kernel: Booted) -> None:
+    async def stop(app: TopApp, pilot: Pilot[None], states: Callable[[], set[State]]) -> None:
+        for answer in ("n", "escape"):
+            await pilot.press("z")
+            await until(pilot, lambda: "stop all 2 in /users/team?" in shown(app), "the question")
+            await pilot.press(answer)
+            await until(pilot, lambda: len(app.screen_stack) == 1, "it is over")
+        assert states() == {State.BLOCKED}
+        await pilot.press("z")
+        await until(pilot, lambda: "stop all 2" in shown(app), "the question")
+        await pilot.press("y")
+        await until(pilot, lambda: states() == {State.STOPPED}, "both are stopped")
+        await until(pilot, lambda: shown(app).count("stopped") >= 2, "that is shown")
+        await put_on(app, pilot, "team")
+        await pilot.press("z")
+        await until(pilot, lambda: states() == {State.BLOCKED}, "both go on, without a question")
+
+    on_a_team_of_two(kernel, stop)
+
+
+@pytest.mark.processes
+def test_k_asks_how_many_it_ends_and_not_before_it_interrupts_them(kernel: Booted) -> None:
+    async def end(app: TopApp, pilot: Pilot[None], states: Callable[[], set[State]]) -> None:
+        async def choose(position: int) -> None:
+            await pilot.press("k")
+            await until(pilot, lambda: "to all 2 in /users/team" in shown(app), "the signals")
+            await pilot.press(*["down"] * position, "enter")
+
+        for answer in ("n", "escape"):
+            await choose(SIGNALS.index(Signal.TERM))
+            await until(pilot, lambda: "end all 2 in /users/team?" in shown(app), "the question")
+            await pilot.press(answer)
+            await until(pilot, lambda: len(app.screen_stack) == 1, "it is over")
+        await choose(SIGNALS.index(Signal.INT))
+        await until(pilot, lambda: "INT sent to all 2" in shown(app), "it is sent without a question")
+        assert states() == {State.BLOCKED}
+        await choose(SIGNALS.index(Signal.STOP))
+        await until(pilot, lambda: "stop all 2 in /users/team?" in shown(app), "the question")
+        await pilot.press("n")
+        await until(pilot, lambda: len(app.screen_stack) == 1, "it is over")
+        await choose(SIGNALS.index(Signal.KILL))
+        await until(pilot, lambda: "end all 2 in /users/team?" in shown(app), "the question")
+        await pilot.press("y")
+        await until(pilot, lambda: states() == {State.ZOMBIE}, "both have ended")
+
+    on_a_team_of_two(kernel, end)

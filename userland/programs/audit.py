@@ -44,9 +44,12 @@ def find(where: Path, kept: Callable[[], str]) -> Path:
     beside = [(where / runtime.JOURNAL).resolve().parent, where]
     with suppress(RuntimeError):  # no home is known
         beside.append(runtime.journal_place(where))
-    for place in beside:
-        if (place / audit_chain.DIRECTORY).is_dir():
-            return place / audit_chain.DIRECTORY
+    try:
+        for place in beside:
+            if (place / audit_chain.DIRECTORY).is_dir():
+                return place / audit_chain.DIRECTORY
+    except PermissionError:
+        raise Errno.EPERM(f"the audit log of the kernel of {where} belongs to its user, and may not be read") from None
     raise Errno.ENOENT(
         f"no audit log is known of the kernel of {where}; name its directory (--directory), or have one kept: "
         "[audit] enabled = true"

@@ -35,7 +35,7 @@ def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
     """Boot a lasting kernel if none runs in a runtime directory; returns whether it did. Without flags it is booted as
     the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot, EINVAL if
     `flags` are none of its."""
-    if runtime.holder(where) is not None:
+    if runtime.holder(where) is not None or runtime.is_system(where):  # that is booted by who administers the machine
         return False
     directory, before = _booted(where)
     try:
@@ -76,6 +76,8 @@ def take_over(where: Path, boot: BootInfo) -> list[str]:
     mine = own_version()
     if not _older(boot.version, mine):
         return []
+    if runtime.is_system(where):
+        return [f"the machine's kernel is of version {boot.version}, this is {mine}; its service has to be restarted"]
     try:
         _boot_lasting(where, [*boot.arguments, "--hand-over"])
     except SyscallError as error:

@@ -55,10 +55,12 @@ LISTING: Listing[GroupInfo] = Listing(
 
 
 def _stall(info: GroupInfo) -> float:
-    return info.pressure["memory"].some[0]
+    return info.pressure["memory"].some[0] if info.pressure else 0.0
 
 
 def _stalled(info: GroupInfo) -> str:
+    if not info.pressure:  # of others' groups it is not told
+        return "-"
     quota = info.pressure["quota"].some[0] if "quota" in info.pressure else 0.0
     return f"{_stall(info):.0%}" + (f", quota {quota:.0%}" if quota >= 0.005 else "")
 

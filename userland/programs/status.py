@@ -12,6 +12,7 @@ import psutil
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.blocking import Client
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import Kind, PolicyOut, State
 from llmasos.syscalls.table import BootInfoCall, Models, Sched, StatsCall
 from llmasos.userland.programs import ps
@@ -34,7 +35,9 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
     boot, stats = kernel(BootInfoCall()), kernel(StatsCall())
     agents = ps.processes(kernel, lambda row: row.kind is Kind.LLM and row.state is not State.ZOMBIE)
     programs = ps.processes(kernel, lambda row: row.kind is Kind.PROGRAM and row.pid != kernel.pid)
-    out = plain(kernel(Sched()).taken_out) if boot.devices else []
+    out: Any = []
+    with suppress(SyscallError):  # how devices are scheduled is told to operators
+        out = plain(kernel(Sched()).taken_out) if boot.devices else []
     drivers = [device.os_pid for device in boot.devices if device.os_pid]
     return {
         "runtime": str(where.absolute()),
@@ -48,7 +51,12 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
         "decoding": sum(row.decoding for row in agents),
         "programs": len(programs),
         "models": [{"name": one.name, "dtype": one.dtype, "state": one.state} for one in kernel(Models()) if one.frames],
-        "journal": {"path": boot.journal_path, "fsync": boot.fsync, "trouble": _trouble(stats.journal)},
+        "journal": {
+            "kept": bool(stats.journal),
+            "path": boot.journal_path,  # for operators
+            "fsync": boot.fsync,
+            "trouble": _trouble(stats.journal),
+        },
         "policies_out": out,
         "notes": leaves_at_logout() if where.absolute() == runtime.usual().absolute() else [],
     }
@@ -56,6 +64,8 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
 
 def nobody(where: Path) -> str:
     """What to say where no kernel runs."""
+    if runtime.is_system(where):
+        return f"the machine's kernel does not run ({where}); `systemctl start llmasos` starts it, where it is a service"
     place, kept = where / runtime.JOURNAL, None
     with suppress(RuntimeError):  # no home is known
         kept = next((one for one in (place, runtime.journal_place(where) / runtime.JOURNAL) if one.exists()), None)
@@ -78,7 +88,9 @@ def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if facts["arguments"]:
         told.append(("booted with", " ".join(facts["arguments"])))
-    if not journal["path"]:
+    if journal["kept"] and not journal["path"]:
+        told += [("journal", "the next kernel goes on with the agents"), ("", _SAFE.get(journal["fsync"], ""))]
+    elif not journal["kept"]:
         told.append(("journal", "none is kept: agents end with this kernel"))
     else:
         told += [

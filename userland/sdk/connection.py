@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
+Connected = TypeVar("Connected", "blocking.Client", "client.Client")
 
 _LASTING = {"--detach", "--help", "-h", "--runtime", "--die-with-parent", "--own-runtime", "--system"}
 Where = str | os.PathLike[str] | None  # a runtime directory; None: `$LLMASOS_RUNTIME`, else the user's usual one
@@ -73,6 +74,20 @@ def shown(connection: object, kernel: blocking.Client | client.Client | None) ->
     return f"<{kind} of {kernel.place}, pid {kernel.pid}, {state}>"
 
 
+def finding(kernel: Connected) -> Connected:
+    """A connection whose kernel does not open files for this program looks for models that it does not know by name among
+    this user's: in his cache of the hub, and what other programs keep."""
+    if kernel.showing is not None:
+        kernel.showing.find = _found
+    return kernel
+
+
+def _found(name: str) -> str:
+    from llmasos.modelfiles import source  # late: it imports HTTP and TLS for names of the hub
+
+    return os.path.abspath(source.find(name, weights=True))
+
+
 def closed(directory: Place) -> SyscallError:
     return SyscallError(Errno.EPIPE, f"this connection to {directory} is closed; connect anew (System.connect())")
 
@@ -85,7 +100,7 @@ class Connection:
 
     @public
     def __init__(self, kernel: blocking.Client, cleanup: ExitStack) -> None:
-        self.kernel = kernel
+        self.kernel = finding(kernel)
         self.talking = Talking()
         self._cleanup = cleanup
         # A system that a program still holds at its end is closed in order; one that it drops is closed then. (Its

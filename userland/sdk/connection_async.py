@@ -19,7 +19,7 @@ from llmasos.syscalls.loops import undisturbed
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
 from llmasos.syscalls.table import Call
 from llmasos.userland.sdk import script, script_async
-from llmasos.userland.sdk.connection import Where, closed, kernel_there, shown
+from llmasos.userland.sdk.connection import Where, closed, finding, kernel_there, shown
 from llmasos.userland.sdk.public import public
 from llmasos.userland.sdk.turns import Talking
 
@@ -109,6 +109,7 @@ class AsyncConnection:
             self.kernel = await stack.enter_async_context(
                 client.connect(place, name=self._name, timeout=self._timeout, reconnect=self._reconnect, key=self._key)
             )
+            finding(self.kernel)
             self._local, self._cleanup = local, stack.pop_all()
             # As in connection.py: a forgotten private kernel ends in order.
             atexit.register(local.close)

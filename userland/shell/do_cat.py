@@ -34,7 +34,7 @@ def _cat(shell: Session, line: Line) -> int:
     status = 0
     for one in [word or "-", *line.words]:
         if one == "-" and shell.input is None and _at_terminal():
-            from llmasos.userland.shell.evaluate import typed  # late: it knows the language, which a verb does without
+            from llmasos.userland.shell.launch import typed  # late: most verbs start no program of the host
 
             status = typed(shell) or status
         else:

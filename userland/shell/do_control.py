@@ -323,7 +323,7 @@ def _advise(shell: Session, line: Line) -> None:
 
 @does("run")
 def _run(shell: Session, line: Line) -> int:
-    from llmasos.userland.shell.evaluate import python  # late: it knows the language, which most verbs do without
+    from llmasos.userland.shell.launch import python  # late: most verbs start no program of the host
 
     path = checked(shell.kernel.runtime, line.text("FILE"))
     status = python(shell, [str(path), *line.words])

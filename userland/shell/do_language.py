@@ -9,10 +9,12 @@ import shlex
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.shell import directory, syntax
-from llmasos.userland.shell.evaluate import Left, heed, run
+from llmasos.userland.shell.evaluate import heed, run
+from llmasos.userland.shell.failing import Left
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.hosts import found
-from llmasos.userland.shell.scanner import KEYWORDS, unescaped
+from llmasos.userland.shell.quoting import unescaped
+from llmasos.userland.shell.scanner import KEYWORDS
 from llmasos.userland.shell.session import Session, does
 from llmasos.userland.shell.variables import NAMES, SWITCHES
 from llmasos.userland.shell.words import COMMANDS

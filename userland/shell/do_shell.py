@@ -10,8 +10,9 @@ from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill
 from llmasos.userland.programs import ps
 from llmasos.userland.programs.listing import Asked
-from llmasos.userland.shell.evaluate import execute, foreground
+from llmasos.userland.shell.evaluate import execute
 from llmasos.userland.shell.files import opened
+from llmasos.userland.shell.foreground import foreground
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.jobs import Answer, Job
 from llmasos.userland.shell.jobs_table import LISTING, JobRow

@@ -100,7 +100,7 @@ def open_private(where: Path, *, file: str = "", command: str | None = None, arg
     """A shell on a kernel that ends with it, in a place of its own if the user's kernel runs in the usual one. Raises
     EBUSY if another kernel runs in a directory that was named."""
     if runtime.holder(where) is not None:
-        if where.absolute() == runtime.default().absolute() == runtime.usual().absolute():
+        if where.absolute() == runtime.default().absolute() and where in (runtime.usual(), runtime.system()):
             with TemporaryDirectory(prefix="llmasos-") as place:
                 return open_private(Path(place) / "run", file=file, command=command, arguments=arguments)
         why = f"a kernel runs in {where} already; a private one wants a place of its own (--runtime DIR)"

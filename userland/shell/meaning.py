@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from fnmatch import fnmatchcase
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind as ProcessKind
@@ -57,3 +58,14 @@ def no_command(name: str) -> str:
     if near in OWN:
         return f"there is no command {name!r}; did you mean `!llmasos {near}`, a verb of the command line?"
     return unknown(name, COMMANDS)
+
+
+def values(shell: Session, words: list[Argument]) -> list[str]:
+    """What `for` goes through: a pattern stands for the files that match it, else for the agents whose names do."""
+    made: list[str] = []
+    for word in words:
+        found = sorted(glob.glob(word.pattern)) if word.pattern else []
+        if word.pattern and not found and "/" not in word.pattern:
+            found = [name for name in dict.fromkeys(names(shell)) if fnmatchcase(name, word.pattern)]
+        made += found or [word.text]
+    return made

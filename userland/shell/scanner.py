@@ -1,25 +1,21 @@
 """The tokens of the shell's language.
 
-A scanner of our own, because what a word is depends on the command: `say` and `spawn NAME` take the rest of the line as
-it stands (`Scanner.text`), and an apostrophe within a word (o'brien) opens no quotes. A simple command is one token:
-syntax.py's grammar is about what stands between them.
+A scanner of our own, because what a word is (quoting.py) depends on the command: `say` and `spawn NAME` take the rest of
+the line as it stands (free_text.py). A simple command is one token: syntax.py's grammar is about what stands between
+them.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmasos.userland.shell.grammar import Command, Kind, UsageError
-from llmasos.userland.shell.tree import Literal, Part, Redirect, Script, Simple, Substitution, Sum, Variable, Word
-
-
-class Incomplete(UsageError):
-    """The text ends where more is needed: another line may complete it."""
-
+from llmasos.userland.shell.free_text import TextReader
+from llmasos.userland.shell.grammar import Command, UsageError
+from llmasos.userland.shell.quoting import ENDS, Incomplete
+from llmasos.userland.shell.tree import Literal, Redirect, Script, Simple, Substitution, Word
 
 KEYWORDS = {
     word: word.upper()
@@ -37,28 +33,6 @@ _ESAC = re.compile(r"esac(?=[\s;&|<>()]|$)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)[ \t]*\([ \t]*\)")
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
-_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[?$!#@*]")
-_BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[?$!#@*])(:[-+=?]|[-+=?]|##?|%%?)?")
-_LENGTH = re.compile(r"\$\{#([A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*])\}")
-_ESCAPED = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{1,4}|U[0-9A-Fa-f]{1,8}|0?[0-7]{1,3}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "v": "\v"}
-_BLANKS = " \t"
-_ENDS = " \t\n;&|<>()"  # of a word that is not quoted
-LONE = "|<>"  # behind `spawn NAME`, one of these by itself begins no text
-
-
-def unescaped(text: str) -> str:
-    """Text with its escapes as `$'...'` and `echo -e` have them: `\\t`, `\\x41`, `\\u00e9`, `\\101`."""
-
-    def character(found: re.Match[str]) -> str:
-        said = found[1]
-        if said[0] in "xuU" and len(said) > 1:
-            return chr(int(said[1:], 16)) if int(said[1:], 16) <= sys.maxunicode else "\ufffd"
-        if said[0] in "01234567":
-            return chr(int(said, 8))
-        return _ESCAPES.get(said, said if said in "\\'\"?" else found[0])
-
-    return _ESCAPED.sub(character, text)
 
 
 @dataclass
@@ -71,7 +45,7 @@ class Symbol:
     start: int
 
 
-class Scanner:
+class Scanner(TextReader):
     """Reads tokens off a text. `closing`: it ends at the parenthesis that closes a `$(`."""
 
     def __init__(
@@ -86,15 +60,37 @@ class Scanner:
         whole_text: bool = False,
         first_line: int = 1,
     ) -> None:
-        self.source, self.at = source, start
+        super().__init__(source, start, closing=closing, whole_text=whole_text)
         self._first_line = first_line
         self._forms, self._aliases, self._build = forms, aliases, build
-        self._closing, self._whole_text = closing, whole_text
-        self._depth = 0  # of parentheses within a `$(`
         self._cases = 0  # `case` that have not met their `esac`
         self._heredocs: list[tuple[Redirect, str, bool]] = []  # that begin at the next end of line
         self.symbols: list[Symbol] = []
         self.command = self.at  # where the last simple command begins, for completion
+
+    def _nested(self, text: str) -> Scanner:
+        return Scanner(text, self._forms, self._aliases, self._build, first_line=self._first_line)
+
+    def _substitution(self, *, quoted: bool) -> Substitution:
+        inner = Scanner(
+            self.source,
+            self._forms,
+            self._aliases,
+            self._build,
+            self.at + len("$("),
+            closing=True,
+            first_line=self._first_line,
+        )
+        symbols = inner.read()
+        self.source = inner.source  # aliases may have been replaced in it
+        if not self.source.startswith(")", inner.at):
+            raise Incomplete("the parenthesis of $( is not closed")
+        self.at = inner.at + 1
+        return Substitution(self._build(symbols), quoted)
+
+    @property
+    def _receives(self) -> bool:
+        return bool(self.symbols) and self.symbols[-1].type == "PIPE"
 
     # --- commands ---
 
@@ -187,14 +183,14 @@ class Scanner:
             self._skip_blanks()
             if self.at >= len(self.source) or self.source[self.at] in "\n;":
                 return found[0], words
-            if self.source[self.at] in _ENDS:
+            if self.source[self.at] in ENDS:
                 raise UsageError(f"`;` or the end of the line ends the words of for, found {self._near()!r}")
             words.append(self.word())
 
     def _case(self) -> Word:
         """The head of `case WORD in`."""
         self._skip_blanks()
-        if self.at < len(self.source) and self.source[self.at] in _ENDS:
+        if self.at < len(self.source) and self.source[self.at] in ENDS:
             raise UsageError(f"case needs a word, found {self._near()!r}: `case $x in a) ...;; esac`")
         word = self.word()
         self._skip_lines()
@@ -215,7 +211,7 @@ class Scanner:
             self._skip_blanks()
             if self.at >= len(self.source):
                 raise Incomplete("a pattern of case ends with `)`")
-            if self.source[self.at] in _ENDS:
+            if self.source[self.at] in ENDS:
                 raise UsageError(f"a pattern of case is wanted, found {self._near()!r}: `case $x in a) ...;; esac`")
             patterns.append(self.word())
             self._skip_blanks()
@@ -250,14 +246,14 @@ class Scanner:
                 self.at = found.end()
                 simple.redirects.append(self._redirect(found[0]))
                 continue
-            if self.source[self.at] in _ENDS:
+            if self.source[self.at] in ENDS:
                 break
             if other := _OTHER_DESCRIPTOR.match(self.source, self.at):
                 raise UsageError(f"{other[0]!r}: there are no descriptors but 0, 1 and 2 here, as in `2> errors`")
             assigned = ASSIGNMENT.match(self.source, self.at) if not simple.words and not simple.host else None
             if assigned:
                 self.at = assigned.end()
-                empty = self.at >= len(self.source) or self.source[self.at] in _ENDS
+                empty = self.at >= len(self.source) or self.source[self.at] in ENDS
                 simple.assignments.append((assigned[1], Word() if empty else self.word()))
                 continue
             if simple.text is not None:
@@ -280,290 +276,14 @@ class Scanner:
         simple.source = self.source[self.command : self.at].strip()
         return simple
 
-    # --- free text ---
-
-    def _text_command(self, simple: Simple, form: Command) -> None:
-        """The words of `say PID [OPTIONS] TEXT` and its like."""
-        options = {option.flag: option for option in form.options}
-        places = [param for param in form.params if not param.flagged]
-        text = next(param for param in places if param.kind is Kind.TEXT)
-        left = places.index(text)
-        while True:
-            self._skip_blanks(comments=False)
-            if self.at >= len(self.source) or self.source[self.at] == "\n":
-                return
-            if self._closing and self._depth == 0 and self.source[self.at] == ")":
-                return
-            dashed = re.compile(r"--?[A-Za-z][A-Za-z-]*").match(self.source, self.at)
-            option = options.get(dashed[0]) if dashed else None
-            if option is not None or (dashed is not None and dashed[0].startswith("--")):
-                word = self.word()
-                simple.words.append(word)
-                if option is not None and option.kind is not None and "=" not in word.source:
-                    self._skip_blanks(comments=False)
-                    if self.at < len(self.source) and self.source[self.at] not in _ENDS:
-                        simple.words.append(self.word())
-                continue
-            if left > 0:
-                if self.source[self.at] in _ENDS:
-                    return
-                simple.words.append(self.word())
-                left -= 1
-                continue
-            if (not text.required or self._receives) and self._operator():
-                return
-            simple.text = self.text(simple)
-            return
-
-    @property
-    def _receives(self) -> bool:
-        """Whether something comes in by a pipe, so that there need be no text."""
-        return bool(self.symbols) and self.symbols[-1].type == "PIPE"
-
-    def _operator(self) -> bool:
-        """Whether an operator stands where a text could: one of LONE by itself, or what no text begins with."""
-        after = self.source[self.at + 1 : self.at + 2]
-        lone = self.source[self.at] in LONE and (after == "" or after.isspace())
-        return lone or self.source.startswith((";", "&&", "||"), self.at)
-
-    def text(self, simple: Simple) -> Word | None:
-        """The free text at the cursor. In quotes that close before a blank or the end, with an operator or nothing behind
-        them: what is in the quotes, and the rest of the line is grammar. Else the rest of the line as it stands, but for
-        a last ` &`; within `$(...)` up to its parenthesis."""
-        start = self.at
-        quoted = self._quoted_text()
-        if quoted is not None:
-            return quoted
-        self.at = start
-        end = len(self.source) if self._whole_text else self.source.find("\n", start)
-        end = len(self.source) if end < 0 else end
-        if self._closing:
-            end = self._unbalanced(start, end)
-        text = self.source[start:end].rstrip()
-        self.at, simple.verbatim = end, True
-        if text == "&" or text.endswith((" &", "\t&")):
-            self.at = start + len(text) - 1  # grammar: the command goes to the background
-            text = text[:-1].rstrip()
-        return Word((Literal(text, quoted=True),), text, start) if text else None
-
-    def _quoted_text(self) -> Word | None:
-        if self.source[self.at] not in "\"'":
-            return None
-        start = self.at
-        line = self.source.find("\n", start)
-        try:
-            parts = self._quoted()
-        except UsageError:  # it is not closed: an apostrophe
-            return None
-        if line >= 0 and self.at > line and not self._whole_text:
-            return None
-        behind = self.source[self.at : self.at + 1]
-        word = Word(tuple(parts) or (Literal("", quoted=True),), self.source[start : self.at], start)
-        if behind and not behind.isspace() and behind not in ";&|<>)":
-            return None
-        at = self.at
-        self._skip_blanks()
-        behind = self.source[self.at : self.at + 1]
-        self.at = at
-        return word if behind == "" or behind in "\n;&|<>)" or self._redirects_errors() else None
-
-    def _redirects_errors(self) -> bool:
-        return re.compile(r"[ \t]*[12]>").match(self.source, self.at) is not None
-
-    def _unbalanced(self, start: int, end: int) -> int:
-        depth = 0
-        for index in range(start, end):
-            depth += {"(": 1, ")": -1}.get(self.source[index], 0)
-            if depth < 0:
-                return index
-        return end
-
-    # --- words ---
-
-    def word(self) -> Word:
-        """The word at the cursor, which is neither blank nor an operator."""
-        start = self.at
-        parts: list[Part] = []
-        plain = ""
-
-        def keep() -> None:
-            nonlocal plain
-            if plain:
-                parts.append(Literal(plain))
-                plain = ""
-
-        while self.at < len(self.source) and (character := self.source[self.at]) not in _ENDS:
-            if character == "\\":
-                if self.at + 1 >= len(self.source):
-                    raise Incomplete("the line ends with a backslash, so that the next one belongs to it")
-                keep()
-                if self.source[self.at + 1] != "\n":
-                    parts.append(Literal(self.source[self.at + 1], quoted=True))
-                self.at += 2
-            elif character in "\"'" and not (character == "'" and plain and plain[-1].isalnum()):
-                keep()
-                parts += self._quoted() or [Literal("", quoted=True)]
-            elif character == "`":
-                raise UsageError("a backquote runs no command here: write $(COMMAND), or quote it")
-            elif character == "$" and (part := self._dollar(quoted=False)) is not None:
-                keep()
-                parts.append(part)
-            else:
-                plain += character
-                self.at += 1
-        keep()
-        return Word(tuple(parts), self.source[start : self.at], start)
-
-    def _quoted(self) -> list[Part]:
-        """What is in the quotes at the cursor."""
-        quote, start = self.source[self.at], self.at
-        self.at += 1
-        if quote == "'":
-            end = self.source.find("'", self.at)
-            if end < 0:
-                self.at = start
-                raise Incomplete("the quote ' is not closed")
-            text, self.at = self.source[self.at : end], end + 1
-            return [Literal(text, quoted=True)]
-        parts: list[Part] = []
-        plain = ""
-        while self.at < len(self.source) and (character := self.source[self.at]) != '"':
-            if character == "\\" and self.source[self.at + 1 : self.at + 2] in ('"', "\\", "$", "`", "\n"):
-                plain += self.source[self.at + 1].replace("\n", "")
-                self.at += 2
-            elif character == "$" and (part := self._dollar(quoted=True)) is not None:
-                if plain:
-                    parts.append(Literal(plain, quoted=True))
-                plain = ""
-                parts.append(part)
-            else:
-                plain += character
-                self.at += 1
-        if self.at >= len(self.source):
-            self.at = start
-            raise Incomplete('the quote " is not closed')
-        self.at += 1
-        if plain:
-            parts.append(Literal(plain, quoted=True))
-        return parts
-
-    def _dollar(self, *, quoted: bool) -> Part | None:
-        """What begins with the `$` at the cursor; None if that is only a character."""
-        start = self.at
-        if self.source.startswith("$((", start):
-            return self._sum(quoted=quoted)
-        if self.source.startswith("$(", start):
-            inner = Scanner(
-                self.source,
-                self._forms,
-                self._aliases,
-                self._build,
-                start + 2,
-                closing=True,
-                first_line=self._first_line,
-            )
-            symbols = inner.read()
-            self.source = inner.source  # aliases may have been replaced in it
-            if not self.source.startswith(")", inner.at):
-                raise Incomplete("the parenthesis of $( is not closed")
-            self.at = inner.at + 1
-            return Substitution(self._build(symbols), quoted)
-        if found := _LENGTH.match(self.source, start):
-            self.at = found.end()
-            return Variable(found[1], quoted, "length")
-        if self.source.startswith("${", start):
-            return self._braced(quoted=quoted)
-        if not quoted and self.source.startswith("$'", start):
-            return self._escapes()
-        found = _PARAMETER.match(self.source, start + 1)
-        if found is None:
-            return None
-        self.at = found.end()
-        return Variable(found[0], quoted)
-
-    def _braced(self, *, quoted: bool) -> Variable:
-        start = self.at
-        found = _BRACED.match(self.source, start + 2)
-        if found is None:
-            raise UsageError(f"${{NAME}} or ${{NAME:-WORD}} is wanted, found {self.source[start : start + 20]!r}")
-        self.at = found.end()
-        end = self._closing_brace(self.at)
-        if not found[2] and end != self.at:
-            raise UsageError(f"${{NAME}} or ${{NAME:-WORD}} is wanted, found {self.source[start : end + 1]!r}")
-        within, operator = self.source[self.at : end], found[2] or ""
-        word = None
-        if operator[:1] in ("#", "%"):
-            word = self._pattern(within)
-        elif operator:
-            word = self._operand(within, quoted=quoted)
-        self.at = end + 1
-        return Variable(found[1], quoted, operator, word)
-
-    def _closing_brace(self, at: int) -> int:
-        depth = 0
-        while at < len(self.source):
-            if self.source[at] == "\\":
-                at += 1
-            elif self.source.startswith("${", at):
-                depth += 1
-            elif self.source[at] == "}":
-                if depth == 0:
-                    return at
-                depth -= 1
-            at += 1
-        raise Incomplete("the brace of ${ is not closed")
-
-    def _operand(self, text: str, *, quoted: bool) -> Word:
-        """The word of `${x:-word}`: in double quotes it is quoted too, and then ' is a character."""
-        scanner = Scanner(text, self._forms, self._aliases, self._build, first_line=self._first_line)
-        parts: list[Part] = []
-        while scanner.at < len(scanner.source):
-            character = scanner.source[scanner.at]
-            if character == '"' or (character == "'" and not quoted):
-                parts += scanner._quoted()
-            elif character == "$" and (part := scanner._dollar(quoted=quoted)) is not None:
-                parts.append(part)
-            else:
-                scanner.at += 1 + (character == "\\" and scanner.at + 1 < len(scanner.source))
-                parts.append(Literal(scanner.source[scanner.at - 1], quoted=True))
-        return Word(tuple(parts), text)
-
-    def _pattern(self, text: str) -> Word:
-        """The pattern of `${x%...}`: a word, in which what is quoted is no pattern."""
-        scanner = Scanner(text, self._forms, self._aliases, self._build)
-        word = scanner.word() if text else Word()
-        if scanner.at < len(text):
-            raise UsageError(f"a pattern with {text[scanner.at]!r} in it is quoted, as in `${{x%' ' *}}`")
-        return word
-
-    def _escapes(self) -> Literal:
-        """`$'...'`."""
-        found = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL).match(self.source, self.at)
-        if found is None:
-            raise Incomplete("the quote $' is not closed")
-        self.at = found.end()
-        return Literal(unescaped(found[1]), quoted=True)
-
-    def _sum(self, *, quoted: bool) -> Sum:
-        start, depth = self.at, 0
-        for index in range(start + 1, len(self.source)):
-            depth += {"(": 1, ")": -1}.get(self.source[index], 0)
-            if depth == 0:
-                break
-        else:
-            raise Incomplete("the parentheses of $(( are not closed")
-        if not self.source.startswith("))", index - 1):
-            raise UsageError(f"$((...)) is wanted, found {self.source[start : index + 1]!r}")
-        inside = re.sub(r"(?<![\w$])([A-Za-z_]\w*)", r"$\1", self.source[start + 3 : index - 1])
-        self.at = index + 1
-        return Sum(self._inside(inside), quoted)
+    # --- redirections ---
 
     def _redirect(self, operator: str) -> Redirect:
         operator = operator.removeprefix("1").replace(">|", ">")
         if operator in ("2>&1", ">&2"):
             return Redirect(operator, Word())
         self._skip_blanks()
-        if self.at >= len(self.source) or self.source[self.at] in _ENDS:
+        if self.at >= len(self.source) or self.source[self.at] in ENDS:
             wanted = "a text" if operator == "<<<" else "a file"
             raise UsageError(f"{operator} needs {wanted} behind it, found {self._near()!r}")
         redirect = Redirect(operator, self.word())
@@ -587,24 +307,3 @@ class Scanner:
             redirect.target = Word((Literal(text, quoted=True),)) if quoted else self._inside(text)
             self.at = min(found.end() + 1, len(self.source))
             self._heredocs.pop(0)
-
-    def _skip_blanks(self, *, comments: bool = True) -> None:
-        while self.at < len(self.source):
-            if self.source[self.at] in _BLANKS:
-                self.at += 1
-            elif self.source.startswith("\\\n", self.at):
-                self.at += 2
-            elif comments and self.source[self.at] == "#":
-                end = self.source.find("\n", self.at)
-                self.at = len(self.source) if end < 0 else end
-            else:
-                return
-
-    def _near(self) -> str:
-        return self.source[self.at : self.at + 20].split("\n")[0] or "the end of the line"
-
-    def _inside(self, text: str) -> Word:
-        """A text as within double quotes."""
-        escaped = re.sub(r'(?<!\\)"', r"\"", text)
-        scanner = Scanner(f'"{escaped}"', self._forms, self._aliases, self._build)
-        return Word(tuple(scanner._quoted()), text)

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.shell import pipes, syntax
-from llmasos.userland.shell.evaluate import Left, execute
-from llmasos.userland.shell.scanner import Incomplete
+from llmasos.userland.shell.evaluate import execute
+from llmasos.userland.shell.failing import Left
+from llmasos.userland.shell.quoting import Incomplete
 from llmasos.userland.shell.session import Session
 from llmasos.userland.shell.words import COMMANDS
 

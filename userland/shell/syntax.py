@@ -13,7 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmasos.userland.shell.grammar import Command, UsageError
-from llmasos.userland.shell.scanner import Incomplete, Scanner, Symbol
+from llmasos.userland.shell.quoting import Incomplete
+from llmasos.userland.shell.scanner import Scanner, Symbol
 from llmasos.userland.shell.tree import (
     AndOr,
     Case,

@@ -39,6 +39,8 @@ from llmasos.userland.top.tree import Arrangement, Line, members
 _SAID_SECONDS = 6.0  # how long the answer to a wish is shown
 _LOOK_SECONDS = 1.0  # between two looks at whether the kernel still answers
 _FRAME_SECONDS = 0.1  # of a recording that plays
+HARM = {Signal.TERM: "end", Signal.KILL: "end", Signal.STOP: "stop"}
+"""Signals that are asked about before many get them, and what they do."""
 _ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -398,7 +400,15 @@ class TopApp(App[None]):
     def action_signal(self) -> None:
         whom, rows = self._chosen()
         if rows:
-            self.push_screen(SignalScreen(whom), lambda chosen: self._send(chosen, whom, rows))
+            self.push_screen(SignalScreen(whom), lambda chosen: self._send_if_meant(chosen, whom, rows))
+
+    def _send_if_meant(self, chosen: Signal | None, whom: str, rows: list[Row]) -> None:
+        """Ask before many are stopped or ended."""
+        what = HARM.get(chosen) if chosen is not None else None
+        if what is None or len(rows) == 1:
+            self._send(chosen, whom, rows)
+        else:
+            self.push_screen(ConfirmScreen(what, whom), lambda yes: self._send(chosen if yes else None, whom, rows))
 
     def _send(self, chosen: Signal | None, whom: str, rows: list[Row]) -> None:
         if chosen is not None:
@@ -406,14 +416,8 @@ class TopApp(App[None]):
 
     def action_stop(self) -> None:
         whom, rows = self._chosen()
-        if all(row.info.state is State.STOPPED for row in rows):
-            self._send(Signal.CONT, whom, rows)
-        elif len(rows) > 1:
-            self.push_screen(
-                ConfirmScreen(f"stop {whom}?"), lambda yes: self._send(Signal.STOP if yes else None, whom, rows)
-            )
-        else:
-            self._send(Signal.STOP, whom, rows)
+        stopped = all(row.info.state is State.STOPPED for row in rows)
+        self._send_if_meant(Signal.CONT if stopped else Signal.STOP, whom, rows)
 
     def _agents(self) -> tuple[str, list[Row]]:
         """Those chosen, if they are LLM processes."""

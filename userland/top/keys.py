@@ -14,7 +14,7 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("s, < and >", "sort by a column; a click on its title"),
     ("r", "reverse the order"),
     ("t", "tree, or processes only"),
-    ("k", "signal; of a group: to all in it"),
+    ("k", "signal; of a group: to all in it, and asks before it ends or stops more than one"),
     ("z", "stop, or let go on; of a group: asks, if it stops more than one"),
     ("n, + and -", "nice"),
     ("d", "devices, memory and models"),

@@ -67,7 +67,7 @@ class SignalScreen(ModalScreen[Signal | None]):
 
 
 class ConfirmScreen(ModalScreen[bool | None]):
-    """Really? Before many are stopped by one key."""
+    """Really? Before one key stops or ends many."""
 
     DEFAULT_CSS = _BOX.format(name="ConfirmScreen")
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,14 +75,14 @@ class ConfirmScreen(ModalScreen[bool | None]):
         Binding("escape,n,q", "dismiss(None)", show=False),
     ]
 
-    def __init__(self, question: str) -> None:
+    def __init__(self, what: str, whom: str) -> None:
         super().__init__()
-        self._question = question
+        self._what, self._whom = what, whom
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
-            box.border_title = "stop"
-            yield Label(Text(self._question))
+            box.border_title = self._what
+            yield Label(Text(f"{self._what} {self._whom}?"))
             yield Label(Text("y or Enter: yes; n or Escape: no"))
 
 

@@ -89,7 +89,8 @@ class Library:
         self._library: Any = library
         chosen = library.native_isa(isa.encode())
         if chosen is None:
-            raise OSError(f"{SWITCH}={isa}: this CPU or build has no such instruction set")
+            here = [one for one in INSTRUCTION_SETS if library.native_isa(one.encode()) is not None]
+            raise OSError(f"{SWITCH} is 0 or one of {', '.join(here)} on this CPU, as it was built; found {isa!r}")
         self.isa: str = chosen.decode()
 
     @functools.cached_property
@@ -123,6 +124,11 @@ class Library:
 
     def close(self, decoder: int) -> None:
         self._library.native_close(decoder)
+
+
+def named() -> bool:
+    """Whether the environment names an instruction set: then no other one, and nothing else, will do."""
+    return os.environ.get(SWITCH, "") not in ("", "0")
 
 
 @functools.cache

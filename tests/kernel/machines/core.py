@@ -655,8 +655,8 @@ class Core(RuleBasedStateMachine):
             assert not len(device.queue)
 
 
-def examples(usually: int = 30) -> settings:
-    """How thoroughly a machine is tried: LLMASOS_TEST_EXAMPLES says otherwise for all of them."""
+def examples(usually: int = 16) -> settings:
+    """How thoroughly a machine is tried, by other lives in each run: LLMASOS_TEST_EXAMPLES says otherwise for all."""
     return settings(
         max_examples=int(os.environ.get("LLMASOS_TEST_EXAMPLES", usually)),
         stateful_step_count=50,

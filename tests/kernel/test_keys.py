@@ -1,0 +1,203 @@
+"""The files of keys: nobody waits for a disk or a command while others change them, and nothing comes back."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llmasos.kernel.edge.key_store import Store
+from llmasos.kernel.edge.keys import Keys
+from llmasos.kernel.edge.master import FileSource
+from llmasos.kernel.edge.slots import IMAGE, PROCESS
+from llmasos.syscalls.errno import Errno, SyscallError
+
+PATIENCE = 60.0
+
+
+class Command:
+    """A source that answers when it is let."""
+
+    about, makes, slow = "command pass", False, True
+
+    def __init__(self, place: Path) -> None:
+        self.listed = place / "seal.key.stores"
+        self.keys = [secrets.token_bytes(32)]
+        self.asked, self.answer = 0, threading.Event()
+        self.answer.set()
+
+    def read(self) -> list[bytes]:
+        self.asked += 1
+        assert self.answer.wait(PATIENCE)
+        return list(self.keys)
+
+    def write(self, keys: list[bytes]) -> None:
+        raise AssertionError
+
+    def missing(self) -> str:
+        return "ask"
+
+    def apart(self, place: Path) -> bool:
+        return True
+
+
+def keys_in(place: Path) -> Keys:
+    return Keys(FileSource(place / "config" / "seal.key"), place / "keys")
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within this another thread is in the middle of `act`: each of its syncs, of which one has begun, waits."""
+    began, go_on, failed = threading.Event(), threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=run)
+    for name in ("fsync", "fdatasync"):
+        whole = getattr(os, name)
+
+        def slow(descriptor: int, whole: Callable[[int], None] = whole) -> None:
+            if threading.current_thread() is worker:
+                began.set()
+                assert go_on.wait(PATIENCE)
+            whole(descriptor)
+
+        monkeypatch.setattr(os, name, slow)
+    worker.start()
+    try:
+        assert began.wait(PATIENCE)
+        yield
+    finally:
+        go_on.set()
+        worker.join(PATIENCE)
+    assert not failed
+
+
+def test_a_new_owner_needs_no_master_key_while_the_kernel_runs(tmp_path: Path) -> None:
+    source = Command(tmp_path)
+    keys = Keys(source, tmp_path / "keys")
+    store = keys.store("0" * 16)
+    store.add(PROCESS, 1)
+    keys.serve(images=True)
+    source.asked, held = 0, source.keys
+    source.keys = []
+    made = [(one, *one.add(PROCESS, 2, owner)) for one in (store, keys.files) for owner in ("1001", "1002/agent", "")]
+    assert source.asked == 0
+    source.keys = held
+    again = Keys(source, tmp_path / "keys")
+    assert [again.store(one.path.name).get(name) for one, name, _ in made] == [key for _, _, key in made]
+    assert [again.store(one.path.name).owner_of(name) for one, name, _ in made[:3]] == ["1001", "1002/agent", ""]
+
+
+def test_a_key_command_is_not_waited_for_where_events_are_handled(tmp_path: Path) -> None:
+    source = Command(tmp_path)
+    keys = Keys(source, tmp_path / "keys")
+    name, key = keys.files.add(IMAGE, 1)
+    other = Keys(source, tmp_path / "keys")
+    keys.serve(images=True)
+    source.answer.clear()
+    renewing = threading.Thread(target=other.renew, args=(other.files,))
+    renewing.start()
+    source.answer.set()
+    renewing.join(PATIENCE)  # so that the root in the file is one that this kernel does not know
+    source.answer.clear()
+    for _ in range(2):
+        with pytest.raises(SyscallError) as caught:
+            keys.files.get(name)
+        assert caught.value.errno is Errno.EAGAIN
+    asking = keys._asking
+    assert asking is not None
+    source.answer.set()
+    asking.join(PATIENCE)
+    assert keys.files.get(name) == key
+
+
+@pytest.mark.parametrize("what", ["renew", "rotate", "forget", "tidy"])
+def test_first_words_do_not_wait_for_the_disk_while_keys_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    keys = keys_in(tmp_path)
+    store = keys.store("0" * 16)
+    made = [store.add(PROCESS, pid) for pid in range(20)]
+    others = [store.add(PROCESS, pid, "1001") for pid in range(600)]
+    store.sync()
+    gone = [made.pop()[0], others.pop()[0]]
+    if what == "tidy":
+        store.forget([name for name, _ in others])
+        others = []
+    acts: dict[str, Callable[[], object]] = {
+        "renew": lambda: keys.renew(store),
+        "rotate": keys.rotate,
+        "forget": lambda: store.forget([slot.name for slot in store.of_owner("1001", PROCESS)]),
+        "tidy": store.tidy,
+    }
+    another = keys_in(tmp_path).store(store.path.name)  # of another process
+    before = [bytes.fromhex(line) for line in (tmp_path / "config" / "seal.key").read_text().split()]
+    with meanwhile(acts[what], monkeypatch):
+        made += [store.add(PROCESS, 100 + number, owner) for number, owner in enumerate(("", "1002", ""))]
+        made.append(another.add(PROCESS, 200))
+        store.forget(gone[:1], sync=False)
+        another.forget(gone[1:])
+        assert [store.get(name) for name, _ in made] == [key for _, key in made]
+    store.sync()
+    left = [key if what != "forget" else None for _, key in others]
+    for one in (store, keys_in(tmp_path).store(store.path.name)):
+        assert [one.get(name) for name, _ in made] == [key for _, key in made]
+        assert [one.get(name) for name, _ in others] == left
+        assert [one.get(name) for name in gone] == [None, None]
+    if what == "renew":
+        assert before[0] not in keys.source.read()
+    assert not list(store.path.parent.glob("*.new"))
+
+
+def test_two_processes_renew_a_file_at_once_and_no_key_is_lost(tmp_path: Path) -> None:
+    one, other = keys_in(tmp_path), keys_in(tmp_path)
+    made = [one.files.add(PROCESS, pid) for pid in range(50)]
+
+    def renew(keys: Keys) -> None:
+        for number in range(5):
+            made.append(keys.files.add(PROCESS, number))
+            keys.renew(keys.files)
+
+    threads = [threading.Thread(target=renew, args=(keys,)) for keys in (one, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for keys in (one, other, keys_in(tmp_path)):
+        assert [keys.files.get(name) for name, _ in made] == [key for _, key in made]
+
+
+def test_keys_of_images_take_no_memory_and_are_found_forgotten_and_renewed(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    made = [keys.files.add(IMAGE, number, text=f"/a/place/{number}") for number in range(40)]
+    keys.files.forget([made[7][0]])
+    keys.renew(keys.files)
+    keys.files.forget([made[8][0]])
+    for one in (keys, keys_in(tmp_path)):
+        assert [one.files.get(name) for name, _ in made] == [
+            None if number in (7, 8) else key for number, (_, key) in enumerate(made)
+        ]
+        assert len(one.files._file._at) == 2  # the root, and the owner's
+        assert len(one.files.find(IMAGE)) == 38
+
+
+def test_what_another_process_has_erased_does_not_come_back_with_a_renewed_file(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    names = [keys.files.add(PROCESS, pid)[0] for pid in range(10)]
+    store: Store = keys_in(tmp_path).files
+    assert store.get(names[3]) is not None
+    keys.files.forget(names[3:5])
+    store.renew()
+    fresh = keys_in(tmp_path).files
+    assert [name for name in names if fresh.get(name) is None] == names[3:5]
+    assert [slot.name for slot in fresh.find(PROCESS)] == [*names[:3], *names[5:]]
