@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 
 PEERS  := llama_cpp vllm openvino
 
-.PHONY: run demo test test-optimised test-dtypes mutation mutation-changed quick coverage lint bench peers docs screens site clean
+.PHONY: run demo test test-optimised test-dtypes mutation mutation-changed quick coverage lint types rules bench peers docs screens site clean
 .DEFAULT_GOAL := run
 
 $(STAMP): pyproject.toml setup.py $(NATIVE)
@@ -33,8 +33,8 @@ demo: $(STAMP)
 
 # Tests start kernels and drivers by the hundred, and none is to compile its sources again; container images like to say so.
 unexport PYTHONDONTWRITEBYTECODE
-# Several processes of tests, one a core and four at most: much of the suite waits for other processes.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+# Several processes of tests, one more than there are cores and four at most: much of the suite waits for other processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 # The kernel, the system calls and the SDK, as far as no OS process and no long computing is in it: for the loop while coding.
 QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not processes and not long' --hypothesis-profile=quick
 
@@ -67,10 +67,16 @@ quick: $(STAMP)
 coverage: $(STAMP)
 	@LLMASOS_TEST_EXAMPLES=$${LLMASOS_TEST_EXAMPLES:-3} $(PYTEST) $(QUICK) --cov --cov-report=term:skip-covered
 
+# Types take as long as everything else together.
 lint: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line types rules
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+rules: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.kernel.floors
 	@$(BIN)/python -m docs.generate --check

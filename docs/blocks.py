@@ -202,6 +202,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "config.journal": lambda: _keys(settings.Journal, KernelConfig),
     "budgets": _budgets,
     "config.net": lambda: _keys(settings.Net),
+    "config.users": lambda: _keys(settings.Users),
     "config.partition": lambda: _keys(settings.PartitionFile, Partition),
     "shell.only": _shell_only,
     "chart.bars": _bars,

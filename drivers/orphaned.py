@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def clean(place: Path, holder: bytes) -> None:
         if os.path.samestat(os.fstat(lock), os.stat(place / runtime.LOCK)):
             for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.LOCK):
                 (place / name).unlink(missing_ok=True)
+            if not os.path.lexists(place / runtime.JOURNAL):  # or the next kernel has its sandboxes
+                shutil.rmtree(place / runtime.SANDBOXES, ignore_errors=True)
     except OSError:
         return  # gone in the meantime
     finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmasos.kernel import audit, desk, events, grants
+from llmasos.kernel import audit, desk, events, grants, sandboxes
 from llmasos.kernel.calls import inventory, shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
@@ -41,13 +41,18 @@ class Kernel(System):
     def __init__(self, config: events.KernelConfig) -> None:
         super().__init__(config)
         self._wanted_wake: int | None = None
+        self._wanted_wall: int | None = None
 
     # --- in and out -------------------------------------------------------------------------------------------------
 
-    def boot(self, now: int, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[events.Action]:
+    def boot(
+        self, now: int, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0
+    ) -> list[events.Action]:
         """Start: init, the devices, their drivers. Call once, first. `saved` is the journal's state (taken over, not
-        copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept."""
+        copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept. `wall`: as in
+        events.Wall."""
         self.started = self.now = now
+        self.wall = max(wall, saved.wall if saved is not None else 0)
         blocked = State.BLOCKED, WaitFor.CHILD, now
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
         self.log("info", f"LLMasOS {self.config.version} boots", public=True)
@@ -98,6 +103,10 @@ class Kernel(System):
                     audit.refuse(self, events.AuditLine("connect", audit.REFUSALS, result="EPERM", reason=event.reason))
             case events.HaltRequest():
                 desk.halt(self, event.reason, keep=event.keep)
+            case events.Wall():
+                grants.expire(self, event.at)
+            case events.SandboxOpened():
+                sandboxes.opened(self, event)
             case events.Forgotten():
                 shred.forgotten(self, event)
             case events.JournalFails():
@@ -135,9 +144,12 @@ class Kernel(System):
         if wake_at != self._wanted_wake:
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
-        if self.table.gone and self.grants:
+        if (self.table.gone or self.grants.ended) and self.grants:
             grants.forget(self)
-        frame = self.journal.frame(self.table, self.owners, self.grants, self.now)
+        if (self.grants.ends or self._wanted_wall) and (end := self.grants.first_end) != self._wanted_wall:
+            self._wanted_wall = end
+            self.actions.append(events.WallAt(end))
+        frame = self.journal.frame(self.table, self.owners, self.grants, self.sandboxes, self.now)
         if frame is not None:
             self.actions.insert(0, events.Append(frame))
         if self.auditor.lines:
@@ -175,7 +187,8 @@ class Kernel(System):
     def recorded(self) -> Saved:
         """What the journal must have come to, from the live state; logs are not copied."""
         devices = self.devices.values()
-        return self.journal.snapshot(self.table, self.groups, devices, self.owners, self.grants, self.now, self.secret)
+        told = self.owners, self.grants, self.sandboxes, self.now, self.secret
+        return self.journal.snapshot(self.table, self.groups, devices, *told)
 
     def snapshot(self) -> Saved:
         """A copy of what the journal must have come to."""
@@ -245,13 +258,22 @@ class Kernel(System):
             raise Errno.EPERM(f"user id {event.uid} is greater than any that this kernel serves ({pids.MOST_UID})")
         if event.tenant and call.tenant not in ("", event.tenant):
             raise Errno.EPERM(f"this program came by a key of tenant {event.tenant}, and attaches for no other")
-        owner = self.owners.of(event.uid, event.tenant or call.tenant, event.drawn)
+        sandbox = sandboxes.find(self, event) if event.sandbox else None
+        if sandbox is None:
+            owner = self.owners.of(event.uid, event.tenant or call.tenant, event.drawn)
+        elif call.tenant in ("", (owner := sandbox.starter.owner).tenant):
+            sandbox.starter.group.check_pids(1)
+        else:
+            raise Errno.EPERM(f"programs of a sandbox are {owner.name}'s, and attach for no other")
         self.table.check_room(1, owner)
         self.groups.home(owner).check_pids(1)
         pid = self.table.new_pid(owner.space)
-        blocked, group = (State.BLOCKED, WaitFor.INPUT, self.now), self.groups.session(pid, owner)
+        blocked = State.BLOCKED, WaitFor.INPUT, self.now
+        group = self.groups.session(pid, owner) if sandbox is None else sandbox.starter.group
         program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, owner=owner, peer=event.peer)
         program.os_pid, program.rights = event.os_pid, owner.rights
+        if sandbox is not None:
+            sandboxes.confine(self, sandbox, program, event.drawn)
         self.programs[event.peer] = program
         self.table.add(program)
         self.emit("proc.attach", program.pid, amount=event.os_pid)

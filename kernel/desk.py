@@ -10,6 +10,7 @@ from llmasos.kernel import audit
 from llmasos.kernel.events import Halt, Reply
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.outward import outward, text
+from llmasos.kernel.rights import told_all
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import leave
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -55,7 +56,7 @@ def take_back(system: System, request: Request, errno: Errno, reason: str, plain
     begun, request.begun = request.begun, None
     if isinstance(begun, Begun):
         begun.undo(system, SyscallError(errno, reason, plain))
-    fail(system, request, errno, reason if not plain or request.program.owner.operator else plain)
+    fail(system, request, errno, reason if not plain or told_all(request.program) else plain)
 
 
 def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str, *, told: bool = False) -> None:

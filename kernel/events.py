@@ -34,6 +34,7 @@ class Syscall(Event):
     size: int = 0  # bytes of its frame
     tenant: str = ""  # of that uid, whose programs come by the key that this one has shown
     files: frozenset[str] | None = None  # paths that its uid has shown to a shared kernel by descriptors (edge/files.py)
+    sandbox: int = 0  # by whose endpoint it has come; 0: by the usual one
 
 
 class Cancel(Event):
@@ -161,6 +162,21 @@ class Forgotten(Event):
     error: str = ""
 
 
+class Wall(Event):
+    """What the wall clock shows, in nanoseconds since 1970, at least: it never goes back, and goes on while no kernel
+    runs. It comes ahead of a call that begins a time by it (table.Entry.dated), and when WallAt asks."""
+
+    at: int
+
+
+class SandboxOpened(Event):
+    """The endpoint of a sandbox is in this directory, or (`error`) cannot be made."""
+
+    number: int
+    directory: str = ""
+    error: str = ""
+
+
 class HaltRequest(Event):
     """The kernel is asked to end: by SIGTERM or Ctrl-C, or because its parent has gone. `keep` the journal, so that the
     next kernel goes on with the processes."""
@@ -233,6 +249,27 @@ class WakeAt(Action):
     """Send a Tick at this moment of the kernel clock. It replaces the last WakeAt; None: no Tick is wanted."""
 
     at: int | None  # nanoseconds
+
+
+class WallAt(Action):
+    """Send a Wall when the wall clock shows this, ahead of all that happens later, and every minute until then. It
+    replaces the last WallAt; None: none is wanted."""
+
+    at: int | None
+
+
+class OpenSandbox(Action):
+    """Make an endpoint for programs of that uid, or make it again where an earlier kernel had it; SandboxOpened
+    follows."""
+
+    number: int
+    uid: int
+
+
+class CloseSandbox(Action):
+    """The endpoint of a sandbox goes, and with it the connections that came by it."""
+
+    number: int
 
 
 class Halt(Action):

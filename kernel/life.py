@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmasos.kernel import audit, desk, grants
+from llmasos.kernel import audit, desk, grants, sandboxes
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
@@ -161,6 +161,7 @@ def _keep_status(system: System, process: LLMProcess) -> None:
     process.table.group = process.group
     process.group.enter(process.pid, process.kept)
     old.leave(process.pid, process.kept)
+    grants.left(system, process, old)
     system.journal.left(old)
     _leave_places(system, process.group)
     forget_old(system)
@@ -248,6 +249,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         return
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
+    sandboxes.let_go(system, program)
     grants.let_go(system, program)
     for pid in sorted(system.table.children(program.pid)):
         child = system.table.find(pid)

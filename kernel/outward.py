@@ -6,13 +6,16 @@ or a text that may name one, belongs into the table here.
 
 from __future__ import annotations
 
-from collections.abc import Container
+import re
+from collections.abc import Container, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from llmasos.kernel.objects.owner import Owner
 from llmasos.syscalls import pids
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     BootInfo,
     EstimateInfo,
@@ -42,6 +45,8 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
     GroupInfo: ("processes",),
 }
 
+_PATH = re.compile(r"(?<![\w/.:])/[^\s'\",;:()]+")
+
 
 def outward(owner: Owner, call: Call[Any], value: Any, shared: Container[int]) -> Any:
     """The result of a call as a program of that owner reads it. `shared` are the pids that are the same for all."""
@@ -54,6 +59,25 @@ def outward(owner: Owner, call: Call[Any], value: Any, shared: Container[int]) -
 def text(owner: Owner, said: str) -> str:
     """The same of a reason."""
     return pids.told(said, owner.space)
+
+
+def pathless(reason: str, called: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A driver's words as others than the operator are told them: without paths of this machine but those that they have
+    named. `called`: what paths are called, by the path."""
+    for path, name in called.items():
+        reason = reason.replace(path, name)
+    named = tuple(name for name in called.values() if name)
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if named and found[0].startswith(named) else "(a path)"
+
+    return _PATH.sub(shown, reason)
+
+
+def of_driver(errno: Errno, reason: str, called: Mapping[str, str] = MappingProxyType({})) -> SyscallError:
+    """What a driver has answered, as an error: others than the operator are told it without paths."""
+    plain = pathless(reason, called)
+    return SyscallError(errno, reason, plain if plain != reason else "")
 
 
 class _Reader(NamedTuple):

@@ -5,13 +5,15 @@ dispatch asks here. One's own is what belongs to the program's owner, and what t
 and everybody for the machine's operator. One has every right on that. On what is others' there is none, and what one may
 not see does not exist: where a pid or a path leads is decided by its owner and its spelling, before any object is looked
 at. Devices serve everybody; a group above one's own, and the home of another user, can be seen. What a program was
-granted on a process of others (objects/grant.py) it has besides; a confined program has nothing else.
+granted on a process of others (objects/grant.py), or on those of a group, it has besides; a confined program has nothing
+else. A group on which one has a grant can be seen, and not changed.
 """
 
 from __future__ import annotations
 
-from llmasos.kernel.groups.group import Group, names
+from llmasos.kernel.groups.group import Group, GroupTree, names
 from llmasos.kernel.objects.device import Device
+from llmasos.kernel.objects.grant import Grant, Thing, covers
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
@@ -42,11 +44,11 @@ def rights_on(system: System, program: Program, thing: object) -> int:
             if owner.over(thing.owner):
                 return ALL
             seen = _SEE if system.config.show_all or thing.kind in (Kind.INIT, Kind.DRIVER) else 0
-            return seen | program.granted.get(thing.pid, 0)
+            return seen | granted_on(program, thing)
         case Group():
             if owner.over(thing.owner):
                 return _HOME if thing.parent is None or not owner.over(thing.parent.owner) else ALL
-            return _SEE if _sees_group(system, owner, thing.path) else 0
+            return _SEE if _sees_group(system, program, thing.path) else 0
         case Image():
             if thing.owners and all(map(owner.over, thing.owners)):
                 return ALL
@@ -60,16 +62,37 @@ def rights_on(system: System, program: Program, thing: object) -> int:
 
 def _confined(program: Program, thing: object) -> int:
     """Those of a program that has given up all but what it was granted: nothing is its own but itself."""
+    if isinstance(thing, Group):
+        return _SEE if _is_granted(program, thing.path) else 0
     if not isinstance(thing, Process):
         return 0
     if thing is program:
         return ALL
-    return program.granted.get(thing.pid, _SEE if thing.kind is Kind.INIT else 0)
+    return granted_on(program, thing) | (_SEE if thing.kind is Kind.INIT else 0)
 
 
-def owns(program: Program, process: Process) -> bool:
-    """Whether a process is as the program's own, so that it has every right on it without a grant."""
-    return program.owner.over(process.owner) and not program.confined
+def granted_on(program: Program, process: Process) -> int:
+    """The rights that a program has on a process by grants."""
+    held = program.granted.get(process.pid, 0)
+    for group, rights in program.granted_groups.items():
+        if covers(group, process):
+            held |= rights
+    return held
+
+
+def owns(program: Program, thing: Thing) -> bool:
+    """Whether a process or group is as the program's own, so that it has every right on it without a grant."""
+    return program.owner.over(thing.owner) and not program.confined
+
+
+def told_all(program: Program) -> bool:
+    """Whether it is told what is the operator's to know: paths, drivers' words, how much the kernel has to do."""
+    return program.owner.operator and not program.confined
+
+
+def concerns(program: Program, grant: Grant) -> bool:
+    """Whether a program holds a grant, or one that it was made of, or has what it is on: so it may take it back."""
+    return any(one.holder is program for one in grant.lineage()) or owns(program, grant.thing)
 
 
 def needed(request: Request, touches: Touches) -> int:
@@ -103,7 +126,7 @@ def is_shown(system: System, owner: Owner, image: Image) -> bool:
 
 def knows_model(system: System, program: Program, image: Image) -> bool:
     """Whether a program gets to know it: its owner does, or it was granted a process that has it."""
-    granted = any(pid in image.users for pid in program.granted)
+    granted = any(pid in image.users for pid in _granted(program))
     return granted or (not program.confined and is_shown(system, program.owner, image))
 
 
@@ -132,15 +155,16 @@ def row(system: System, program: Program, pid: int) -> Process | None:
     """The process that a program calls `pid`, a zombie too; None: it is not there, or not for that program."""
     pid = inward(system, program, pid)
     if program.confined:
-        return system.table.find(pid) if pid in program.granted or pid in (INIT_PID, program.pid) else None
+        own = pid in (INIT_PID, program.pid)
+        return system.table.find(pid) if own else _granted_row(system, program, pid)
     found = system.table.view(program.owner, everybody=system.config.show_all).get(pid)
-    return system.table.find(pid) if found is None and pid in program.granted else found
+    return _granted_row(system, program, pid) if found is None else found
 
 
 def rows(system: System, program: Program, after: int, limit: int) -> list[Process]:
     """At most `limit` rows that a program sees behind that of the pid `after`, in order."""
     after = inward(system, program, after) if after else 0
-    more, found = set(program.granted), list[Process]()
+    more, found = _granted(program), list[Process]()
     if program.confined:
         more |= {INIT_PID, program.pid}
     else:
@@ -148,8 +172,28 @@ def rows(system: System, program: Program, after: int, limit: int) -> list[Proce
         more -= {one.pid for one in found}
     if not more:
         return found
-    granted = [one for pid in more if pid > after and (one := system.table.find(pid)) is not None]
+    granted = [one for pid in more if pid > after and (one := _seen(system, program, pid)) is not None]
     return sorted([*found, *granted], key=lambda one: one.pid)[:limit]
+
+
+def _granted(program: Program) -> set[int]:
+    """The pids on which a program may have rights by grants: those of all that is in a group, programs too."""
+    found = set(program.granted)
+    for top in program.granted_groups:
+        for one in GroupTree.below(top):
+            found |= one.members
+    return found
+
+
+def _granted_row(system: System, program: Program, pid: int) -> Process | None:
+    inside = (pid in one.members for top in program.granted_groups for one in GroupTree.below(top))
+    return _seen(system, program, pid) if pid in program.granted or any(inside) else None
+
+
+def _seen(system: System, program: Program, pid: int) -> Process | None:
+    row = system.table.find(pid)
+    own = program.confined and pid in (INIT_PID, program.pid)
+    return row if row is not None and (own or granted_on(program, row)) else None
 
 
 def gone(pid: int) -> SyscallError:
@@ -173,21 +217,35 @@ def group(system: System, program: Program, path: str, base: Group) -> Group:
     base = program.group if base.ended else base
     full = path if path.startswith("/") or not path else f"{base.path.rstrip('/')}/{path}"
     owner, walked = program.owner, "/"
-    for name in names(full) if not owner.operator else ():
+    for name in names(full) if not told_all(program) else ():
         above, walked = walked, f"{walked.rstrip('/')}/{name}"
-        if not _sees_group(system, owner, walked):
+        if not _sees_group(system, program, walked):
+            if program.confined:
+                raise Errno.ENOENT(f"no group {name!r} in {above}, or none that this program was granted")
             own = system.groups.home(owner).path.removeprefix(above).strip("/").partition("/")[0]
             raise Errno.ENOENT(f"no group {name!r} in {above}, which has: {own or 'nothing'}")
     return system.groups.find(path, base)
 
 
-def _sees_group(system: System, owner: Owner, path: str) -> bool:
-    """By the path alone: one's home, what is in it and what it is in; and that other users are there."""
-    home, group = f"{system.groups.home(owner).path}/", f"{path.rstrip('/')}/"
+def _sees_group(system: System, program: Program, path: str) -> bool:
+    """By the path alone: one's home, what is in it and what it is in; that other users are there; and what one was
+    granted."""
+    if program.granted_groups and _is_granted(program, path):
+        return True
+    if program.confined:
+        return False
+    home, group = f"{system.groups.home(program.owner).path}/", f"{path.rstrip('/')}/"
     if home.startswith(group) or group.startswith(home):
         return True
     above, _, name = path.rpartition("/")
     return above == _USERS and name in system.groups.homes
+
+
+def _is_granted(program: Program, path: str) -> bool:
+    """Whether a group is one on which a program has a grant, or is in such a one, or has one in it."""
+    group = f"{path.rstrip('/')}/"
+    granted = [f"{one.path}/" for one in program.granted_groups]
+    return any(group.startswith(one) or one.startswith(group) for one in granted)
 
 
 _USERS = "/users"

@@ -22,6 +22,7 @@ from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.objects.sandbox import Sandboxes
 from llmasos.kernel.sched.policies import Sources
 from llmasos.kernel.spending import Spending
 from llmasos.kernel.timers import Timer, Timers
@@ -49,6 +50,7 @@ class System:
             parted=self.owners.parts > 1,
         )
         self.grants = Grants()
+        self.sandboxes = Sandboxes()
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
         # makes the kernel's own calls
@@ -70,6 +72,7 @@ class System:
         self.calls: Counter[str] = Counter()
         self.started = 0
         self.now = 0  # of the event being handled, in nanoseconds (clock.py)
+        self.wall = 0  # what the wall clock has shown at least (events.Wall)
         self.halting = False
         self.keeping = False  # it halts, and the next kernel goes on with its processes
         # of the event being handled: what it has to say, and the marks that reconciling goes by (core.py)

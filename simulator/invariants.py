@@ -72,16 +72,31 @@ def check_structs(system: System) -> None:
 def check_grants(system: System) -> None:
     """Grants are on what is there, in the hands of those who are there, and give just what they say."""
     system.grants.check()
-    given: dict[int, dict[int, int]] = defaultdict(dict)
+    given: dict[int, dict[object, int]] = defaultdict(dict)
+    _require(not system.grants.ended, "groups that have ended are left")
     for grant in system.grants:
-        _require(system.table.find(grant.thing.pid) is grant.thing, f"grant {grant.number} is on what has gone")
+        thing = grant.thing
+        there = not thing.ended if isinstance(thing, Group) else system.table.find(thing.pid) is thing
+        _require(there, f"grant {grant.number} is on what has gone")
+        _require(not grant.until or grant.until > system.wall, f"grant {grant.number} has had its time")
         if grant.holder is not None:
             _require(system.table.find(grant.holder.pid) is grant.holder, f"grant {grant.number} is in nobody's hands")
             rights = given[grant.holder.pid]
-            rights[grant.thing.pid] = rights.get(grant.thing.pid, 0) | grant.rights
+            key = thing if isinstance(thing, Group) else thing.pid
+            rights[key] = rights.get(key, 0) | grant.rights
     for process in system.table:
         if isinstance(process, Program):
-            _require(process.granted == given[process.pid], f"program {process.pid} has {process.granted}")
+            held: dict[object, int] = dict(process.granted.items())
+            held.update(process.granted_groups.items())
+            _require(held == given[process.pid], f"program {process.pid} has {held}")
+            sandbox = system.sandboxes.get(process.sandbox)
+            _require(sandbox is None or process.pid in sandbox.programs, f"program {process.pid} is in no sandbox")
+            _require(process.confined or not process.sandbox, f"program {process.pid} is in a sandbox, and not confined")
+    for sandbox in system.sandboxes:
+        starter = sandbox.starter
+        _require(system.table.find(starter.pid) is starter, f"sandbox {sandbox.number} is nobody's")
+        for pid, one in sandbox.programs.items():
+            _require(system.table.find(pid) is one, f"program {pid} of sandbox {sandbox.number} has gone")
 
 
 def check_mappings(system: System) -> None:

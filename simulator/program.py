@@ -10,6 +10,7 @@ from llmasos.kernel.events import (
     Disconnected,
     Reply,
     Syscall,
+    Wall,
 )
 from llmasos.kernel.seeds import mix
 from llmasos.syscalls import wire
@@ -71,6 +72,7 @@ class Prog:
         """`uid` is that of its OS process; None: the kernel's own. `chance`: the seed of what is drawn for calls."""
         self.sim, self.peer, self.uid = sim, peer, uid
         self._chance = len(sim.programs) if chance is None else chance
+        self.sandbox = 0  # by whose endpoint it comes
         self.connected = True
         self.pid = 0
         self.ticket = b""
@@ -82,6 +84,9 @@ class Prog:
         """Make a call and do not wait for its answer. Raises SyscallError: EPIPE where no kernel would hear it."""
         self._check_connected()
         future = self.prepare(call)
+        dated = BY_RECORD[type(call)].dated
+        if dated and getattr(call, dated):
+            self.sim.event(Wall(self.sim.wall))
         self.sim.event(self.event(future))
         return future
 
@@ -96,7 +101,8 @@ class Prog:
     def event(self, future: Future[Any]) -> Syscall:
         drawn = mix(self._chance, future.seq) >> 1 if BY_RECORD[type(future.call)].draws else 0
         size = len(wire.encode_request(future.seq, future.call))
-        return Syscall(self.peer, future.seq, future.call, 1000 + self.peer, self.uid, drawn, size)
+        who = 1000 + self.peer, self.uid, drawn, size
+        return Syscall(self.peer, future.seq, future.call, *who, sandbox=self.sandbox)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""

@@ -30,6 +30,7 @@ from llmasos.kernel.events import (
     Audit,
     Audited,
     AuditLine,
+    CloseSandbox,
     Event,
     Forget,
     Forgotten,
@@ -37,12 +38,16 @@ from llmasos.kernel.events import (
     KernelConfig,
     KillDriver,
     Log,
+    OpenSandbox,
     Reply,
+    SandboxOpened,
     Send,
     SignalProgram,
     StartDriver,
     Tick,
     WakeAt,
+    Wall,
+    WallAt,
 )
 from llmasos.kernel.journal import records
 from llmasos.kernel.journal.state import State as Saved
@@ -61,6 +66,7 @@ from llmasos.syscalls.records import BootInfo, Right, Sampler, TraceEvent
 from llmasos.syscalls.table import BY_RECORD, COMMON, Attach
 
 START_SECONDS = 0.05  # from StartDriver to Hello
+_EPOCH = nanoseconds(1_700_000_000.0)  # of the wall clock, when the simulation begins
 _MOST_STEPS = 100_000  # that are kept, at least
 
 
@@ -86,6 +92,8 @@ class Simulation:
         self.recorded: list[TraceEvent] | None = [] if record else None  # all trace events, for chart.py
         self._states: dict[int, str] = {}  # pid -> state, as last recorded
         self.clock = 0  # the kernel's, in nanoseconds
+        self.ahead = 0.0  # seconds by which the wall clock is ahead of where it would be
+        self.sandboxes: set[int] = set()  # that have an endpoint
         self.checked = checked
         self.file = config
         self._boots = itertools.count(1)
@@ -114,9 +122,10 @@ class Simulation:
         self._peers = itertools.count(1)
         self._idle_entries = 0  # entries of the heap that go on for ever: heartbeats, the kernel's own deadlines
         self._wake = 0
+        self._wall_at: int | None = None
         self._read = 0  # events of the kernel's trace that are recorded
         self._born = 0.0  # when this kernel booted: it counts its own time from there
-        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
+        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved), wall=self.wall))
 
     # --- the kernel ---
 
@@ -124,6 +133,8 @@ class Simulation:
         """Hand the kernel an event, and do what it asks for."""
         if self.halted:
             return
+        if self._wall_at is not None and self.wall >= self._wall_at and not isinstance(event, Wall):
+            self.event(Wall(self.wall))
         self.events += 1
         self.failed = True
         if self.recorded is not None:
@@ -174,6 +185,7 @@ class Simulation:
             driver.end()
         self.peers.clear()
         self._wake += 1  # nobody is there to be woken
+        self._wall_at = None
         self.halted = "killed"
 
     def boot_again(self, saved: Saved | None = None) -> None:
@@ -184,7 +196,7 @@ class Simulation:
             self.saved.boot = next(self._boots)
         self.kernel = self.core(copy.deepcopy(self.file))
         self.kernel.sources = self.policies
-        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved)))
+        self._act(self.kernel.boot(self.clock, copy.deepcopy(self.saved), wall=self.wall))
 
     def _append(self, append: Append) -> None:
         assert self.saved is not None
@@ -234,6 +246,20 @@ class Simulation:
                     self._wake += 1
                     if action.at is not None:
                         self._at(max(self.clock, action.at), partial(self._tick, self._wake), idle=True)
+                case WallAt():
+                    self._wall_at = action.at
+                    if action.at is not None:
+                        moment = max(self.clock, self.clock + action.at - self.wall)
+                        self._at(moment, partial(self._look_at_wall, action.at), idle=True)
+                case OpenSandbox():
+                    self.sandboxes.add(action.number)
+                    told = SandboxOpened(action.number, f"/sandboxes/{action.number}")
+                    self.at(self.now, partial(self.event, told))
+                case CloseSandbox():
+                    self.sandboxes.discard(action.number)
+                    for one in list(self.peers.values()):
+                        if one.sandbox == action.number and one.connected:
+                            self.at(self.now, partial(self.cut, one))
                 case Log():
                     self.log.append(msgspec.structs.replace(action, at=action.at + self._born))
                 case SignalProgram():
@@ -249,6 +275,20 @@ class Simulation:
             self.audited.append(audit.line)
         if audit.ref:
             self.at(self.now, lambda: self.event(Audited(audit.ref, self.audit_trouble)))
+
+    @property
+    def wall(self) -> int:
+        """What the wall clock shows, in nanoseconds. It goes on while no kernel runs; `ahead` sets it."""
+        return _EPOCH + self.clock + nanoseconds(self.ahead)
+
+    def _look_at_wall(self, at: int) -> None:
+        if self._wall_at == at and self.wall >= at:
+            self.event(Wall(self.wall))
+
+    def cut(self, program: Prog) -> None:
+        """The edge ends a connection."""
+        if self.peers.get(program.peer) is program and program.connected:
+            program.disconnect()
 
     def _tick(self, number: int) -> None:
         if number == self._wake:

@@ -194,10 +194,7 @@ class Client:
             except TimeoutError:
                 raise late or calls.silent(self.place, 0.0) from None
             except SyscallError as error:
-                attempt.drop()
-                if not left:
-                    raise
-                call = showing.again(call, error)
+                call = attempt.failed(error, again=left > 0)
             except BaseException:
                 attempt.drop()
                 raise

@@ -51,7 +51,8 @@ class Allowance:
 
 CONNECTIONS = Allowance(
     "connections", "connection", 0, 0, 0, 0, Errno.EAGAIN,
-    "sockets; in all what `ulimit -n` leaves, the last places for OS processes that have none",
+    "sockets; in all what `ulimit -n` leaves, the last places for OS processes that have none; a user of the machine's "
+    "kernel has an eighth",
     "end some programs, or boot the kernel with a higher `ulimit -n`",
 )  # fmt: skip
 RECEIVED = Allowance(
@@ -87,20 +88,24 @@ PROCESSES = Allowance(
     "rows of the process table; `pids_max` of a group bounds it further", "kill or wait for some first",
 )  # fmt: skip
 GROUPS = Allowance(
-    "groups", "session", limits.MAX_SESSION_GROUPS, 0, 0, limits.MAX_GROUPS, Errno.EAGAIN,
-    "control groups", "remove some first",
+    "groups", "session", limits.MAX_SESSION_GROUPS, 0, limits.MAX_GROUPS // 4, limits.MAX_GROUPS, Errno.EAGAIN,
+    "control groups; operators have no bound of their own", "remove some first",
 )  # fmt: skip
 GRANTS = Allowance(
     "grants", "process", 1_024, 256, 16_384, 65_536, Errno.EDQUOT,
     "rights on processes that were handed on; of an OS process those that one program of it holds, of an owner those "
     "that its programs gave", "take some back (revoke)",
 )  # fmt: skip
+SANDBOXES = Allowance(
+    "sandboxes", "program", 16, 0, 32, 64, Errno.EAGAIN,
+    "endpoints for confined programs, each with a socket that counts as a connection", "end some of them",
+)  # fmt: skip
 NOTES = Allowance(
     "log lines", "program", 0, 8, 32, 128, Errno.OK,
     "lines of the kernel log that programs cause, in ten seconds", "further lines are counted, not written",
 )  # fmt: skip
 SHOWN = Allowance(
-    "shown files", "call", 0, 4, 8, 32, Errno.EAGAIN,
+    "shown files", "call", 0, 8, 16, 40, Errno.EAGAIN,
     "files that programs of other users are showing to a shared kernel, or that it is to write for them, each with a "
     "descriptor or two", "show it again when others are done",
 )  # fmt: skip
@@ -111,7 +116,7 @@ COPIES = Allowance(
 )  # fmt: skip
 
 TABLE: tuple[Allowance, ...] = (
-    CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, GRANTS, NOTES,
+    CONNECTIONS, RECEIVED, ANSWERS, PARKED, PARKED_BYTES, TRACERS, LOGS, PROCESSES, GROUPS, GRANTS, SANDBOXES, NOTES,
     SHOWN, COPIES,
 )  # fmt: skip
 

@@ -168,10 +168,7 @@ class Client:
                     own: R = await anyio.to_thread.run_sync(attempt.done, result)
                     return own
                 except SyscallError as error:
-                    attempt.stop()
-                    if not left:
-                        raise
-                    call = showing.again(call, error)
+                    call = attempt.failed(error, again=left > 0)
                 except BaseException:
                     attempt.stop()
                     raise

@@ -25,6 +25,7 @@ MAX_TENANTS = 10_000  # of one uid
 MAX_TENANT = 64  # characters of a tenant's name
 MAX_LIST = 1000  # rows of one ps/trace/dmesg answer
 MAX_TIMEOUT = 86_400.0  # seconds
+MAX_GRANT_SECONDS = 10 * 366 * 86_400.0  # for which a grant may be good, if it has an end at all
 MAX_PARKED_CALLS = 4096  # calls of one program waiting in the kernel at once
 NICE_MIN, NICE_MAX = -20, 19
 REALTIME_SHARE = 0.8  # of a device's time, that REALTIME processes together may have reserved

@@ -35,11 +35,12 @@ PolicyName = Annotated[str, Meta(max_length=limits.MAX_PATH + limits.MAX_NAME, p
 TENANT = r"\A(?!\.{1,2}\Z|session-|key-)[A-Za-z0-9_.-]*\Z"
 _TENANT = "letters, digits, '_', '.' and '-', and no 'session-' or 'key-' before them"
 Tenant = Annotated[str, Meta(max_length=limits.MAX_TENANT, pattern=TENANT, description=_TENANT)]
-OWNER = r"\A[0-9]{1,10}(/[A-Za-z0-9_.-]+)?\Z"
+OWNER = r"\A([0-9]{1,10}(/[A-Za-z0-9_.-]+)?)?\Z"
 OwnerName = Annotated[
     str,
     Meta(max_length=limits.MAX_TENANT + 11, pattern=OWNER, description="a user id, or that and a tenant, as 1000/acme"),
 ]
+Handle = Annotated[int, Meta(ge=0)]  # of a grant; those of other users than the caller's are marked, as pids are
 GroupPath = Annotated[str, Meta(max_length=limits.MAX_PATH, pattern=PRINTABLE)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Position = Annotated[int, Meta(ge=0, le=limits.MAX_TOKEN)]
@@ -279,15 +280,25 @@ class ProcessInfo(Record):
 
 
 class GrantInfo(Record):
-    """Rights on a process that were handed to another program, or wait for it."""
+    """Rights on a process, or on those of a group, that were handed to another program, or wait for it."""
 
     handle: int
-    pid: int  # of the process
+    pid: int  # of the process; 0: it is on a group
     rights: int  # bits, as of the call `grant`
     to: str  # the owner to whose programs it was given
     holder: int = 0  # pid of the program that has accepted it; 0: none has yet
     parent: int = 0  # handle that it was made of; 0: none, or none that the caller may know
     ticket: bytes = b""  # for `accept`; told once
+    group: str = ""
+    until: float = 0.0  # seconds since 1970, when it ends; 0: when somebody takes it back
+    sandbox: int = 0  # to whose programs it was given
+
+
+class SandboxInfo(Record):
+    """An endpoint of the kernel for confined programs."""
+
+    sandbox: int
+    directory: str  # of its socket, to be had by those who are to be in the sandbox, and by nobody else
 
 
 class ExitInfo(Record):

@@ -23,7 +23,9 @@ PROGRAMS = "kernel.sock"
 DRIVERS = "drivers.sock"
 FILES = "files.sock"  # of a kernel that serves several users: they show it files there (shown.py)
 LOG = "kernel.log"
+SANDBOXES = "sandboxes"  # the directories of their sockets
 JOURNAL = "kernel.journal"
+_NOBODY = 65534  # the uid of users that a namespace does not have
 SYSTEM = "LLMASOS_SYSTEM"  # names the root below which the machine's kernel has its places, if that is not /
 BOOTED = "kernel.booted"  # beside the journal: the words that its kernel was booted with
 
@@ -35,6 +37,11 @@ def module(name: str) -> list[str]:
     """The command that runs a module of this package in another process. The process does not search its working
     directory for modules, because people have files there with the names of ours."""
     return [sys.executable, "-P", "-m", name]
+
+
+def package() -> Path:
+    """The directory of the package `llmasos`."""
+    return _PLACE / "llmasos"
 
 
 def environment() -> dict[str, str]:
@@ -176,7 +183,7 @@ def holder(runtime: Path) -> int | None:
     try:
         lock = os.open(runtime / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return _listener(runtime) if (runtime / PROGRAMS).exists() else None  # a sandbox has the socket alone
     except PermissionError:
         if not is_system(runtime):
             raise
@@ -249,4 +256,7 @@ def _trusted(runtime: Path) -> set[int]:
         above = os.stat(runtime.parent)
         if above.st_uid in trusted and not above.st_mode & 0o022:
             trusted.add(os.stat(runtime).st_uid)
+    if os.getuid() != _NOBODY:  # a sandbox does not know the kernel's user by his number
+        above = os.stat(runtime.absolute().parent)  # where only this user can have put the directory
+        trusted |= {_NOBODY} if above.st_uid == os.getuid() and not above.st_mode & 0o022 else set()
     return trusted

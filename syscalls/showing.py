@@ -82,8 +82,8 @@ class Showing:
         self.names: dict[str, str] = {}  # what this user calls what the kernel calls otherwise
         self.turn = threading.Lock()  # one thing is shown at a time: all take some of what the user may have
 
-    def again(self, call: Call[Any], error: SyscallError) -> Call[Any]:
-        """The call to make in place of one that has failed so; raises the error if there is none."""
+    def again(self, call: Call[Any], error: SyscallError) -> Call[Any] | None:
+        """The call to make in place of one that has failed so; None: there is none. Raises SyscallError."""
         if error.errno is Errno.EAGAIN and shown.UNKNOWN in error.reason:
             return call
         if error.errno is Errno.EPERM and shown.NOT_YOURS in error.reason and self.find is not None:
@@ -91,7 +91,7 @@ class Showing:
             found = {name: value for name in named if (value := getattr(call, name)) and not _is_path(value)}
             if found:
                 return msgspec.structs.replace(call, **{name: self.find(value) for name, value in found.items()})
-        raise error
+        return None
 
     def own(self, value: Any) -> Any:
         """A result with the names that this user knows."""
@@ -126,7 +126,7 @@ class Attempt:
 
     def __init__(self, showing: Showing, call: Call[Any], until: float | None) -> None:
         """`until`: of time.monotonic."""
-        self.call = call
+        self.call = self._asked = call
         self._showing, self._until = showing, until
         self._names: dict[str, str] = {}
         self._targets = contextlib.ExitStack()
@@ -164,6 +164,17 @@ class Attempt:
             running = self._running
         if not running:
             self.drop()
+
+    def failed(self, error: SyscallError, *, again: bool) -> Call[Any]:
+        """The call has failed so. The one to make in its place, if it may be made `again`; else raises the error, with
+        the names that this user knows."""
+        self.stop()
+        if again and (call := self._showing.again(self._asked, error)) is not None:
+            return call
+        reason = error.reason
+        for path, mine in (*self._names.items(), *self._showing.names.items()):
+            reason = reason.replace(path, mine)
+        raise error if reason == error.reason else SyscallError(error.errno, reason)
 
     def drop(self) -> None:
         """The call has failed: what was to be written is not there."""

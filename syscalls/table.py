@@ -34,6 +34,7 @@ from llmasos.syscalls.records import (
     GroupInfo,
     GroupPath,
     GroupSettings,
+    Handle,
     Limits,
     LogLine,
     Measure,
@@ -50,6 +51,7 @@ from llmasos.syscalls.records import (
     RecordsResult,
     Right,
     Sampler,
+    SandboxInfo,
     SchedClass,
     SchedInfo,
     Seconds,
@@ -160,6 +162,7 @@ class Entry(NamedTuple):
     audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
     tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
     synced: bool = False  # it is answered when the journal is on the disk, whatever `fsync` says
+    dated: str = ""  # the field whose time is the wall clock's, which the kernel is told of ahead of the call
 
 
 TABLE: dict[int, Entry] = {}
@@ -179,6 +182,7 @@ def _call(
     touches: tuple[Touches, ...] = (),
     audit: str = "",
     synced: bool = False,
+    dated: str = "",
 ) -> Callable[[type[C]], type[C]]:
     """Enter a record into the table. Any call can also fail with the errors in `COMMON`."""
 
@@ -186,9 +190,8 @@ def _call(
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
         result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
-        entry = Entry(
-            number, name, family, record, result, failing, right, blocks, changes, touches, draws, audit, tells, synced
-        )
+        kept = draws, audit, tells, synced, dated
+        entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, *kept)
         if number in TABLE or name in BY_NAME:
             raise ValueError(f"system call {number} ({name}) is declared twice")
         TABLE[number] = BY_NAME[name] = BY_RECORD[record] = entry
@@ -219,7 +222,7 @@ def _group(what: Names, needs: Needs, field: str = "path") -> Touches:
 # --- system ---------------------------------------------------------------------------------------------------------
 
 
-@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE, draws=True, audit="sessions")
+@_call(1, "system", Right(0), Errno.ESRCH, Errno.ESTALE, Errno.EDQUOT, draws=True, audit="sessions")
 class Attach(Call[BootInfo]):
     """Become a program of this kernel; a connection's first call. `rights` are the rights that the program keeps.
 
@@ -237,7 +240,8 @@ class Attach(Call[BootInfo]):
 
     A `confined` program has nothing of its own but itself: it sees init, itself, and the processes that it was granted
     (`accept`), and makes only calls that name nothing else. That is for good, and its rights are QUERY and CONTROL at
-    most. It is the program that gives these up: whoever can start another connection is not held by it.
+    most. It is the program that gives these up: whoever can start another connection is not held by it, unless the one
+    by which it came is a sandbox's (`sandbox_open`), where all are confined.
     """
 
     name: Name = ""
@@ -987,26 +991,39 @@ Handed = Annotated[int, Meta(ge=1, le=HANDED)]
     "rights",
     Right.CONTROL,
     E.ESRCH,
+    E.ENOENT,
     E.EBUSY,
     E.EDQUOT,
     changes=True,
     draws=True,
-    touches=(_process(Names.LLM, N.SEE),),
+    dated="seconds",
+    touches=(
+        _process(Names.LLM, N.SEE, optional=True),
+        Touches("group", Names.GROUP, optional=True, needs=N.SEE),
+    ),
     audit="rights",
 )
 class Grant(Call[GrantInfo]):
-    """Hand rights on an LLM process to another program. `rights` are bits: 1 see it, 2 read its log, 4 control it, 8
-    change its limits; one must have them oneself, and sees what one has any right on.
+    """Hand rights on an LLM process to another program; or, with `pid` 0, on those of a `group`: on all that are in it or
+    in a group in it at the time of each call, so on those that come later, and on none that has left. `rights` are bits:
+    1 see it, 2 read its log, 4 control it, 8 change its limits; one must have them oneself, and sees what one has any
+    right on.
 
     The answer has a ticket. It is good once, and only for a program of the owner `to` (a uid, or `uid/tenant`), which
     gives it to `accept`. Who has a right by a grant can pass on as much of it, or less, and so on; each grant is made of
-    the one before it. `revoke` takes a grant back with all that was made of it. It also ends with the program that holds
-    it, and with the process. EDQUOT: there are too many grants, or this one was passed on too often.
+    the one before it, and ends no later. `revoke` takes a grant back with all that was made of it. It also ends with the
+    program that holds it, with the process or group, and, if `seconds` is not 0, after so many: by the wall clock, which
+    goes on while no kernel runs. With `sandbox`, one that the caller has opened, there is no ticket and nothing in `to`:
+    each program of the sandbox has it at once. EDQUOT: there are too many grants, or this one was passed on too often.
+    ENOENT: no such group.
     """
 
-    pid: Pid
+    pid: Annotated[int, Meta(ge=0)]
     to: OwnerName
     rights: Handed
+    group: GroupPath = ""
+    seconds: Annotated[float, Meta(ge=0.0, le=limits.MAX_GRANT_SECONDS)] = 0.0
+    sandbox: Handle = 0
 
 
 @_call(101, "rights", Right.QUERY, E.ESRCH, E.EDQUOT, changes=True, audit="rights")
@@ -1021,7 +1038,7 @@ class Accept(Call[GrantInfo]):
 class Grants(Call[list[GrantInfo]]):
     """At most `limit` grants that the caller holds or may take back, from the first handle above `after` on."""
 
-    after: Count = 0
+    after: Handle = 0
     limit: Annotated[int, Meta(ge=1, le=limits.MAX_LIST)] = limits.MAX_LIST
 
 
@@ -1037,10 +1054,36 @@ class Revoke(Call[int]):
     handle: Annotated[int, Meta(ge=1)]
 
 
+@_call(
+    104,
+    "rights",
+    Right.CONTROL,
+    E.EIO,
+    E.ENOTSUP,
+    blocks=True,
+    changes=True,
+    draws=True,
+    audit="rights",
+)
+class SandboxOpen(Call[SandboxInfo]):
+    """Open an endpoint at which programs are confined, whatever they say: a socket in a directory of its own. Who is to
+    start a program that can do no more than it was granted starts it where the host shows it this directory, and no other
+    of the kernel's. Its programs are of the caller's owner and in the caller's group, and each has what `grant` gives the
+    sandbox. It is closed with the caller. EIO: the socket cannot be made. ENOTSUP: the caller is on another machine."""
+
+
+@_call(105, "rights", Right.CONTROL, E.ESRCH, changes=True, audit="rights", synced=True)
+class SandboxClose(Call[None]):
+    """Close a sandbox: its socket goes, its programs' connections end, and the grants that were made for it are taken
+    back. ESRCH: it is none of the caller's."""
+
+    sandbox: Handle
+
+
 PROCESSES = frozenset({Names.PROCESS, Names.ROW, Names.CHILD, Names.MEMBER, Names.LLM, Names.LOG, Names.RUNNER})
 
 # The calls of a confined program: those that name processes alone, and these.
-_PLAIN: frozenset[type[Call[Any]]] = frozenset({Attach, Null, BootInfoCall, Ps, Models, Accept, Grants, Revoke})
+_PLAIN: frozenset[type[Call[Any]]] = frozenset({Attach, Null, BootInfoCall, Ps, Models, Grant, Accept, Grants, Revoke})
 CONFINED: frozenset[type[Call[Any]]] = _PLAIN | {
     row.record for row in TABLE.values() if row.touches and all(touches.what in PROCESSES for touches in row.touches)
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from llmasos.kernel import grants
 from llmasos.kernel.calls.info import row
 from llmasos.kernel.calls.process import signal_llm
 from llmasos.kernel.enforce import relax
@@ -12,7 +13,7 @@ from llmasos.kernel.marks import changed, freed
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.reclaim import sleepers
-from llmasos.kernel.rights import called, rights_on, written
+from llmasos.kernel.rights import called, granted_on, rights_on, written
 from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
@@ -86,6 +87,8 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
         process.group = group
     group.enter(process.pid, process.kept)
     old.leave(process.pid, process.kept)
+    if isinstance(process, LLMProcess):
+        grants.left(system, process, old)
     changed(system, process)
     system.journal.left(old)
     system.emit("group.move", process.pid, detail=f"{old.path} -> {group.path}")
@@ -131,7 +134,9 @@ def info(system: System, program: Program, group: Group) -> GroupInfo:
     if not program.owner.over(group.owner):
         home = system.groups.home(program.owner)
         settings = group.settings if home.below(group) else GroupSettings()
-        return GroupInfo(group.path, settings, 0, 0, 0, 0, group.pids, [], {}, {})
+        inside = map(system.table.find, sorted(group.members) if program.granted_groups else ())
+        granted = [one.pid for one in inside if one is not None and granted_on(program, one)]
+        return GroupInfo(group.path, settings, 0, 0, 0, 0, group.pids, granted, {}, {})
     view = system.table.view(program.owner, everybody=system.config.show_all)
     return row(
         GroupInfo,

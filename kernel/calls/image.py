@@ -31,6 +31,8 @@ from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import ROW_BYTES, Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
+from llmasos.kernel.outward import of_driver
+from llmasos.kernel.rights import told_all
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
 from llmasos.kernel.wait import Waiting, wait
@@ -71,10 +73,11 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
     saving, message = asked.about, asked.answer
     waits = not saving.request.answered
     if isinstance(message, Failed):
-        error = SyscallError(message.errno, message.reason)
+        error = of_driver(message.errno, message.reason, {saving.path: saving.path})
         _say(system, error, f"process {saving.pid} could not be written to {saving.path}", saving.request.program)
         if waits:
-            desk.fail(system, saving.request, error.errno, error.reason)
+            all = told_all(saving.request.program)
+            desk.fail(system, saving.request, error.errno, error.reason_for(operator=all))
     elif isinstance(message, Exported):
         why = f" ({message.reason})" if message.reason else ""
         text = f"image of {saving.length} tokens in {saving.path}: KV of {message.tokens}{why}, {message.bytes} bytes"

@@ -12,11 +12,11 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import rights_on, rows
+from llmasos.kernel.rights import rights_on, rows, told_all
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_MAPPED
-from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo, Record
+from llmasos.syscalls.records import DeviceInfo, Finish, ModelInfo, ProcessInfo, Record, Usage
 from llmasos.syscalls.table import Getinfo, Needs, Ps
 
 _READ = int(Needs.READ)
@@ -38,14 +38,22 @@ def row(kind: type[_Row], /, *sources: object, **told: Any) -> _Row:
 
 def getinfo(system: System, request: Request, call: Getinfo, process: Process) -> ProcessInfo:
     """Row 26 of the table, `Getinfo`."""
-    return process_info(system, process, _told(system, request.program, process))
+    return _row(system, request.program, process)
 
 
 def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
     """Row 27 of the table, `Ps`."""
     program = request.program
     seen = rows(system, program, call.after, call.limit)
-    return [process_info(system, process, _told(system, program, process)) for process in seen]
+    return [_row(system, program, process) for process in seen]
+
+
+def _row(system: System, program: Program, process: Process) -> ProcessInfo:
+    info = process_info(system, process, _told(system, program, process))
+    if program.confined and not isinstance(process, LLMProcess):  # nothing of the machine, and of init no figures
+        info = replace(info, os_pid=0, rss=0, cpu_seconds=0.0)
+        return info if process is program else replace(info, usage=Usage(), parked=0)
+    return info
 
 
 def _told(system: System, program: Program, process: Process) -> bool:
@@ -145,7 +153,11 @@ def model_info(system: System, program: Program, image: Image, device: str) -> M
     if probed is None:
         asked = next(iter(image.requested))
         return ModelInfo(image.name, image.path, asked, device, image.shown_state, image.progress)
-    view = system.table.view(program.owner, everybody=system.config.show_all)
+    if program.confined:
+        mine = [pid for pid, process in image.users.items() if rights_on(system, program, process)]
+    else:
+        view = system.table.view(program.owner, everybody=system.config.show_all)
+        mine = [pid for pid in image.users if pid in view]
     info = row(
         ModelInfo,
         image,
@@ -165,14 +177,14 @@ def model_info(system: System, program: Program, image: Image, device: str) -> M
         tier_slots=image.swap.counts,
         tier_slots_free=image.swap.frees,
         resident_bytes=image.allotted if image.state == RESIDENT else 0,
-        mapped_by=sorted(pid for pid in image.users if pid in view)[:MAX_MAPPED],
+        mapped_by=sorted(mine)[:MAX_MAPPED],
     )
     return _told_to(program, info)
 
 
 def device_info(device: Device, program: Program) -> DeviceInfo:
     """A device as a record. What a driver said may be about anybody's work, and is told the operator."""
-    error = device.error if program.owner.operator or not device.error else "it is down; the operator's log says why"
+    error = device.error if told_all(program) or not device.error else "it is down; the operator's log says why"
     info = row(
         DeviceInfo,
         device,

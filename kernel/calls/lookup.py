@@ -28,6 +28,8 @@ T = TypeVar("T")
 def find(system: System, request: Request, touches: Touches) -> Any:
     """The object of a field, or Waiting. What the caller may not see is not there; EPERM where it may not do this."""
     named, program = getattr(request.call, touches.field), request.program
+    if touches.optional and not named:
+        return None
     match touches.what:
         case Names.RUNNER:
             return _runner(request, touches, only_llm(_living(system, request, touches, named)))
@@ -54,8 +56,6 @@ def find(system: System, request: Request, touches: Touches) -> Any:
             above, name = split(named)
             return _parent(program, _group(system, request, touches, above), name, named)
         case Names.DEVICE:
-            if touches.optional and not named:
-                return None
             return _allowed(system, request, touches, system.device_named(named))
         case Names.MODEL:
             if touches.optional and not named:

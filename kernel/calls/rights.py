@@ -1,77 +1,95 @@
-"""The rights family: grant accept grants revoke."""
+"""The rights family: grant accept grants revoke sandbox_open sandbox_close."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
-from itertools import islice
-from operator import attrgetter
+import itertools
 
-from llmasos.kernel.grants import cut
-from llmasos.kernel.objects.grant import Grant
+from llmasos.kernel import desk, sandboxes
+from llmasos.kernel.clock import nanoseconds, seconds
+from llmasos.kernel.grants import cut, unused
+from llmasos.kernel.groups.group import Group
+from llmasos.kernel.objects.grant import Grant, Thing, covers
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import called, owns
+from llmasos.kernel.objects.sandbox import Sandbox
+from llmasos.kernel.rights import called, concerns, owns
 from llmasos.kernel.seeds import mix
 from llmasos.kernel.state import System
+from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import pids
 from llmasos.syscalls.budgets import GRANTS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_GRANT_DEPTH
-from llmasos.syscalls.records import GrantInfo
-from llmasos.syscalls.table import Accept, Grants, Needs, Revoke
+from llmasos.syscalls.records import GrantInfo, SandboxInfo
+from llmasos.syscalls.table import Accept, Grants, Needs, Revoke, SandboxClose, SandboxOpen
 from llmasos.syscalls.table import Grant as GrantCall
 
 _NUMBER_BYTES = 8  # of a ticket: the handle; behind it the secret
-_MOST = 2**31 - 1  # the greatest handle: people write them down
 _SEE = int(Needs.SEE)
 
 
-def grant(system: System, request: Request, call: GrantCall, process: LLMProcess) -> GrantInfo:
+def grant(
+    system: System, request: Request, call: GrantCall, process: LLMProcess | None, group: Group | None
+) -> GrantInfo:
     """Row 100 of the table, `Grant`."""
-    if process.birth is not None:
+    program, rights, thing = request.program, int(call.rights), process or group
+    if thing is None or (process is not None and group is not None):
+        raise Errno.EINVAL("a grant is on a process or on a group: name one of them")
+    if process is not None and process.birth is not None:
         raise Errno.EBUSY(f"process {process.pid} is still waiting for its model")
-    maker, grants = request.program.owner.key, system.grants
-    parent, rights, to = (
-        _source(system, request.program, process, int(call.rights)),
-        int(call.rights),
-        _key(system, call.to),
-    )
-    if parent is not None and parent.depth >= MAX_GRANT_DEPTH:
-        why = (
-            f"grant {parent.number} was passed on {parent.depth} times, and can not be once more; ask whose process it is"
-        )
-        raise Errno.EDQUOT(why)
+    sandbox = _sandbox(system, program, call.sandbox) if call.sandbox else None
+    if bool(call.to) == (sandbox is not None):
+        raise Errno.EINVAL("a grant is for an owner or for a sandbox: name one of them")
+    parent, to = _source(system, program, thing, rights), _key(system, call.to) if call.to else program.owner.key
+    if parent is not None and parent.depth >= MAX_GRANT_DEPTH - (sandbox is not None):
+        raise Errno.EDQUOT(f"it was passed on {parent.depth} times, and can not be once more; ask its owner")
+    _check_room(system, request, thing)
+    until = system.wall + nanoseconds(call.seconds) if call.seconds else 0
+    if parent is not None and parent.until:
+        until = min(until or parent.until, parent.until)
+    number, holder = unused(system, request.drawn), program if sandbox is not None else None
+    secret = request.drawn | 1 if sandbox is None else 0
+    hands = rights | _SEE, program.owner.key, to, parent, secret, holder, until
+    made = Grant(number, thing, *hands, sandbox.number if sandbox is not None else 0)
+    system.grants.add(made)
+    for one in sandbox.programs.values() if sandbox is not None else ():
+        sandboxes.pass_on(system, made, one, mix(request.drawn, one.pid))
+    return _info(system, program, made, _ticket(made) if sandbox is None else b"")
+
+
+def _check_room(system: System, request: Request, thing: Thing) -> None:
+    grants, owner = system.grants, request.program.owner
     for whose, used, most in (
-        (f"process {process.pid}", len(grants.on(process.pid)), GRANTS.each),
-        (f"owner {request.program.owner.name}", grants.made[maker], GRANTS.owner),
+        (_named(system, request.program, thing), len(grants.on(thing)), GRANTS.each),
+        (f"owner {owner.name}", grants.made[owner.key], GRANTS.owner),
         ("all owners", len(grants), GRANTS.all),
     ):
         if used >= most:
             grants.refused += 1
             raise GRANTS.refuse(whose, used, most)
-    made = Grant(_handle(grants.get, request.drawn), process, rights | _SEE, maker, to, parent, request.drawn | 1)
-    grants.add(made)
-    return _info(system, request.program, made, _ticket(made))
 
 
-def _handle(taken: Callable[[int], Grant | None], drawn: int) -> int:
-    number = mix(drawn, 0) % _MOST + 1
-    while taken(number) is not None:
-        number = number % _MOST + 1
-    return number
+def _named(system: System, program: Program, thing: Thing) -> str:
+    return f"group {thing.path}" if isinstance(thing, Group) else f"process {called(system, program, thing.pid)}"
 
 
-def _source(system: System, program: Program, process: LLMProcess, rights: int) -> Grant | None:
-    """The handle of which a grant is to be made; None: the program needs none. EPERM."""
-    if owns(program, process):
+def _source(system: System, program: Program, thing: Thing, rights: int) -> Grant | None:
+    """The grant of which another is to be made; None: the program needs none. EPERM."""
+    if owns(program, thing):
         return None
     for held in system.grants.held(program.pid).values():
-        if held.thing is process and not rights & ~held.rights:
+        if _reaches(held.thing, thing) and not rights & ~held.rights:
             return held
     words = " and ".join(need.name or "" for need in Needs if need & rights and need is not Needs.ALL)
-    pid = called(system, program, process.pid)
-    raise Errno.EPERM(f"no grant of yours has the rights {words} on process {pid}, so that they could be passed on")
+    named = _named(system, program, thing)
+    raise Errno.EPERM(f"no grant of yours has the rights {words} on {named}, so that they could be passed on")
+
+
+def _reaches(held: Thing, thing: Thing) -> bool:
+    if isinstance(thing, Group):
+        return isinstance(held, Group) and thing.below(held)
+    return covers(held, thing)
 
 
 def _key(system: System, to: str) -> str:
@@ -103,32 +121,23 @@ def accept(system: System, request: Request, call: Accept) -> GrantInfo:
 
 def grants(system: System, request: Request, call: Grants) -> list[GrantInfo]:
     """Row 102 of the table, `Grants`."""
-    program = request.program
-    all_of_them = sorted(system.grants, key=attrgetter("number"))
-    seen = (one for one in all_of_them if one.number > call.after and _concerns(program, one))
-    return [_info(system, program, one) for one in islice(seen, call.limit)]
+    program, after = request.program, call.after
+    found = {} if program.confined else {one.number: one for one in system.grants.after(program.owner, after, call.limit)}
+    for held in system.grants.held(program.pid).values():
+        found |= {one.number: one for one in held.within() if one.number > after}
+    return [_info(system, program, found[number]) for number in itertools.islice(sorted(found), call.limit)]
 
 
 def revoke(system: System, request: Request, call: Revoke) -> int:
     """Row 103 of the table, `Revoke`."""
     found = system.grants.get(call.handle)
-    if found is None or not _concerns(request.program, found):
+    if found is None or not concerns(request.program, found):
         raise _no_grant(call.handle)
     return cut(system, found, "was taken back")
 
 
-def _no_grant(handle: int) -> SyscallError:
-    return Errno.ESRCH(f"no grant {handle}: it was taken back, or has ended, or never was; `grants` lists them")
-
-
-def _concerns(program: Program, one: Grant) -> bool:
-    """Whether a program holds a grant, or one that it was made of, or the process is its own. So it may take it back."""
-    at: Grant | None = one
-    while at is not None:
-        if at.holder is program:
-            return True
-        at = at.parent
-    return owns(program, one.thing)
+def _no_grant(number: int) -> SyscallError:
+    return Errno.ESRCH(f"no grant {number}: it was taken back, or has ended, or never was; `grants` lists them")
 
 
 def _ticket(one: Grant) -> bytes:
@@ -136,7 +145,50 @@ def _ticket(one: Grant) -> bytes:
 
 
 def _info(system: System, program: Program, one: Grant, ticket: bytes = b"") -> GrantInfo:
-    above = one.parent.number if one.parent is not None and _concerns(program, one.parent) else 0
+    above = one.parent.number if one.parent is not None and concerns(program, one.parent) else 0
     holder = one.holder.pid if one.holder is not None else 0
     to = one.to or system.owners.operator.name
-    return GrantInfo(one.number, one.thing.pid, one.rights, to, holder, above, ticket)
+    pid, group = (0, one.thing.path) if isinstance(one.thing, Group) else (one.thing.pid, "")
+    hands = pid, one.rights, to, holder, above, ticket, group
+    return GrantInfo(one.number, *hands, seconds(one.until), one.sandbox)
+
+
+# --- sandboxes ------------------------------------------------------------------------------------------------------
+
+
+class Opening(desk.Begun):
+    """A sandbox whose endpoint is being made."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        if system.sandboxes.get(self.sandbox.number) is self.sandbox:
+            sandboxes.close(system, self.sandbox)
+
+
+def sandbox_open(system: System, request: Request, call: SandboxOpen) -> SandboxInfo | Waiting:
+    """Row 104 of the table, `SandboxOpen`."""
+    if not isinstance(request.begun, Opening):
+        request.begun = Opening(sandboxes.start(system, request.program, request.drawn))
+    sandbox = request.begun.sandbox
+    if sandbox.trouble:
+        raise Errno.EIO(f"the sandbox can have no socket: {sandbox.trouble}", "the sandbox can have no socket")
+    if not sandbox.directory:
+        return wait(sandbox.opened)
+    return SandboxInfo(sandbox.number, sandbox.directory)
+
+
+def sandbox_close(system: System, request: Request, call: SandboxClose) -> None:
+    """Row 105 of the table, `SandboxClose`."""
+    sandbox = _sandbox(system, request.program, call.sandbox)
+    for one in sandboxes.granted(system, sandbox):
+        cut(system, one, "has ended with the sandbox")
+    sandboxes.close(system, sandbox)
+
+
+def _sandbox(system: System, program: Program, number: int) -> Sandbox:
+    found = system.sandboxes.get(number)
+    if found is None or found.starter is not program:
+        raise Errno.ESRCH(f"no sandbox {number} of this program: it was closed, or is another's")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info, row
@@ -12,12 +13,12 @@ from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.process import Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import may_read
+from llmasos.kernel.rights import may_read, told_all
 from llmasos.kernel.sched.force import reschedule
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits, pids
-from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES
+from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES, SANDBOXES
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import BootInfo, Budget, LogLine, Right, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
@@ -50,9 +51,9 @@ def null(system: System, request: Request, call: Null) -> None:
 def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> BootInfo:
     """Row 3 of the table, `BootInfoCall`."""
     program = request.program
-    private = (
-        {} if program.owner.operator and not program.confined else {"journal_path": "", "arguments": [], "audit": ""}
-    )  # paths
+    private: dict[str, Any] = {} if told_all(program) else {"journal_path": "", "arguments": [], "audit": ""}  # paths
+    if program.confined:
+        private |= {"runtime": "", "os_pid": 0}
     return row(
         BootInfo,
         system.config,
@@ -104,6 +105,7 @@ def _tables(system: System) -> list[Budget]:
         PROCESSES.told(len(system.table), system.table.refused, pids, system.config.max_processes),
         GROUPS.told(root.inside, system.groups.refused, inside),
         GRANTS.told(len(grants), grants.refused, grants.most),
+        SANDBOXES.told(len(system.sandboxes), system.sandboxes.refused, system.sandboxes.most),
     ]
 
 

@@ -72,4 +72,6 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Accept: rights.accept,
     calls.Grants: rights.grants,
     calls.Revoke: rights.revoke,
+    calls.SandboxOpen: rights.sandbox_open,
+    calls.SandboxClose: rights.sandbox_close,
 }

@@ -18,6 +18,7 @@ from llmasos.kernel.models.loading import page, probe_or_drop
 from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
+from llmasos.kernel.outward import pathless
 from llmasos.kernel.sched.force import take_out
 from llmasos.kernel.sched.partition import began, begins, check_turn
 from llmasos.kernel.sched.plan import Plan, plan_step
@@ -238,8 +239,11 @@ def _apply(system: System, device: Device, process: LLMProcess, result: RunResul
         # It is not known how far it came: a block may not have been copied, and the driver may have dropped what it was
         # told of the context. Full blocks are certain; everything else is sent and computed again.
         _start_over(process, image, (process.table.cached - swapped_in) // BLOCK_TOKENS * BLOCK_TOKENS)
-        system.log("error", f"{device.name}: process {process.pid}: {result.error}", process)
-        reason = f"the device could not compute process {process.pid}: {result.error}"
+        error = result.error if process.owner.operator else pathless(result.error)
+        if error != result.error:
+            system.log("error", f"{device.name}: process {process.pid}: {result.error}")
+        system.log("error", f"{device.name}: process {process.pid}: {error}", process)
+        reason = f"the device could not compute process {process.pid}: {error}"
         fail_decoding(system, process, reason)
         return
     table, decoding = process.table, process.decoding

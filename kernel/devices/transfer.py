@@ -17,6 +17,7 @@ from llmasos.kernel.memory.page_table import PageTable, blocks
 from llmasos.kernel.objects.device import UP, Ask, Device
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.outward import pathless
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import Log, log_of
 from llmasos.kernel.wait import Waiting, wait
@@ -65,6 +66,7 @@ class Coming:
 
     def tell(self, system: System, how: str, reason: str) -> None:
         """Log how the process came, and why not all of its KV did (`reason`)."""
+        reason = reason if self.process.owner.operator else pathless(reason)  # it may be a driver's
         why = f"; the rest is computed again: {reason}" if reason else ""
         text = f"{how}: {len(self.process.log)} tokens, KV of {self.table.cached}{why}"
         system.log("warning" if why else "info", f"process {self.process.pid}: {text}", self.process)

@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import json
 import os
-import select
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
@@ -33,6 +30,7 @@ from llmasos.kernel.edge.audit_file import open_audit
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
 from llmasos.kernel.edge.copies import PLACE as COPIES
+from llmasos.kernel.edge.detached import detach, note_words, without_place
 from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
@@ -50,16 +48,12 @@ from llmasos.kernel.edge.server_key import authorized_keys, server_key
 from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
-from llmasos.syscalls.atomic_file import replacing
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.policy_file import located_policy
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
 
 _NEVER: Fsync = "never"
-_HOW = ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable", "--system")
-DETACH_SECONDS = 30.0  # until a detached kernel must answer
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -122,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
             tcp=args.tcp,
             system=args.system,
             file=_configured(args) or "",
-            arguments=_without_place(given),
+            arguments=without_place(given),
         )
         file = settings.read(_configured(args), system=args.system)
         config = boot_config.build(file, over, directory, version())
@@ -133,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.hand_over:
             relieve(directory, keys_of(config.seal))
         if args.detach:
-            return _detach(directory, given)
+            return detach(directory, given)
         if not args.debuggable:
             undumped.shut()
         return _serve(core, config, directory, args)
@@ -166,8 +160,7 @@ def _place(args: argparse.Namespace) -> Path:
 
 
 def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    held = lock.hold(directory)
-    place = Place(directory, held)
+    place = Place(directory, lock.hold(directory))
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
     try:
@@ -221,18 +214,24 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         if journal is not None and halted and not kept:
             sign.unlink(missing_ok=True)
             modules.forget()
-        _let_go(directory, held, journal, remove=halted and not kept, keep_log=failed or not halted)
-        if args.own_runtime:  # if it is empty; the program that made the directory may be gone
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        _let_go(directory, place.lock, journal, remove=halted and not kept, keep_log=failed or not halted)
+        if args.own_runtime:
+            _remove_empty(directory)
     return 0
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove the runtime directory, if nothing is in it; the program that made it may be gone."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _reach(config: boot_config.BootConfig) -> Reach:
     """Who may connect."""
     if not config.shared:
         return PRIVATE
-    return Reach(0o666) if config.group is None else Reach(0o660, config.group)
+    operators = frozenset({0, config.uid, *config.operators})
+    return Reach(0o666 if config.group is None else 0o660, config.group, operators)
 
 
 def _gate(wanted: settings.Net, models: Collection[str]) -> tuple[Gate, socket.socket] | None:
@@ -286,7 +285,7 @@ def _open_audit(
 def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
     """The devices are up: these words boot a kernel. Tell the command that waits for it."""
     if journal is not None:
-        _note_words(journal.path.with_name(runtime.BOOTED), words)
+        note_words(journal.path.with_name(runtime.BOOTED), words)
     args.manager.tell("READY=1")
     if args.ready >= 0:
         with contextlib.suppress(OSError):  # who asked has gone
@@ -322,30 +321,6 @@ def _configured(args: argparse.Namespace) -> str | None:
     return settings.usual(args.config, system=args.system)
 
 
-def _without_place(given: list[str]) -> list[str]:
-    """The words of the command line that tell what is booted, not where and how: `status` shows them, and a newer version
-    that takes over boots with them."""
-    words: list[str] = []
-    rest = iter(given)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name in ("--policy", "--victims", "--evictions"):  # the next kernel is started in a directory of its own
-            words.append(f"{name}={located_policy(value if equals else next(rest, ''))}")
-        elif name in ("--runtime", "--log", "--ready"):
-            if not equals:
-                next(rest, None)
-        elif name not in _HOW:
-            words.append(word)
-    return words
-
-
-def _note_words(path: Path, words: list[str]) -> None:
-    """Keep the words of the command line beside the journal: who boots the next kernel and says nothing of its own gets
-    the same devices and models, which the processes want. Without this file they have to be said."""
-    with contextlib.suppress(OSError), replacing(path) as file:
-        os.write(file, json.dumps({"directory": os.getcwd(), "arguments": words}).encode())
-
-
 def _sign(directory: Path, journal: Opened) -> Path:
     """Put the sign into the runtime directory that tells programs, if this kernel dies, that it kept a journal: the
     journal itself, or a symbolic link to it.
@@ -377,51 +352,6 @@ def _left_alone(journal: Path) -> list[tuple[str, str]]:
         return []
     text = f"journal: that of the kernel that died here, {journal}, is left alone; `llmasos boot --detach` has it back"
     return [("warning", text)]
-
-
-def _detach(directory: Path, given: list[str]) -> int:
-    """Start the kernel anew in a session of its own, its log in the runtime directory, and wait until it answers."""
-    # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
-    lock.release(directory, lock.hold(directory), keep_log=True)
-    log = directory / runtime.LOG
-    command = [*runtime.module("llmasos.kernel.edge.boot"), *_without_place(given)]
-    place = ["--system"] if "--system" in given else ["--runtime", os.fspath(directory.absolute())]
-    command += [*place, "--log", os.fspath(log.absolute())]
-    command += ["--debuggable"] if "--debuggable" in given else []
-    ready, told = os.pipe()
-    private = partial(os.open, mode=0o600)
-    with open(log, "ab", opener=private) as output, os.fdopen(ready, "rb") as heard:
-        before = output.tell()
-        child = subprocess.Popen(
-            [*command, "--ready", str(told)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env=runtime.environment(),
-            pass_fds=[told],
-        )
-        os.close(told)
-        news = select.poll()
-        news.register(heard, select.POLLIN)
-        late = not news.poll(DETACH_SECONDS * 1000)
-        up = not late and bool(heard.read(1))
-    # If another kernel was booted at the same moment, that one listens.
-    listens = child.poll() is None and runtime.holder(directory) == child.pid and runtime.listening(directory)
-    if up or (late and listens):
-        slow = "" if up else "; its devices have not started yet"
-        print(f"kernel {child.pid} runs in {directory}; its log is {log}{slow}")
-        child.returncode = 0  # it is no longer ours to wait for
-        return 0
-    if late:
-        child.kill()
-        child.wait()
-        raise Errno.ETIME(f"the kernel did not answer within {DETACH_SECONDS:g} s; its log is {log}")
-    child.wait()
-    words = log.read_bytes()[before:].decode(errors="replace").strip() if log.exists() else ""
-    why = [line for line in words.splitlines() if line.startswith("llmasos boot: ")]  # beside the log's lines
-    print("\n".join(why) or words or f"the kernel ended with status {child.returncode}", file=sys.stderr)
-    return 1
 
 
 def version() -> str:

@@ -49,7 +49,7 @@ class Connections:
         self._sends, self._gone, self._note, self._refuses = sends, gone, note, refuses
         self._look_soon = look_soon
         self._numbers: dict[int, Peer] = {}
-        self.inside = 0  # of them, those that are not refused
+        self.refused: set[Peer] = set()  # of them, those that stay only to hear why they cannot
         self.turned_away = 0
         self.payers = Payers(received, sends)
         self.turns, self.stays = Turns(paced=paced), Stays(self._numbers, timed)
@@ -57,6 +57,11 @@ class Connections:
         self._selector = selectors.DefaultSelector()
         self._corked: Peer | None = None  # has its turn, and gets short answers
         self._cork: list[bytes] = []  # at the end of it
+
+    @property
+    def inside(self) -> int:
+        """Connections that are not refused."""
+        return len(self._numbers) - len(self.refused)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -72,7 +77,8 @@ class Connections:
         """A connection that may stay for so long without saying anything."""
         self.payers.enter(peer, process)
         self._numbers[peer.number] = peer
-        self.inside += peer.refused is None
+        if peer.refused is not None:
+            self.refused.add(peer)
         self.stays.until(peer, seconds)
         self.wait_for(peer, READ)
 
@@ -100,19 +106,24 @@ class Connections:
             elif peer.number in self._numbers:
                 if events & WRITE:
                     self._flush(peer)
-                if events & READ:
+                if events & READ and peer in self:
                     self.turns.add(peer)
 
     def wait_for(self, peer: Peer, mask: int) -> None:
         if mask == peer.mask:
             return
-        if not mask:  # a connection that has ended would tell so for ever
-            self._selector.unregister(peer.connection)
-        elif peer.mask:
-            self._selector.modify(peer.connection, mask, peer)
+        try:
+            if not mask:  # a connection that has ended would tell so for ever
+                self._selector.unregister(peer.connection)
+            elif peer.mask:
+                self._selector.modify(peer.connection, mask, peer)
+            else:
+                self._selector.register(peer.connection, mask, peer)
+        except OSError as error:  # no memory, or fs.epoll.max_user_watches; then it is in the selector no more
+            peer.mask = 0
+            self.cut(peer, f"nobody could be told when it sends or reads: {error.strerror}")
         else:
-            self._selector.register(peer.connection, mask, peer)
-        peer.mask = mask
+            peer.mask = mask
 
     def must_hold(self, peer: Peer) -> bool:
         return peer.answers > HOLD_ANSWERS or peer.owed > MOST_OWED
@@ -180,7 +191,7 @@ class Connections:
             self.wait_for(peer, peer.mask | WRITE)
         elif peer in self.held:
             self._flush(peer)
-        return True
+        return peer in self
 
     def _flush(self, peer: Peer) -> None:
         if peer.out:
@@ -215,7 +226,7 @@ class Connections:
         if self._numbers.pop(peer.number, None) is None:
             return
         self.stays.end(peer)
-        self.inside -= peer.refused is None
+        self.refused.discard(peer)
         self.wait_for(peer, 0)
         self.held.discard(peer)
         self.turns.forget(peer)

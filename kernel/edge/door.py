@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,9 @@ if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other m
 
 NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
-NEWCOMERS = 16  # places for OS processes that have no connection yet
+NEWCOMERS = 16  # places for OS processes that have no connection yet;
+OPERATORS = 8  # of them, in a kernel of several users, those that are for its operators
+USERS = 8  # in that kernel a user has at most one part of the places in so many
 TELL_SECONDS = 0.5  # for which a refused connection stays, to hear why
 SILENT_SECONDS = 30.0  # for which one stays that says nothing, or stops in the middle of a request
 _MESSAGES = 16  # of one turn, at most,
@@ -68,14 +71,16 @@ class Door:
         refuses: Callable[[SyscallError], None] = lambda why: None,
         strangers: frozenset[int | None] = frozenset(),
         admits: Callable[[int], bool] | None = None,
+        operators: frozenset[int] | None = None,
     ) -> None:
         """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
         comes, and of what goes. `refuses` is told why a connection is refused. `strangers`: uids that are nobody's.
-        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may."""
+        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may. `operators`: who
+        may have all places; without it everybody may, since all are one user's."""
         self._deliver, self._gone, self._refuses = deliver, gone, refuses
         self._received, self._sends, self._strangers, self._admits = received, sends, strangers, admits
-        self._descriptors = descriptors
-        self.most = descriptors - min(OWN, descriptors // 4) - _TOLD  # connections
+        self._descriptors, self._operators = descriptors, operators
+        self.most = descriptors - min(OWN, descriptors // 4) - 2 * _TOLD  # connections
         self._refused = 0
         self._number = 0  # of the latest connection
         self._timed = trio.Event()  # set when something is due earlier, or later, than it was
@@ -90,6 +95,7 @@ class Door:
             paced=admits is None,
         )
         self._listeners: dict[Path, socket.socket] = {}
+        self._sandboxes: dict[socket.socket, int] = {}  # by their listeners
         self._spare = listening.Spare()
         self.gate: Gate | None = None
         self._outside: socket.socket | None = None  # where those from other machines come
@@ -111,6 +117,20 @@ class Door:
         if (listener := self._listeners.pop(path, None)) is not None:
             self.connections.deafen(listener)
 
+    def open_sandbox(self, number: int, listener: socket.socket) -> None:
+        """Let those in that come by the endpoint of a sandbox, and know them by it. The door closes the listener."""
+        self._sandboxes[listener] = number
+        self.connections.listen(listener)
+
+    def close_sandbox(self, number: int) -> None:
+        """Nobody comes by it any more, and whoever has come is cut off."""
+        for listener in [one for one, named in self._sandboxes.items() if named == number]:
+            del self._sandboxes[listener]
+            self.connections.deafen(listener)
+        for peer in self.connections:
+            if peer.sandbox == number:
+                self.connections.end(peer)
+
     def open_gate(self, gate: Gate, listener: socket.socket, changes: Callable[[list[Change]], None]) -> None:
         """Let programs on other machines come by TCP, too. `changes` is told what has become of keys."""
         self._outside, self.gate, self._changes = listener, gate, changes
@@ -119,11 +139,12 @@ class Door:
     def __len__(self) -> int:
         return self.connections.inside
 
-    def _admit(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket, sandbox: int = 0) -> None:
         connection.setblocking(False)
         self._number += 1
         try:
             peer = Peer(self._number, connection, self._received, self._sends)
+            peer.sandbox = sandbox
             if peer.host and self.gate is not None:
                 self.gate.prepare(connection)
                 peer.incoming = peer.curve = self.gate.incoming(self._received.each)
@@ -138,11 +159,13 @@ class Door:
         process = payers.process(peer)
         peer.refused = self._refusal(peer, process)
         self._refused += peer.refused is not None
-        if peer.refused is not None and len(all) - all.inside >= _TOLD:
+        if peer.refused is not None and len(all.refused) >= _TOLD:
             connection.close()  # there is no room to tell everybody; who is cut off tries again
             payers.forget(process)
             return
         all.add(peer, process, TELL_SECONDS if peer.refused else SILENT_SECONDS)
+        if peer not in all:
+            return
         if self.gate is not None and peer.curve is not None:
             self._is_stranger(peer, self.gate)
         else:
@@ -153,9 +176,16 @@ class Door:
             if peer.uid is None:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
-        inside = self.connections.inside
-        count = inside + len(self.connections.payers.processes) + 1
-        if count <= self.most - NEWCOMERS or (count <= self.most and process.connections < _FIRST):
+        inside, payers = self.connections.inside, self.connections.payers
+        told = Counter(one.payer for one in self.connections.refused)  # for them, and their processes, room is kept
+        alone = sum(account.connections == refused for account, refused in told.items())
+        count, most = inside + len(payers.processes) - alone + len(self._sandboxes) + 1, self.most
+        if self._operators is not None and peer.uid not in self._operators:
+            owner, part = payers.owner(peer), self.most // USERS
+            if owner.connections >= part:
+                return CONNECTIONS.refuse(owner.name, owner.connections, part)
+            most -= OPERATORS
+        if count <= self.most - NEWCOMERS or (count <= most and process.connections < _FIRST):
             return None
         return CONNECTIONS.errno(
             f"{inside} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "
@@ -244,7 +274,7 @@ class Door:
         all = self.connections
         for listener in all.look():
             for connection in self._spare.accept(listener):
-                self._admit(connection)
+                self._admit(connection, self._sandboxes.get(listener, 0))
         for peer in all.turns.each():
             if all.turns.must_pause(peer.payer):
                 all.pause(peer)
@@ -388,6 +418,9 @@ class Door:
         self._closed = True
         for path in list(self._listeners):
             self._deafen(path)
+        for listener in self._sandboxes:
+            self.connections.deafen(listener)
+        self._sandboxes.clear()
         if self._outside is not None:
             self.connections.deafen(self._outside)
         self.connections.close()

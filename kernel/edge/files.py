@@ -25,10 +25,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import outcome
 import trio
 
 from llmasos.drivers.protocol import Export
@@ -262,8 +264,9 @@ class Files:
 
     async def _copied(self, showing: _Showing, descriptor: int, stamp: Stamp) -> str:
         uid, place, size = showing.uid, self._copies.spool(), stamp.size
-        self._put_away(self._copies.reserve(uid, size))
+        going = self._copies.reserve(uid, size)
         try:
+            await trio.to_thread.run_sync(copies.remove, going)
             digest = ""
             if self._copies.like(size):
                 digest = await self._in_thread(uid, descriptor, size, lambda own: copies.read_whole(own, stamp, None))
@@ -271,6 +274,9 @@ class Files:
             if copied:
                 digest = await self._in_thread(uid, descriptor, size, lambda own: copies.read_whole(own, stamp, place))
             self._copies.take(uid, stamp, digest, place if copied else None)
+        except BaseException:
+            self._put_away([place])  # a thread that was left alone may write there still
+            raise
         finally:
             self._copies.unreserve(uid, size)
         showing.held.append(digest)
@@ -278,8 +284,9 @@ class Files:
 
     async def _image(self, showing: _Showing, name: str, descriptor: int, stamp: Stamp) -> str:
         folder = self._copies.spool()
-        self._put_away(self._copies.reserve(showing.uid, stamp.size))
+        going = self._copies.reserve(showing.uid, stamp.size)
         showing.image = folder, stamp.size
+        await trio.to_thread.run_sync(copies.remove, going)
         folder.mkdir(mode=0o700)
         file = folder / name
         return await self._in_thread(showing.uid, descriptor, stamp.size, lambda own: copies.read_whole(own, stamp, file))
@@ -326,19 +333,28 @@ class Files:
         its time is over. Raises SyscallError ETIME, and what `work` does."""
         limiter, token = self._limiters.setdefault(uid, trio.CapacityLimiter(_THREADS)), object()
         entry, seconds = trio.lowlevel.current_trio_token(), LEAST_SECONDS + size / LEAST_RATE
+        found: list[outcome.Outcome[T]] = []
+        done = trio.Event()
+
+        def ended(result: outcome.Outcome[T]) -> None:
+            limiter.release_on_behalf_of(token)
+            found.append(result)
+            done.set()
+
+        def deliver(result: outcome.Outcome[T]) -> None:
+            with suppress(trio.RunFinishedError):
+                entry.run_sync_soon(ended, result)
+
         with trio.move_on_after(seconds):
             await limiter.acquire_on_behalf_of(token)
-            own = os.dup(descriptor)
-
-            def run() -> T:
-                try:
-                    return work(own)
-                finally:
-                    os.close(own)
-                    with suppress(trio.RunFinishedError):
-                        entry.run_sync_soon(limiter.release_on_behalf_of, token)
-
-            return await trio.to_thread.run_sync(run, limiter=_UNBOUNDED, abandon_on_cancel=True)
+            try:
+                own = os.dup(descriptor)
+            except OSError:
+                limiter.release_on_behalf_of(token)
+                raise
+            trio.lowlevel.start_thread_soon(partial(_closing, own, work), deliver)
+            await done.wait()
+            return found[0].unwrap()
         raise Errno.ETIME(f"its file system took longer than {seconds:.0f} s for {size:,} bytes")
 
     # --- calls ---
@@ -393,10 +409,12 @@ class Files:
 
     # --- images that are written ---
 
-    def asked(self, device: str, message: object) -> None:
-        """A driver is about to be asked for something."""
-        if isinstance(message, Export) and (given := self._targets.get(message.path)) is not None:
+    def asked(self, device: str, message: object) -> bool:
+        """A driver is about to be asked for something; whether that is to write an image for a user."""
+        given = self._targets.get(message.path) if isinstance(message, Export) else None
+        if isinstance(message, Export) and given is not None:
             self._exports[device, message.ref] = given
+        return given is not None
 
     def told(self, device: str, ref: int) -> Given | None:
         """A driver has answered; into which file of a user's that goes."""
@@ -425,7 +443,11 @@ class Files:
         return [SHOWN.told(self._count["", 0], self._refused, largest), self._copies.told()]
 
 
-_UNBOUNDED = trio.CapacityLimiter(float("inf"))  # each user has a bound of his own
+def _closing(descriptor: int, work: Callable[[int], T]) -> T:
+    try:
+        return work(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _written(source: Path, into: int) -> None:
@@ -463,7 +485,7 @@ async def _receive(connection: trio.socket.SocketType) -> tuple[ToKernel, int]:
             if len(found) > 1:
                 raise Errno.EPROTO(f"{len(found)} descriptors came with a message, and one was wanted")
             return message, found.pop() if found else -1
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
         raise Errno.EPROTO(f"no message: {error}") from None
     finally:
         for descriptor in found:

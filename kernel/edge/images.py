@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from pathlib import Path
 
@@ -72,15 +72,17 @@ class Images:
             journal.line if journal is not None else secrets.token_bytes(8)
         )  # tells processes of this kernel from those of others
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
+        self._shown: Counter[int] = Counter()  # and went into files that users have opened
         self._asked: dict[Request, Inspect] = {}
         self._locked: dict[Request, bytes] = {}  # the names of the keys that were sent
         self._written: dict[Request, bytes] = {}
         self._names: OrderedDict[bytes, bytes] = OrderedDict()  # of keys, by the file's id
 
-    def outgoing(self, device: str, message: ToDriver) -> ToDriver | Failed:
-        """The message as it is to be sent; or the answer to it, if there is no key."""
+    def outgoing(self, device: str, message: ToDriver, *, shown: bool = False) -> ToDriver | Failed:
+        """The message as it is to be sent; or the answer to it, if there is no key. `shown`: what is written goes on into
+        a file that a user has opened, and the kernel does not know its name."""
         if isinstance(message, Export) and message.path and not message.key:
-            return self._export(device, message)
+            return self._export(device, message, shown)
         if isinstance(message, Inspect):
             self._asked[device, message.ref] = message
         elif isinstance(message, Import) and (name := self._names.get(message.id)) is not None:
@@ -126,7 +128,9 @@ class Images:
     def forget(self, pids: Collection[int], owner: str | None = None) -> tuple[list[str], list[str]]:
         """Forget the keys of the files that were written of processes, and of all of an `owner`, and overwrite those that
         were not encrypted. Returns what is gone, and what could not be reached. Raises SyscallError."""
-        gone, left = [], []
+        gone, left = list[str](), list[str]()
+        if count := sum(self._shown.pop(pid, 0) for pid in pids):
+            left.append(f"{count} process images in files of their user's, not encrypted (`llmasos shred FILE`)")
         for path in sorted({path for pid in pids for path in self._plain.pop(pid, ())}):
             if why := remove_image(Path(path)):
                 left.append(f"{path}: {why}")
@@ -158,9 +162,12 @@ class Images:
             raise Errno.EPERM(self._why)
         return self._keys.files
 
-    def _export(self, device: str, message: Export) -> Export | Failed:
+    def _export(self, device: str, message: Export, shown: bool) -> Export | Failed:
         if self._keys is not None and self._keys.plain:
-            self._plain.setdefault(message.ctx, set()).add(message.path)
+            if shown:
+                self._shown[message.ctx] += 1
+            else:
+                self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
         try:
             name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, message.path)

@@ -47,6 +47,7 @@ class Reach(NamedTuple):
 
     mode: int = 0o600
     group: int | None = None
+    operators: frozenset[int] | None = None  # users who may have all places; None: all who connect are one user's
 
 
 PRIVATE = Reach()

@@ -56,7 +56,7 @@ class Peer:
 
     __slots__ = (
         "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
-        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sends", "uid", "until",
+        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sandbox", "sends", "uid", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
@@ -66,6 +66,7 @@ class Peer:
         self.os_pid, self.uid = zeromq.credentials(self.fd) if unix else zeromq.Credentials()
         self.host = "" if unix else str(connection.getpeername()[0])
         self.identity = b""
+        self.sandbox = 0  # by whose endpoint it came
         self.curve: curve.Incoming | None = None
         self.key: Key | None = None
         self.received, self.sends = received, sends

@@ -27,7 +27,7 @@ from trio import TaskStatus
 
 from llmasos.drivers import protocol
 from llmasos.kernel.clock import nanoseconds, seconds
-from llmasos.kernel.edge import door, listening, room
+from llmasos.kernel.edge import door, entrances, listening, room
 from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.files import Files, Given
 from llmasos.kernel.edge.images import Images
@@ -38,11 +38,13 @@ from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.supervision import Supervisor
+from llmasos.kernel.edge.wall_clock import WallClock
 from llmasos.kernel.events import (
     Action,
     Append,
     Audit,
     Cancel,
+    CloseSandbox,
     DeviceConfig,
     Disconnected,
     DriverExited,
@@ -55,21 +57,25 @@ from llmasos.kernel.events import (
     KillDriver,
     Log,
     Noted,
+    OpenSandbox,
     OsFigures,
     Rejected,
     Reply,
+    SandboxOpened,
     Send,
     SignalProgram,
     StartDriver,
     Syscall,
     Tick,
     WakeAt,
+    Wall,
+    WallAt,
 )
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
-from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, Spawn
+from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, SandboxOpen, Spawn
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Change, Gate
@@ -82,13 +88,16 @@ FLUSH_SECONDS = 0.5  # the time that the last answers have to leave at a halt,
 FLUSH_LOOK = 0.02  # and between two looks whether they have
 
 
+_FAR = "a sandbox is on the machine of its kernel, and this program is on another"
 _GROW = frozenset({Attach, Exec, Feed, Fork, Restore, Spawn})  # calls that make the kernel grow
 
 
 class Core(Protocol):
     """The part of the core that the edge uses."""
 
-    def boot(self, now: int, saved: State | None = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]: ...
+    def boot(
+        self, now: int, saved: State | None = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0
+    ) -> list[Action]: ...
     def handle(self, event: Event, now: int) -> list[Action]: ...
     def snapshot(self) -> State: ...
 
@@ -146,6 +155,8 @@ class Server:
         self._seen = 0.0  # when it ran last
         self._halt = trio.Event()
         self._keeps = False  # it halts, and its journal is kept
+        self._halts = False
+        self._sandboxes: set[int] = set()  # that have an endpoint
         self._hurry = trio.Event()
         self._wanted, self._ready = wanted, ready
         self._undecided = {device.name for device in devices}
@@ -160,7 +171,8 @@ class Server:
         this process may have too few descriptors."""
         self._epoch = self._seen = trio.current_time()
         saved, self._saved = self._saved, None
-        first = self._core.boot(0, saved, self._notes)
+        self._wall = WallClock(saved.wall if saved is not None else 0)
+        first = self._core.boot(0, saved, self._notes, self._wall.now())
         self._make_doors()
         try:
             async with trio.open_nursery() as self._nursery:
@@ -169,6 +181,7 @@ class Server:
                 await nursery.start(self._watch_signals)
                 self._drivers.listen(self._directory / runtime.DRIVERS)
                 self._perform_all(first)
+                entrances.clear(self._directory, self._sandboxes)
                 self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
                 self._open_gate()
                 if self._files is not None:
@@ -177,7 +190,7 @@ class Server:
                 for one in (self._programs, self._drivers):
                     nursery.start_soon(one.run)
                     nursery.start_soon(one.keep_time)
-                for task in (self._keep_time, self._sample_figures):
+                for task in (self._keep_time, self._keep_wall, self._sample_figures):
                     nursery.start_soon(task)
                 nursery.start_soon(measure, self._handle)
                 if self._keeper is not None:
@@ -202,15 +215,20 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             self._halt.set()  # what ends from here on is no event
-            self._programs.close()
-            self._drivers.close()
-            if self._files is not None:
-                self._files.close()
+            self._close_doors()
             if self._keeper is not None:
                 self._keeper.close()
             if self._audit is not None:
                 self._audit.close()
         return self._keeps
+
+    def _close_doors(self) -> None:
+        self._programs.close()
+        if self._halts and not self._keeps:
+            entrances.clear(self._directory)
+        self._drivers.close()
+        if self._files is not None:
+            self._files.close()
 
     def _make_doors(self) -> None:
         descriptors = listening.raise_descriptor_limit()
@@ -222,6 +240,7 @@ class Server:
             self._note,
             refuses=lambda why: self._handle(Rejected(0, why.errno, why.reason)),
             strangers=strangers,
+            operators=self._reach.operators,
         )
         self._drivers = door.Door(
             descriptors,
@@ -236,6 +255,8 @@ class Server:
     # --- events in, actions out -------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
+        if self._wall.until is not None and not isinstance(event, Wall) and self._wall.due:
+            self._events.append(Wall(self._wall.now()))  # what happens now comes after what has ended by the clock
         self._events.append(event)
         if self._handling:  # an action has caused another event, which waits for its turn
             return
@@ -277,8 +298,16 @@ class Server:
                 self._supervisor.kill(action.device, action.incarnation, action.reason)
             case SignalProgram():
                 self._signal(action)
+            case WallAt():
+                self._wall.wake_at(action.at)
+            case OpenSandbox():
+                self._open_sandbox(action)
+            case CloseSandbox():
+                self._sandboxes.discard(action.number)
+                self._programs.close_sandbox(action.number)
+                entrances.remove(self._directory, action.number)
             case Halt():
-                self._keeps = action.keep
+                self._keeps, self._halts = action.keep, True
                 self._halt.set()
 
     # --- programs ---------------------------------------------------------------------------------------------------
@@ -294,6 +323,8 @@ class Server:
             if size >= room.LONG and (why := self._room.refusal(size)):
                 raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
             request = wire.decode_request(message)
+            if peer.host and isinstance(request.call, SandboxOpen):
+                raise wire.RefusedFrame(request.seq, Errno.ENOTSUP, _FAR)
             if request.call is not None and peer.key is not None:
                 self._check_files(peer, request.seq, request.call)
             if type(request.call) in _GROW and (why := self._room.refusal(size)):
@@ -306,11 +337,14 @@ class Server:
             self._handle(Cancel(peer.number, request.cancels))
         else:
             peer.owed += 1
-            drawn = secrets.randbits(63) if BY_RECORD[type(request.call)].draws else 0
+            entry = BY_RECORD[type(request.call)]
+            if entry.dated and getattr(request.call, entry.dated):
+                self._handle(Wall(self._wall.now()))
+            drawn = secrets.randbits(63) if entry.draws else 0
             call, files = request.call, None
             if self._files is not None:
                 call, files = self._files.named(peer, request.seq, call)
-            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant, files
+            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant, files, peer.sandbox
             self._handle(Syscall(peer.number, request.seq, call, *who))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
@@ -406,6 +440,17 @@ class Server:
         place = self._keeper.path.parent if self._keeper is not None else self._directory
         self._handle(Forgotten(action.ref, gone, left, self._images.sure(place), trouble))
 
+    def _open_sandbox(self, action: OpenSandbox) -> None:
+        self._sandboxes.add(action.number)
+        try:
+            durable = self._keeper is not None and not self._die_with_parent
+            listener, place = entrances.make(self._directory, action.number, durable=durable)
+        except OSError as error:
+            self._handle(SandboxOpened(action.number, error=str(error)))
+            return
+        self._programs.open_sandbox(action.number, listener)
+        self._handle(SandboxOpened(action.number, str(place.absolute())))
+
     def _open_gate(self) -> None:
         if self._outside is None:
             return
@@ -471,9 +516,8 @@ class Server:
         self._handle(event)
 
     def _send(self, action: Send) -> None:
-        if self._files is not None:
-            self._files.asked(action.device, action.message)
-        message = self._images.outgoing(action.device, action.message)
+        shown = self._files is not None and self._files.asked(action.device, action.message)
+        message = self._images.outgoing(action.device, action.message, shown=shown)
         if isinstance(message, protocol.Failed):
             self._handle(FromDevice(action.device, action.incarnation, message))
             return
@@ -569,6 +613,11 @@ class Server:
                 # Adding and subtracting the epoch rounds: the core must not see its moment as yet to come.
                 self._now = max(self._now, moment)
                 self._handle(Tick())
+
+    async def _keep_wall(self) -> None:
+        while True:
+            await self._wall.look()
+            self._handle(Wall(self._wall.now()))
 
     async def _sample_figures(self) -> None:
         processes: dict[int, psutil.Process] = {}

@@ -16,6 +16,7 @@ from llmasos.kernel.edge.peers import Account, Peer
 SHARE = 0.5  # of the kernel's time that one OS process may have while others call, too,
 BURST = 0.01  # seconds that it may be beyond that,
 ACTIVE = 0.1  # and seconds for which an OS process counts as one that calls
+_SPARE = 64  # moments of connections that have gone
 
 
 class Turns:
@@ -92,6 +93,9 @@ class Stays:
 
     def until(self, peer: Peer, seconds: float) -> None:
         peer.until = time.monotonic() + seconds
+        if len(self._heap) > 2 * len(self._peers) + _SPARE:  # those who have gone are not kept until their time is over
+            self._heap = [entry for entry in self._heap if self._holds(*entry)]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (peer.until, peer.number))
         self._changed()
 
@@ -100,6 +104,10 @@ class Stays:
         peer.until = 0.0
         if self._heap and self._heap[0][1] == peer.number:
             self._changed()
+
+    def _holds(self, until: float, number: int) -> bool:
+        peer = self._peers.get(number)
+        return peer is not None and peer.until == until
 
     def first(self) -> float | None:
         """The moment (of time.monotonic) at which the first has to be gone."""

@@ -60,6 +60,7 @@ class Group:
         self.usual_pids = 0  # where it has no `pids_max` of its own; 0: any number
         self.session = False  # it was made for a program, and ends with its last process
         self.members: set[int] = set()  # pids directly in it
+        self.ending: list[Group] | None = None  # where it is put when it ends
         # the ledger
         self.kv = self.swap = self.weights = self.pids = self.tokens = self.logs = 0
         self.refused = 0  # times that it was out of room for logs
@@ -133,6 +134,8 @@ class Group:
             for group in self.parent.chain:
                 group.inside -= 1 + self.inside
             for group in list(GroupTree.below(self)):
+                if group.ending is not None:
+                    group.ending.append(group)
                 group.chain = self.parent.chain
                 group.children.clear()
 
@@ -404,7 +407,8 @@ class GroupTree:
             why = f"groups are nested at most {MAX_GROUP_DEPTH} deep; {parent.path} is that deep"
             raise Errno.EINVAL(why)
         for group in parent.chain:
-            most = GROUPS.each if group.session else GROUPS.all if group is self.root else 0
+            own = GROUPS.owner if group.home and not group.owner.operator else 0
+            most = GROUPS.each if group.session else GROUPS.all if group is self.root else own
             if most and group.inside >= most:
                 self.refused += 1
                 raise Errno.EAGAIN(f"there are {most} groups in {group.path} already; remove some first")

@@ -22,6 +22,7 @@ from llmasos.kernel.journal.records import (
     Answer,
     AnyEntry,
     Began,
+    Clock,
     Copied,
     DeviceHead,
     Doing,
@@ -39,6 +40,7 @@ from llmasos.kernel.journal.records import (
     ProcessHead,
     ProgramHead,
     Revoked,
+    SandboxHead,
     Shredded,
 )
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
@@ -46,6 +48,7 @@ from llmasos.kernel.objects.grant import Grant, Grants
 from llmasos.kernel.objects.owner import Owner, Owners
 from llmasos.kernel.objects.process import LLMProcess, Program
 from llmasos.kernel.objects.process_table import ProcessTable
+from llmasos.kernel.objects.sandbox import Sandboxes
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.table import TABLE, Names
@@ -74,6 +77,8 @@ class Recorder:
         ] = {}  # by user, the first pids that no earlier kernel can have given out, if the journal
         # lacks something
         self._machine = ""
+        self.wall = 0  # what the wall clock has shown, of which the journal is to know
+        self._wall = 0  # and what it has
         self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
         self._next: dict[int, int] = {}  # pids, as the journal has them
@@ -96,6 +101,7 @@ class Recorder:
         self._next = {0: state.next_pid, **state.numbers}
         self._groups = {path: groups.find(path, groups.root) for path in state.groups}
         self.position, self.ends, self._machine = state.position, state.ends, state.machine
+        self.wall = self._wall = state.wall
         self.pids_from = {space: positions.beyond(number) for space, number in self._next.items()}
         self._begin = (state.boot, state.here) if state.boot else None
 
@@ -178,13 +184,14 @@ class Recorder:
 
     # --- the frame --------------------------------------------------------------------------------------------------
 
-    def frame(self, table: ProcessTable, owners: Owners, grants: Grants, now: int) -> Frame | None:
+    def frame(self, table: ProcessTable, owners: Owners, grants: Grants, sandboxes: Sandboxes, now: int) -> Frame | None:
         """The frame of the event that ends now; None if it changed nothing."""
         if not self.on:
             table.changed.clear()
             table.gone.clear()
             owners.changed.clear()
             grants.changed.clear()
+            sandboxes.changed.clear()
             return None
         entries, self._first = self._first, []
         if table.next != self._next:
@@ -205,8 +212,8 @@ class Recorder:
         if self._noted:
             entries += [_noted(process) for pid, process in self._noted.items() if pid in self._known]
             self._noted.clear()
-        if grants.changed:
-            self._grants(grants, entries)
+        if grants.changed or sandboxes.changed or self.wall != self._wall:
+            self._grants(grants, sandboxes, entries)
         for process in table.gone:
             self.left(process.group)
             if process.pid in self._known:
@@ -251,12 +258,17 @@ class Recorder:
                 if not known and process.records.rows:
                     self._noted[process.pid] = process
 
-    @staticmethod
-    def _grants(grants: Grants, entries: list[AnyEntry]) -> None:
+    def _grants(self, grants: Grants, sandboxes: Sandboxes, entries: list[AnyEntry]) -> None:
         entries += [grant_head(grant) for grant in grants.changed.values() if grant is not None]
         if gone := [number for number, grant in grants.changed.items() if grant is None]:
             entries.append(Revoked(gone))
+        for number, sandbox in sandboxes.changed.items():
+            entries.append(SandboxHead(number, sandbox.starter.pid if sandbox is not None else 0))
+        if self.wall != self._wall:
+            self._wall = self.wall
+            entries.append(Clock(self.wall))
         grants.changed.clear()
+        sandboxes.changed.clear()
 
     def _settings(self, entries: list[AnyEntry]) -> None:
         for path, group in self._set.items():
@@ -290,6 +302,7 @@ class Recorder:
         devices: Iterable[Device],
         owners: Owners,
         grants: Grants,
+        sandboxes: Sandboxes,
         now: int,
         secret: bytes,
     ) -> State:
@@ -299,6 +312,7 @@ class Recorder:
         state.position, state.ends, state.machine = self.position, self.ends, self._machine
         state.owners = {head.name: head for head in map(owner_head, owners)}
         state.grants = {grant.number: grant_head(grant) for grant in grants}
+        state.sandboxes, state.wall = {one.number: one.starter.pid for one in sandboxes}, self._wall
         for process in table:
             if isinstance(process, Program):
                 state.programs[process.pid] = SavedProgram(program_head(process), process.answers)
@@ -324,14 +338,17 @@ class Recorder:
 
 
 def program_head(program: Program) -> ProgramHead:
-    told = program.name, program.rights, program.group.path, program.owner.key, program.confined
+    told = program.name, program.rights, program.group.path, program.owner.key, program.confined, program.sandbox
     return ProgramHead(program.pid, *told)
 
 
 def grant_head(grant: Grant) -> Granted:
     parent = grant.parent.number if grant.parent is not None else 0
     holder = grant.holder.pid if grant.holder is not None else 0
-    return Granted(grant.number, grant.thing.pid, grant.rights, grant.maker, grant.to, parent, grant.secret, holder)
+    thing = grant.thing
+    pid, path = (0, thing.path) if isinstance(thing, Group) else (thing.pid, "")
+    hands = grant.rights, grant.maker, grant.to, parent, grant.secret, holder
+    return Granted(grant.number, pid, *hands, path, grant.until, grant.sandbox)
 
 
 def owner_head(owner: Owner) -> OwnerHead:

@@ -75,6 +75,7 @@ class ProgramHead(Entry, tag=3):
     group: str
     owner: str = ""  # empty: the user that the kernel runs as
     confined: bool = False
+    sandbox: int = 0  # by whose endpoint it came
 
 
 class Doing(Entry, tag=4):
@@ -234,8 +235,9 @@ class Shredded(Entry, tag=22):
 
 
 class Granted(Entry, tag=23):
-    """A grant as it is from here on, on process `pid`. Owners are named as in OwnerHead. `parent` 0: it is of the first;
-    `holder` 0: it waits under its ticket, whose `secret` is there only then."""
+    """A grant as it is from here on, on process `pid`, or on `group`. Owners are named as in OwnerHead. `parent` 0: it is
+    of the first; `holder` 0: it waits under its ticket, whose `secret` is there only then. `until`: a time of the wall
+    clock in nanoseconds; 0: none. `sandbox`: to whose programs it is passed on."""
 
     number: int
     pid: int
@@ -245,12 +247,28 @@ class Granted(Entry, tag=23):
     parent: int
     secret: int
     holder: int
+    group: str = ""
+    until: int = 0
+    sandbox: int = 0
 
 
 class Revoked(Entry, tag=24):
     """These grants are gone."""
 
     numbers: list[int]
+
+
+class Clock(Entry, tag=25):
+    """What the wall clock has shown, in nanoseconds: it shows no less from here on."""
+
+    at: int
+
+
+class SandboxHead(Entry, tag=26):
+    """A program has a sandbox of this number from here on; `starter` 0: it is gone."""
+
+    number: int
+    starter: int
 
 
 AnyEntry = (
@@ -266,6 +284,8 @@ AnyEntry = (
     | Shredded
     | Granted
     | Revoked
+    | Clock
+    | SandboxHead
     | Gone
     | Answer
     | GroupHead

@@ -16,6 +16,7 @@ from llmasos.kernel.journal.records import (
     AnyEntry,
     BadFrame,
     Began,
+    Clock,
     Copied,
     DeviceHead,
     Frame,
@@ -31,6 +32,7 @@ from llmasos.kernel.journal.records import (
     ProcessHead,
     ProgramHead,
     Revoked,
+    SandboxHead,
     Sealed,
     Secret,
     Shredded,
@@ -191,6 +193,8 @@ class State:
     owners: dict[str, OwnerHead] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)  # next pids of other users than the operator
     grants: dict[int, Granted] = field(default_factory=dict)
+    sandboxes: dict[int, int] = field(default_factory=dict)  # by number, the pid of the starter
+    wall: int = 0
     position: int = 0
     ends: list[int] = field(default_factory=list)  # last positions of the kernels before
     machine: str = ""
@@ -256,7 +260,7 @@ class State:
                 self.spent[entry.path] = entry.tokens
             case DeviceHead():
                 self.devices[entry.name] = entry
-            case Granted() | Revoked():
+            case Granted() | Revoked() | Clock() | SandboxHead():
                 self._grant(entry)
             case OwnerHead():
                 self.owners[entry.name] = entry
@@ -284,12 +288,20 @@ class State:
             del process.logprobs[entry.known :]
             process.logprobs += entry.logprobs
 
-    def _grant(self, entry: Granted | Revoked) -> None:
-        if isinstance(entry, Granted):
-            self.grants[entry.number] = entry
-            return
-        for number in entry.numbers:
-            self.grants.pop(number, None)
+    def _grant(self, entry: Granted | Revoked | Clock | SandboxHead) -> None:
+        match entry:
+            case Granted():
+                self.grants[entry.number] = entry
+            case Revoked():
+                for number in entry.numbers:
+                    self.grants.pop(number, None)
+            case Clock():
+                self.wall = entry.at
+            case SandboxHead():
+                if entry.starter:
+                    self.sandboxes[entry.number] = entry.starter
+                else:
+                    self.sandboxes.pop(entry.number, None)
 
     def _note(self, entry: Noted) -> None:
         process = self.processes[entry.pid]
@@ -313,6 +325,8 @@ class State:
             self.owners.copy(),
             self.numbers.copy(),
             self.grants.copy(),
+            self.sandboxes.copy(),
+            self.wall,
             self.position,
             self.ends.copy(),
             self.machine,
@@ -329,6 +343,11 @@ class State:
             head.append(Began(self.ends, self.machine))
         for entries in self._pieces([*head, *self.devices.values(), *self.owners.values()]):
             yield Frame(self.now, entries)
+        last: list[AnyEntry] = [SandboxHead(number, starter) for number, starter in self.sandboxes.items()]
+        if self.wall:
+            last.append(Clock(self.wall))
+        if last:
+            yield Frame(self.now, last)
         yield Frame(self.now, [], self.position)
 
     def _pieces(self, head: list[AnyEntry]) -> Iterator[list[AnyEntry]]:
@@ -352,7 +371,7 @@ class State:
 
     def difference(self, other: State) -> str:
         """Where two states differ first, for tests; empty: nowhere. Their clocks may differ."""
-        facts = "secret next_pid groups spent devices owners numbers grants position ends machine"
+        facts = "secret next_pid groups spent devices owners numbers grants sandboxes wall position ends machine"
         for name in facts.split():
             if getattr(self, name) != getattr(other, name):
                 return f"{name}: {getattr(self, name)} and {getattr(other, name)}"

@@ -24,6 +24,7 @@ from llmasos.kernel.models import paging
 from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
 from llmasos.kernel.objects.owner import Owner
+from llmasos.kernel.outward import of_driver
 from llmasos.kernel.settle import note_fault, settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -121,7 +122,8 @@ def _probed(system: System, device: Device, ask: Ask) -> None:
     image, message = ask.about, ask.answer
     if isinstance(message, Failed):
         if not (message.errno is Errno.EINTR and image.needed):  # else it was abandoned, and is asked about again
-            fail_image(system, device, image, SyscallError(message.errno, message.reason))
+            error = of_driver(message.errno, message.reason, {image.path: image.name})
+            fail_image(system, device, image, error)
         return
     assert isinstance(message, Probed)
     if not image.needed:  # the caller has gone
@@ -260,7 +262,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
             details = {"device": device.name, "dtype": image.dtype}
             line = AuditLine("load", audit.REFUSALS, system.owners.operator.name, 0, 0, {"model": image.path}, details)
             audit.refuse(system, structs.replace(line, result=message.errno.name, reason=message.reason))
-        _load_failed(system, device, image, SyscallError(message.errno, message.reason))
+        _load_failed(system, device, image, of_driver(message.errno, message.reason, {image.path: image.name}))
         return
     assert isinstance(message, Loaded)
     image.state, image.progress = RESIDENT, 1.0

@@ -153,7 +153,10 @@ class Program(Process):
     rights: int = 0
     told: bool = False  # its answers tell the journal's position
     confined: bool = False  # to what it was granted
-    granted: dict[int, int] = field(default_factory=dict)  # by pid, the rights that it has by grants (objects/grant.py)
+    # the rights that it has by grants (objects/grant.py), by pid, and on what is in a group
+    granted: dict[int, int] = field(default_factory=dict)
+    granted_groups: dict[Group, int] = field(default_factory=dict)
+    sandbox: int = 0  # the one whose endpoint it has come by; 0: the usual one
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has

@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Set
-from types import MappingProxyType
 
+from llmasos.kernel.objects.ordered import Ordered
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Kind, State
 
-_STALE = 64  # pids of rows that have gone, above which they are thrown out
 _NOBODY: frozenset[int] = frozenset()
 _NO_ROWS: dict[int, Process] = {}
+Rows = Ordered[Process]  # by pid
 _KEPT, _SHARE_KEPT = 1000, 16  # places of a large table, and of a small one one in so many
-
-
-class Rows(dict[int, Process]):
-    """Rows by pid. They can be gone through in order of pid from any pid on, at no cost for those before it."""
-
-    __slots__ = ("_order",)
-
-    def __init__(self, rows: Mapping[int, Process] = MappingProxyType({})) -> None:
-        super().__init__(rows)
-        self.sort()
-
-    def sort(self) -> None:
-        """Put the rows in order of pid, after some were added that are older than others."""
-        rows = sorted(self.items())
-        self.clear()
-        self.update(rows)
-        self._order = list(self)  # the pids of all rows in order, and some of rows that have gone
-
-    def add(self, row: Process) -> None:
-        self[row.pid] = row
-        if self._order and row.pid < self._order[-1]:
-            insort(self._order, row.pid)
-        else:
-            self._order.append(row.pid)
-
-    def drop(self, row: Process) -> None:
-        del self[row.pid]
-        if len(self._order) > 2 * len(self) + _STALE:
-            self._order = sorted(self)
-
-    def after(self, pid: int, limit: int) -> list[Process]:
-        """At most `limit` rows behind a pid, in order."""
-        found: list[Process] = []
-        at = bisect_right(self._order, pid)
-        while len(found) < limit and at < len(self._order):
-            some = self._order[at : at + limit - len(found)]
-            found += [self[pid] for pid in some if pid in self]
-            at += len(some)
-        return found
 
 
 class ProcessTable:
@@ -134,7 +94,7 @@ class ProcessTable:
 
     def add(self, process: Process) -> None:
         for rows in (self._rows, *self._viewers(process)):
-            rows.add(process)
+            rows.put(process.pid, process)
         self.changed[process.pid] = process
         process.group.enter(process.pid, process.kept)
         if process.parent in self._rows and process.parent != process.pid:
@@ -142,7 +102,7 @@ class ProcessTable:
 
     def remove(self, process: Process) -> None:
         for rows in (self._rows, *self._viewers(process)):
-            rows.drop(process)
+            rows.drop(process.pid)
         self.changed.pop(process.pid, None)
         self.gone.append(process)
         process.group.leave(process.pid, process.kept)

@@ -14,9 +14,10 @@ import hmac
 import msgspec
 from msgspec.structs import replace
 
-from llmasos.kernel import desk
+from llmasos.kernel import desk, grants, sandboxes
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.events import Syscall
+from llmasos.kernel.groups.group import Group
 from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.records import Granted, traits_of
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State
@@ -29,6 +30,7 @@ from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
+from llmasos.kernel.objects.sandbox import Sandbox
 from llmasos.kernel.recovery import rejoin
 from llmasos.kernel.rights import called
 from llmasos.kernel.sched.force import note, reschedule
@@ -54,7 +56,8 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
     program, number = system.table.find(pid), pids.number_of(pid)
-    if not isinstance(program, Program) or (event.tenant and program.owner.tenant != event.tenant):
+    elsewhere = isinstance(program, Program) and program.sandbox != event.sandbox  # a sandbox has its own and no others
+    if not isinstance(program, Program) or elsewhere or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
             f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
             "ticket"
@@ -130,6 +133,8 @@ def recover(system: System, state: State) -> None:
     system.table.sort()
     _grants(system, state, programs)
     forget_old(system)
+    if system.grants:
+        grants.expire(system, system.wall)  # time went on while no kernel ran
     for process in processes:
         if not process.is_zombie() and lives_on(system, process):
             rejoin.begin(system, process)
@@ -179,6 +184,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         owner=owner,
         rights=head.rights & owner.rights,  # he may have been an operator, and be none now
         confined=head.confined,
+        sandbox=head.sandbox,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
@@ -188,14 +194,23 @@ def _program(system: System, saved: SavedProgram) -> Program:
 
 
 def _grants(system: System, state: State, programs: dict[int, Program]) -> None:
-    """Every grant again."""
+    """Every grant again, and the sandboxes."""
     for head in sorted(state.grants.values(), key=lambda head: _depth(state, head)):
-        parent = system.grants.get(head.parent) if head.parent else None
-        thing, holder = system.table.find(head.pid), programs.get(head.holder)
-        if isinstance(thing, LLMProcess):
-            known = head.number, thing, head.rights, head.maker, head.to, parent, head.secret, holder
-            system.grants.add(Grant(*known))
+        _recall_grant(system, head, programs)
     system.grants.changed.clear()
+    for number, pid in state.sandboxes.items():
+        system.sandboxes.add(sandbox := Sandbox(number, programs[pid]))
+        sandbox.programs = {one.pid: one for one in programs.values() if one.sandbox == number}
+        sandboxes.open_again(system, sandbox)
+    system.sandboxes.changed.clear()
+
+
+def _recall_grant(system: System, head: Granted, programs: dict[int, Program]) -> None:
+    parent = system.grants.get(head.parent) if head.parent else None
+    thing = system.groups.recall(head.group) if head.group else system.table.find(head.pid)
+    if isinstance(thing, LLMProcess | Group):
+        hands = head.rights, head.maker, head.to, parent, head.secret, programs.get(head.holder)
+        system.grants.add(Grant(head.number, thing, *hands, head.until, head.sandbox))
 
 
 def _depth(state: State, head: Granted) -> int:

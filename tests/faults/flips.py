@@ -100,9 +100,11 @@ class Bench:
     def process(self) -> Iterator[Process]:
         """One that has its prompt in frames, and a first token."""
         process = self.feeder.spawn(PROMPT)
-        self.feeder.generate([process], 1)
-        yield process
-        self.feeder.end(process)
+        try:
+            self.feeder.generate([process], 1)
+            yield process
+        finally:
+            self.feeder.end(process)
 
     def said(self, between: Callable[[Process], None] = lambda process: None) -> list[int]:
         with self.process() as process:

@@ -132,13 +132,29 @@ def _halt(agent: Agent, arm: Callable[[], None]) -> None:
     agent.turn()
 
 
+def _kernels_death(agent: Agent, arm: Callable[[], None]) -> None:
+    """Its driver cleans up behind it."""
+    arm()
+    agent.target.reboot(lambda: None)
+    agent.turn()
+
+
+def _first_boot(agent: Agent, arm: Callable[[], None]) -> None:
+    agent.target.reboot(arm, first=True)
+    agent.begin_anew()
+    agent.turn()
+    agent.images()
+
+
 MOMENTS = (
     Moment("work", _work, 0.1),
-    Moment("compaction", _compact, 0.5),
     Moment("figures", _figures, 1.2),
+    Moment("compaction", _compact, 0.5),
     Moment("a driver's death", _driver, 1.0),
     Moment("boot", _reboot, 1.0),
+    Moment("the kernel's death", _kernels_death, 1.2),
     Moment("halt", _halt, 1.5),
+    Moment("first boot", _first_boot, 1.6),
 )
 
 
@@ -167,14 +183,14 @@ def explore(agent: Agent, shim: Shim, moments: tuple[Moment, ...] = MOMENTS) -> 
     found: list[tuple[Moment, Site]] = []
     known: set[tuple[int, int]] = set()
     for moment in moments:
-        shim.forget()
-        for _ in range(2):
-            moment.during(agent, lambda: None)
+        moment.during(agent, lambda: None)  # what comes once in a kernel's life, or in a user's, has come
         agent.works()
+        moment.during(agent, shim.forget)
         for site in shim.sites():
             if (site.role, site.number) not in known and site.call in FAULTS and not re.search(UNREAL, site.stack):
                 known.add((site.role, site.number))
                 found.append((moment, site))
+        agent.works()
     return found
 
 

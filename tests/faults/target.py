@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -169,8 +170,9 @@ class Target:
         if not driver:
             process.kill()
             return
-        with contextlib.suppress(psutil.Error, IndexError):
-            psutil.Process(process.pid).children()[0].kill()
+        with contextlib.suppress(psutil.Error, StopIteration):
+            children = psutil.Process(process.pid).children()
+            next(child for child in children if child.status() != psutil.STATUS_ZOMBIE).kill()
 
     def halt(self) -> None:
         """SIGTERM: it ends in good order, and its journal is kept. The next one is booted."""
@@ -180,13 +182,16 @@ class Target:
         process.wait(SECONDS)
         self.boot()
 
-    def reboot(self, arm: Callable[[], None]) -> None:
-        """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another."""
+    def reboot(self, arm: Callable[[], None], *, first: bool = False) -> None:
+        """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another. `first`: of
+        a user who has no keys and no journal yet."""
         with self._turn:
             process = self._process
             assert process is not None
             process.kill()
             process.wait(SECONDS)
+            for made in ("home", "journal") if first else ():
+                shutil.rmtree(self.base / made)
             arm()
             if not self._boot():
                 self._buried(process=self._process or process)
@@ -271,6 +276,16 @@ class Agent:
         """Begin with a new process: the old one's log is long."""
         self.log = [1, 2, 3]
         self.pid = self.client(Spawn(self.model, self.log, SAMPLER, detached=True), timeout=SECONDS)
+
+    def begin_anew(self) -> None:
+        """With a kernel that knows nothing of it."""
+        self.client.close()
+        self.client = self.target.connect(name="agent")
+        try:
+            self.renew()
+        except SyscallError as error:
+            self.target.errors.append(f"Spawn: {error}")
+            self.renew()
 
     def call(self, call: Call[R]) -> R | None:
         """The answer; None if the call failed, for which there is a reason. Raises Broken: it has none."""

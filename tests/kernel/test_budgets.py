@@ -22,7 +22,19 @@ from llmasos.syscalls import budgets, wire
 from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget
-from llmasos.syscalls.table import Feed, Fork, Getinfo, Grant, GroupCreate, Null, Read, Spawn, StatsCall, Trace
+from llmasos.syscalls.table import (
+    Feed,
+    Fork,
+    Getinfo,
+    Grant,
+    GroupCreate,
+    Null,
+    Read,
+    SandboxOpen,
+    Spawn,
+    StatsCall,
+    Trace,
+)
 from tests.doorway import Doorway, apart, doorway, reached, until
 from tests.zmtp_client import Raw, frame
 
@@ -92,6 +104,10 @@ def grants(sim: Simulation, one: Prog) -> SyscallError:
     return end_of(one, *[Grant(pid, "1001", 2)] * 4)
 
 
+def sandboxes(sim: Simulation, one: Prog) -> SyscallError:
+    return end_of(one, *[SandboxOpen()] * 3)
+
+
 CORE: dict[str, tuple[Callable[[Simulation, Prog], SyscallError], dict[str, int], str]] = {
     "parked calls": (parked, {"each": 3}, r"parked calls of program \d+: 3 of at most 3 are used"),
     "parked bytes": (parked_bytes, {"each": 1000}, r"parked bytes of program \d+: [\d,]+ of at most 1,000 bytes"),
@@ -99,6 +115,7 @@ CORE: dict[str, tuple[Callable[[Simulation, Prog], SyscallError], dict[str, int]
     "log bytes": (logs, {"each": 10_000}, r"log bytes of group /users/\S+: [\d,]+ of at most 10,000 bytes are used"),
     "processes": (processes, {}, r"do not fit the process table \(\d+ of 12"),
     "groups": (groups, {"each": 3}, r"there are 3 groups in /users/\S+ already"),
+    "sandboxes": (sandboxes, {"each": 2}, r"sandboxes of program \d+: 2 of at most 2 are used"),
     "grants": (grants, {"each": 3}, r"grants of process \d+: 3 of at most 3 are used"),
 }
 

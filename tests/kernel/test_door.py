@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import trio
@@ -311,6 +314,33 @@ def test_where_no_descriptor_is_left_newcomers_are_cut_off_and_the_others_go_on(
     trio.run(main)
 
 
+@pytest.mark.parametrize("what", ["register", "modify"])
+def test_a_connection_that_the_system_watches_no_more_is_cut_off_and_the_others_go_on(tmp_path: Path, what: str) -> None:
+    """fs.epoll.max_user_watches is one number for all programs of a user."""
+
+    async def main() -> None:
+        async with doorway(tmp_path) as way:
+            with await apart(lambda: Raw(way.path)) as one, socket.socket(socket.AF_UNIX) as other:
+                selector, no_room = way.connections._selector, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                failing: Any = mock.Mock(side_effect=no_room)
+                if what == "register":
+                    with mock.patch.object(selector, "register", failing):
+                        other.connect(os.fspath(way.path))
+                        await until(lambda: way.gone)
+                else:
+                    other.connect(os.fspath(way.path))
+                    await until(lambda: len(way.door) == 2)
+                    peer = max(way.connections, key=lambda one: one.number)
+                    with mock.patch.object(selector, "_selector", mock.Mock(wraps=selector._selector, modify=failing)):  # type: ignore[attr-defined]
+                        way.connections.hold(peer)
+                assert (way.gone, len(way.door)) == ([2], 1)
+                assert os.strerror(errno.ENOSPC) in way.notes[0]
+                one.send(frame(b"on"))
+                assert await apart(one.message) == b"on"
+
+    trio.run(main)
+
+
 def test_only_those_whom_it_admits_are_heard_at_a_drivers_door(tmp_path: Path) -> None:
     admitted: set[int] = set()
 
@@ -382,6 +412,42 @@ def test_the_last_places_are_for_processes_that_have_none(tmp_path: Path, monkey
                     pass
                 assert len(one) == one.most - door.NEWCOMERS - 1  # its process takes a descriptor too
                 assert [await connect(pid) for pid in (8, 8, 8)] == [False, False, True]
+
+    trio.run(main)
+
+
+def test_a_user_of_a_kernel_of_several_has_a_part_of_the_places_and_the_last_ones_are_for_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many processes he has, and whatever other users do together."""
+    who = [0, 0]  # OS process and user
+    monkeypatch.setattr(zeromq, "credentials", lambda fd: zeromq.Credentials(*who))
+    monkeypatch.setattr(zeromq, "pidfd", lambda fd, credentials: -1)
+
+    async def main() -> None:
+        async with doorway(tmp_path, 256, operators=frozenset({0})) as way:
+            one = way.door
+            with ExitStack() as stack:
+
+                async def connect(uid: int) -> bool:
+                    """Whether it is refused, of a new process of that user."""
+                    who[0], who[1], before, refused = who[0] + 1, uid, len(one), one.refused
+                    found = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    found.connect(os.fspath(way.path))
+                    await until(lambda: len(one) > before or one.refused > refused)
+                    return one.refused > refused
+
+                part = one.most // door.USERS
+                assert [await connect(1001) for _ in range(part + 2)] == [False] * part + [True] * 2
+                assert not await connect(1002)
+                for uid in range(1003, 1020):
+                    while not await connect(uid) and len(one) < one.most:
+                        pass
+                taken = len(one)
+                assert await connect(1030)
+                found = [await connect(0) for _ in range(door.OPERATORS // 2)]
+                assert found == [False] * len(found)
+                assert len(one) == taken + len(found)
 
     trio.run(main)
 

@@ -59,7 +59,7 @@ class Core:
         self._handler = handler or (lambda event, now: [])
         self._first = first or []
 
-    def boot(self, now: int, saved: object = None, notes: Sequence[tuple[str, str]] = ()) -> list[Action]:
+    def boot(self, now: int, saved: object = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0) -> list[Action]:
         assert (saved, notes) == (None, ())
         return self._first
 
@@ -227,6 +227,8 @@ def test_time_in_which_the_kernel_did_not_run_is_counted_for_no_deadline() -> No
 WALL = {  # what may ask what time it is, and why
     "kernel/edge/lock.py": "tells people since when a kernel runs",
     "kernel/edge/standing.py": "tells people when a policy was taken out",
+    "kernel/edge/copies.py": "removes the copies that nobody has used for the longest time, by their dates",
+    "kernel/edge/wall_clock.py": "ends permissions",
     "drivers/cpu/native/installed.py": "throws out files that nobody has used for days, by their dates",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 import socket
 import stat
@@ -218,6 +219,28 @@ def test_a_socket_is_refused_and_so_is_a_message_of_another_form(tmp_path: Path)
                 with raw.socket:
                     raw.say(message)
                     assert isinstance(await apart(raw.answer), Denied), message
+
+    trio.run(main)
+
+
+def test_random_bytes_are_refused_and_the_next_is_served(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    whole = shown.framed(Show("model", "m")) + shown.framed(File("f")) + shown.framed(Whole("f"))
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            for _ in range(60):
+                data = bytearray(whole)
+                for _ in range(chance.randrange(1, 6)):
+                    data[chance.randrange(len(data))] = chance.randrange(256)
+                raw = Raw(tmp_path)
+                with raw.socket:
+                    raw.say(bytes(data))
+                    raw.socket.shutdown(socket.SHUT_WR)
+                    await apart(raw.answer)
+            await until(lambda: served.budgets()[0].used == 0)
+            with opened(_file(tmp_path), os.O_RDONLY) as descriptor:
+                assert isinstance(await apart(lambda: show(tmp_path, Names.MODEL, descriptor)), Taken)
 
     trio.run(main)
 
@@ -510,7 +533,7 @@ def test_who_shows_too_much_at_once_is_refused_and_named(tmp_path: Path) -> None
                 found = await apart(one_more.answer)
             assert isinstance(found, Denied)
             assert found.errno is budgets.SHOWN.errno
-            assert f"shown files of OS process {os.getpid()}: 4 of at most 4" in found.reason
+            assert f"shown files of OS process {os.getpid()}: 8 of at most 8" in found.reason
             for raw in many:
                 raw.socket.close()
             await until(lambda: served.budgets()[0].used == 0)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llmasos.kernel.events import Reply
-from llmasos.kernel.journal.state import State
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import budgets, limits
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -397,88 +393,3 @@ def test_grants_survive_the_kernel_and_so_do_revocations(room: Room) -> None:
         program.come_back()
     assert errno_of(ben, Read(room.pid)) is Errno.ESRCH
     assert errno_of(cid, Read(room.pid)) is Errno.EPERM
-
-
-# --- random graphs --------------------------------------------------------------------------------------------------
-
-
-class Model:
-    """Who reaches what, the plain way: edges, and a walk from the root for each question."""
-
-    def __init__(self) -> None:
-        self.edges: dict[int, tuple[int, int, int]] = {}  # by handle: who gave (-1: the owner), to whom, which rights
-        self.above: dict[int, int] = {}
-
-    def source(self, who: int, rights: int) -> int | None:
-        for handle, (_, to, held) in sorted(self.edges.items()):
-            if to == who and not rights & ~held:
-                return handle
-        return None
-
-    def add(self, handle: int, parent: int, who: int, to: int, rights: int) -> None:
-        self.edges[handle], self.above[handle] = (who, to, rights | SEE), parent
-
-    def drop(self, handle: int) -> None:
-        del self.edges[handle]
-        while orphans := [one for one in self.edges if self.above[one] and self.above[one] not in self.edges]:
-            for one in orphans:
-                del self.edges[one]
-
-    def reach(self, who: int) -> int:
-        rights = 0
-        for _, to, held in self.edges.values():
-            rights |= held if to == who else 0
-        return rights
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1 << 30))
-def test_random_graphs_give_no_more_reach_than_a_model_of_fifty_lines(seed: int) -> None:
-    rng, sim, model = random.Random(seed), simulate(256), Model()
-    ann = sim.program(uid=ANN)
-    number = ann.call(Spawn("sim", [1, 2, 3], detached=True))
-    pid, people = pid_of(ANN, number), [sim.program(uid=2000 + i) for i in range(4)]
-    for step in range(30):
-        if step % 10 == 9:
-            sim.kill()
-            sim.boot_again()
-            for program in (ann, *people):
-                program.come_back()
-            whole = State(sim.kernel.secret)
-            for frame in sim.kernel.snapshot().snapshot():
-                whole.apply(frame)
-            assert not whole.difference(sim.kernel.recorded())
-        if step % 7 == 6:
-            who = rng.randrange(len(people))
-            people[who].disconnect()
-            for handle, (_, to, _) in list(model.edges.items()):
-                if to == who and handle in model.edges:
-                    model.drop(handle)
-            people[who] = sim.program(uid=2000 + who)
-        giver, taker = rng.randrange(-1, len(people)), rng.randrange(len(people))
-        program, name = (ann, number) if giver < 0 else (people[giver], pid)
-        if rng.random() < 0.7:
-            rights = rng.randrange(1, 16)
-            parent = 0 if giver < 0 else model.source(giver, rights)
-            future = program.start(Grant(name, str(2000 + taker), rights))
-            wanted = Errno.OK if parent is not None else Errno.EPERM if model.reach(giver) else Errno.ESRCH
-            assert future.errno is wanted
-            if parent is not None:
-                people[taker].call(Accept(future.value.ticket))
-                model.add(future.value.handle, parent, giver, taker, rights)
-        elif model.edges:
-            handle = rng.choice(list(model.edges))
-            at, may = handle, giver < 0
-            while at:
-                may, at = may or model.edges[at][1] == giver, model.above[at]
-            revoked = program.start(Revoke(handle))
-            assert revoked.errno is (Errno.OK if may else Errno.ESRCH)
-            if may:
-                model.drop(handle)
-        for who, one in enumerate(people):
-            held = model.reach(who)
-            tries: list[tuple[int, Call[Any]]] = [(SEE, Getinfo(pid)), (READ, Read(pid)), (CONTROL, Rename(pid, "x")),
-                (LIMITS, Setlimits(pid, None))]  # fmt: skip
-            for need, call in tries:
-                wanted = Errno.OK if held & need else Errno.EPERM if held else Errno.ESRCH
-                assert one.start(call).errno is wanted, (call, held)

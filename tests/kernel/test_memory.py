@@ -247,7 +247,7 @@ def _miscount_a_part(pool: FramePool) -> None:
 
 
 def _name_what_is_free(pool: FramePool) -> None:
-    pool.prefix.name(root(0), (1,) * BLOCK_TOKENS, pool._free[-1])
+    pool.prefix.name(root(0), bytes(4 * BLOCK_TOKENS), pool._free[-1])
 
 
 def _keep_what_has_no_name(pool: FramePool) -> None:

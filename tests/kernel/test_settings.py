@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmasos.kernel.edge import boot_config, lock, settings
-from llmasos.kernel.edge.boot import _without_place, parse
+from llmasos.kernel.edge.boot import parse
 from llmasos.kernel.edge.boot_config import Overrides, build
+from llmasos.kernel.edge.detached import without_place
 from llmasos.kernel.edge.settings import IDLE_SECONDS, read
 from llmasos.syscalls import runtime
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -220,9 +221,9 @@ def test_directories_with_models_in_them_are_known_by_their_names(home: Path, mo
 
 def test_a_kernel_is_booted_again_by_the_words_that_say_what_and_not_where() -> None:
     words = ["--runtime", "r", "--detach", "--device", "sim", "--log=x", "--max-runs", "3", "--hand-over", "--quiet"]
-    assert _without_place(words) == ["--device", "sim", "--max-runs", "3"]
-    assert parse(_without_place(words)).max_runs == 3
-    [policy] = _without_place(["--policy", "mine.py:Mine"])
+    assert without_place(words) == ["--device", "sim", "--max-runs", "3"]
+    assert parse(without_place(words)).max_runs == 3
+    [policy] = without_place(["--policy", "mine.py:Mine"])
     assert policy == f"--policy={os.path.abspath('mine.py')}:Mine"
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from llmasos.kernel.groups import group
 from llmasos.simulator import Prog, Simulation, simulate
-from llmasos.syscalls import pids
+from llmasos.syscalls import budgets, pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Advice, GroupSettings, Kind, Signal, State
@@ -21,6 +23,7 @@ from llmasos.syscalls.table import (
     Decode,
     Entry,
     Getinfo,
+    GroupCreate,
     GroupSet,
     GroupStat,
     Kill,
@@ -126,6 +129,18 @@ def test_without_a_limit_of_his_own_a_user_has_a_part_of_the_process_table() -> 
     second.call(Spawn("sim", [1, 2, 3]))
     assert refused(second, Spawn("sim", [1, 2, 3]))[0] is Errno.EAGAIN
     assert sim.program(uid=BEN).call(Spawn("sim", [1, 2, 3]))
+
+
+def test_a_user_has_a_part_of_the_groups_and_operators_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "GROUPS", replace(budgets.GROUPS, owner=4))
+    sim = simulate(256, shared=True)
+    first, second, root = sim.program(uid=ANN), sim.program(uid=ANN), sim.program()  # each has a session
+    first.call(GroupCreate("/users/1001/a"))
+    second.call(GroupCreate("b"))
+    assert refused(first, GroupCreate("/users/1001/c"))[0] is refused(second, GroupCreate("c"))[0] is Errno.EAGAIN
+    for name in "cdefg":
+        root.call(GroupCreate(name))
+    sim.program(uid=BEN).call(GroupCreate("c"))
 
 
 def test_what_a_call_has_set_outlives_the_kernel_and_other_quotas_are_those_of_its_configuration() -> None:

@@ -190,14 +190,6 @@ def test_blocking_a_call_past_its_timeout_is_taken_back(kernel: Booted) -> None:
         program(Null())
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, also where the tests were started with it ignored (by a shell's `&`, say)."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c")
 def test_blocking_an_interrupt_takes_the_call_back_and_the_connection_stays_usable(kernel: Booted) -> None:
     with kernel.connect() as program:

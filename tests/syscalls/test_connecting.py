@@ -15,6 +15,7 @@ import pytest
 from llmasos.kernel.edge import lock
 from llmasos.syscalls import blocking, client, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests.booted import PATIENCE
 
 
 @pytest.fixture
@@ -82,6 +83,6 @@ def test_a_kernel_that_dies_while_a_program_attaches_is_gone_and_no_other_error(
         death = threading.Thread(target=die)
         death.start()
         with pytest.raises(SyscallError) as caught:
-            blocking.connect(place, timeout=5.0)
+            blocking.connect(place, timeout=PATIENCE)
         death.join()
     assert caught.value.errno is Errno.ECONNREFUSED

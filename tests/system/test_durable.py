@@ -17,9 +17,9 @@ import trio
 
 from llmasos import aio
 from llmasos.drivers.cpu.native import library
-from llmasos.syscalls import runtime
+from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import Decode, Dmesg, Null
+from llmasos.syscalls.table import Decode, Dmesg, Getinfo, Null
 from llmasos.userland.sdk.system import System
 from tests.booted import PATIENCE, eventually
 from tests.reborn import Reborn, reborn
@@ -177,6 +177,13 @@ def test_a_decode_that_was_taken_back_while_there_was_no_kernel_does_not_go_on(t
         assert agent.generate(4)
 
 
+def kill_in_its_midst(kernel: Reborn, pid: int) -> None:
+    """Kill the kernel as soon as a process decodes."""
+    with blocking.connect(kernel.place, timeout=PATIENCE, name="killer", reconnect=0.0) as killer:
+        eventually(lambda: killer(Getinfo(pid)).decoding, "it decodes")
+        kernel.kill()
+
+
 def test_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next_kernel(
     tmp_path: Path,
 ) -> None:
@@ -184,7 +191,7 @@ def test_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next
         agent = system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
         down = threading.Event()
         system.kernel.notify = lambda boot: down.set() if boot is None else None
-        threading.Timer(1.0, kernel.kill).start()
+        threading.Thread(target=kill_in_its_midst, args=(kernel, agent.pid)).start()
         with pytest.raises(SyscallError, match=r"^ETIME"):
             system.kernel(Decode(agent.pid, 1500), timeout=3.0)
         assert down.wait(PATIENCE)
@@ -200,7 +207,7 @@ def test_async_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_th
             agent = await system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
             down = trio.Event()
             system.kernel.notify = lambda boot: down.set() if boot is None else None
-            threading.Timer(1.0, kernel.kill).start()
+            threading.Thread(target=kill_in_its_midst, args=(kernel, agent.pid)).start()
             with trio.move_on_after(3.0):
                 await system.kernel(Decode(agent.pid, 1500))
             await down.wait()

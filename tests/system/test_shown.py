@@ -152,6 +152,11 @@ def said(kernel: Kernel, model: str, device: str = "", **before: Any) -> tuple[l
         return tokens, program(Getinfo(pid)).model
 
 
+def models(kernel: Kernel) -> list[str]:
+    with kernel.connect() as program:
+        return [row.path for row in program(Models())]
+
+
 @contextmanager
 def unopened(*paths: Path) -> Iterator[None]:
     """Nobody opens these files meanwhile: whoever did would break the lease."""
@@ -178,6 +183,8 @@ def test_a_user_runs_a_model_that_only_he_may_read_and_no_other_does(kernel: Ker
         pid = operator(Spawn("tiny", [1, 2, 3]), timeout=PATIENCE)
         expected = operator(Decode(pid, 4), timeout=PATIENCE).tokens
     assert kernel.as_user(ANN, said, kernel, model) == (expected, model)  # under the name that he knows
+    assert model in kernel.as_user(ANN, models, kernel)  # in her next program, too
+    assert model not in kernel.as_user(BEN, models, kernel)
     found = kernel.as_user(BEN, said, kernel, model)
     assert isinstance(found, SyscallError)
     assert found.errno is Errno.EPERM

@@ -59,7 +59,7 @@ class Terminal:
             env.pop(name, None)
         env.update(environment or {})
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _LEAD, *command],
+            [sys.executable, "-IS", "-c", _LEAD, *command],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -166,7 +166,7 @@ def test_strace_decodes_the_calls_of_others_and_leaves_out_its_own(where: Path, 
         deadline = time.monotonic() + DEADLINE
         while watcher.poll() is None and time.monotonic() < deadline:
             llmasos(where, "nice", str(agent), "1")
-        said, _ = watcher.communicate(timeout=5)
+        said, _ = watcher.communicate(timeout=DEADLINE)
     finally:
         watcher.kill()
         watcher.wait()

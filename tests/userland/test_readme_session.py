@@ -13,12 +13,14 @@ from docs import sessions
 from docs.sessions import File, Step
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of two machines, and of several users: these are tried by tests/system/test_remote.py and test_system.py.
+ELSEWHERE = {"remote.md", "system.md"}
 DOCUMENTS = [
     "README.md",
     "docs/shell.md",
     "docs/tutorial.md",
-    *(f"docs/howto/{p.name}" for p in (ROOT / "docs/howto").glob("*.md") if p.name != "remote.md"),
-]  # that one is about two machines, and is tried by tests/system/test_remote.py
+    *(f"docs/howto/{p.name}" for p in (ROOT / "docs/howto").glob("*.md") if p.name not in ELSEWHERE),
+]
 pytestmark = pytest.mark.processes
 
 

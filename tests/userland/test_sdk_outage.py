@@ -61,7 +61,7 @@ def ended_by_ctrl_c(act: Callable[[], object]) -> None:
     bell.join()
 
 
-BLOCKING: dict[str, Callable[[Process, float | None], Any]] = {
+BLOCKING: dict[str, Callable[[Any, float | None], Any]] = {  # what they give back is awaited of the other face's
     "ask": lambda agent, limit: agent.ask("hi", timeout=limit),
     "turn": lambda agent, limit: agent.turn("hi", timeout=limit),
     "say": lambda agent, limit: list(agent.say("hi", timeout=limit)),
@@ -126,19 +126,7 @@ def test_an_answer_that_is_given_up_while_no_kernel_runs_is_interrupted_in_the_n
 
 
 ASYNC: dict[str, Callable[[aio.Process, float | None], Awaitable[object]]] = {
-    "ask": lambda agent, limit: agent.ask("hi", timeout=limit),
-    "turn": lambda agent, limit: agent.turn("hi", timeout=limit),
-    "generate": lambda agent, limit: agent.generate(5, timeout=limit),
-    "compact": lambda agent, limit: agent.compact(timeout=limit),
-    "exec": lambda agent, limit: agent.exec("tiny", timeout=limit),
-    "info": lambda agent, limit: agent.info(timeout=limit),
-    "end": lambda agent, limit: agent.end(timeout=limit),
-    "wait": lambda agent, limit: agent.wait(timeout=limit),
-    "system.wait": lambda agent, limit: agent.system.wait(agent.pid, limit),
-    "spawn": lambda agent, limit: agent.system.spawn(timeout=limit),
-    "process": lambda agent, limit: agent.system.process(agent.pid, timeout=limit),
-    "ps": lambda agent, limit: agent.system.ps(timeout=limit),
-    "load": lambda agent, limit: agent.system.load("tiny", timeout=limit),
+    **{way: act for way, act in BLOCKING.items() if way not in ("say", "stream")},
     "LLM": lambda agent, limit: llm_async.LLM.from_pretrained("tiny", system=agent.system, timeout=limit),
     "LLM.generate": lambda agent, limit: llm_async.LLM(agent.system, agent.model, owns_system=False).generate(
         ["One day", "Once"], timeout=limit

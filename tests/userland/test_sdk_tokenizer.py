@@ -218,6 +218,7 @@ def test_an_expression_that_tries_for_ever_is_an_errno(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(written(tmp_path, core))
     with pytest.raises(SyscallError, match="retry-limit") as caught:
         tokenizer.encode("a" * 60, control=False)
+    assert f"({tmp_path}/tokenizer.json)" in caught.value.reason, "whose it is"
     assert caught.value.errno is Errno.EINVAL
     assert tokenizer.decode(tokenizer.encode("hello", control=False)) == "hello"
 

@@ -16,7 +16,10 @@ from llmasos.syscalls.table import BY_NAME
 from llmasos.userland.programs import ps, system
 from llmasos.userland.shell.completing import candidates
 from llmasos.userland.shell.completion import ShellCompleter
+from llmasos.userland.shell.scanner import Scanner
+from llmasos.userland.shell.tree import Script
 from llmasos.userland.shell.words import COMMANDS
+from tests.userland.top_pictures import agent
 
 
 def offered(line: str) -> set[str]:
@@ -76,3 +79,34 @@ def test_files_of_policies_come_first_with_their_classes(tmp_path: Path, monkeyp
     assert offered(f"policy {tmp_path}/bad.py:One") == [f"{tmp_path}/bad.py:One"]
     in_another_shell = [word for word, _ in candidates(tmp_path / "no kernel", ["policy", "ba"])]
     assert in_another_shell == ["bad.py:One", "bad.py:Two"]
+
+
+NAMES = ("Big Bob", "o'brien", "plain", "a$b", "%1", "-x", "new\nline")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("say B", ["say Big\\ Bob"]),
+        ("say Big\\ B", ["say Big\\ Bob"]),
+        ("say 'Big ", ["say 'Big Bob'"]),
+        ('say "Big ', ['say "Big Bob"']),
+        ("say o", ["say o\\'brien"]),
+        ("say 'o", ["say o\\'brien"]),
+        ("say a", ["say a\\$b"]),
+        ("say pl", ["say plain"]),
+        ("watch kill Big\\ ", ["watch kill Big\\ Bob"]),
+        ("say Big B", []),  # its text has begun
+        ("say new", []),
+        ("say %", []),
+    ],
+)
+def test_names_with_blanks_and_signs_are_completed_as_words_that_mean_them(line: str, wanted: list[str]) -> None:
+    rows = [agent(20 + number, name) for number, name in enumerate(NAMES)]
+    completer = ShellCompleter(COMMANDS, cast(Any, lambda call: rows))
+    offered = completer.get_completions(Document(line), CompleteEvent())
+    made = [line[: len(line) + one.start_position] + one.text for one in offered if one.display_text in NAMES]
+    assert made == wanted
+    for one in wanted:
+        (simple,) = (symbol.value for symbol in Scanner(one, COMMANDS, {}, lambda _: Script()).read())
+        assert "".join(part.text for part in simple.words[-1].parts) in NAMES

@@ -369,7 +369,7 @@ def test_a_sample_is_five_calls_and_a_pause_is_none(kernel: Booted) -> None:
             """Pause, and the calls made up to then: those of a sample that was under way, too."""
             await pilot.press("p")
             await until(pilot, lambda: live.paused, "a pause")
-            before, after = {}, live.kernel(StatsCall()).calls_by_name
+            before, after = dict[str, int](), live.kernel(StatsCall()).calls_by_name
             while {**before, "stats": 0} != {**after, "stats": 0}:
                 await pilot.pause(0.5)
                 before, after = after, live.kernel(StatsCall()).calls_by_name

@@ -10,11 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
 from llmasos.syscalls import runtime
 from llmasos.syscalls.blocking import Client, connect
@@ -26,28 +24,25 @@ from tests.booted import PATIENCE, booted, eventually
 from tests.reborn import Reborn
 from tests.userland.command_line import DEADLINE
 from tests.userland.screen_of import llmasos_on
+from tests.userland.top_screen import shown, until
 
 SIM = "sim:context=256,vocab=100"
 LOST = r"the kernel\s+has died|the connection to the kernel is\s+lost"
-
-
-def shown(app: TopApp) -> str:
-    return "\n".join("".join(part.text for part in strip).rstrip() for strip in app.screen._compositor.render_strips())
 
 
 @pytest.mark.processes
 def test_a_kernel_that_is_stopped_is_told_of_and_the_picture_goes_on_with_it() -> None:
     async def watch(app: TopApp, kernel: int) -> None:
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, app, lambda: "bob" in shown(app), "the agent")
+            await until(pilot, lambda: "bob" in shown(app), "the agent")
             os.kill(kernel, signal.SIGSTOP)
-            await until(pilot, app, lambda: "the kernel has not answered for" in shown(app), "it is silent")
-            assert re.search(r"this is how\s+it was \d+ s ago", shown(app))
+            await until(pilot, lambda: "the kernel has not answered for" in shown(app), "it is silent")
+            await until(pilot, lambda: bool(re.search(r"this is how\s+it was \d+ s ago", shown(app))), "since when")
             await pilot.press("G", "enter")
-            await until(pilot, app, lambda: "the kernel has not answered for" in shown(app), "also of one process")
+            await until(pilot, lambda: "the kernel has not answered for" in shown(app), "also of one process")
             os.kill(kernel, signal.SIGCONT)
-            await until(pilot, app, lambda: "has not answered" not in shown(app), "it answers")
-            assert re.search(r"state +blocked", shown(app))
+            await until(pilot, lambda: "has not answered" not in shown(app), "it answers")
+            await until(pilot, lambda: bool(re.search(r"state +blocked", shown(app))), "its details")
 
     with booted("--device", "sim:time_scale=0") as kernel, kernel.connect(name="owner") as owner:
         owner(Spawn(model=SIM, tokens=[1, 2, 3], name="bob"))
@@ -58,14 +53,6 @@ def test_a_kernel_that_is_stopped_is_told_of_and_the_picture_goes_on_with_it() -
             finally:
                 os.kill(client.boot.os_pid, signal.SIGCONT)
                 live.stop(PATIENCE)
-
-
-async def until(pilot: Pilot[None], app: TopApp, holds: Callable[[], bool], what: str) -> None:
-    for _ in range(int(PATIENCE / 0.05)):
-        if holds():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError(f"not within {PATIENCE} s: {what}\n{shown(app)}")
 
 
 @pytest.mark.processes

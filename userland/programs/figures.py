@@ -5,6 +5,10 @@ Units are those of the records: bytes, seconds, tokens. Every function here is p
 
 from __future__ import annotations
 
+import re
+
+from llmasos.syscalls.errno import Errno
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -37,6 +41,18 @@ def duration(seconds: float) -> str:
         return f"{minute}:{second:02}"
     days, hour = divmod(hours, 24)
     return f"{days}d {hour:02}:{minute:02}" if days else f"{hour}:{minute:02}:{second:02}"
+
+
+_LENGTHS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+
+
+def seconds_of(text: str) -> float:
+    """A length of time that somebody wrote: `90s`, `30m`, `1h30m`, `7d`. EINVAL."""
+    found = _TIME.findall(text)
+    if not found or "".join(map("".join, found)) != text:
+        raise Errno.EINVAL(f"a length of time is written as 90s, 30m, 1h30m or 7d, found {text!r}")
+    return sum(float(count) * _LENGTHS[unit] for count, unit in found)
 
 
 def rate(tokens: float, seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls import limits
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import shown
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Kind, ProcessInfo, State
@@ -65,7 +66,12 @@ def not_shown(count: int) -> str:
 def unseen(kernel: Kernel, rows: list[ProcessInfo]) -> str:
     """What is said of other users' processes, of which only their number is told; empty: there are none."""
     groups = {"/".join(row.group.split("/")[:3]) for row in rows}
-    homes = [info for info in kernel(GroupStat("/users", below=True)) if info.path.count("/") == 2]
+    try:
+        homes = [info for info in kernel(GroupStat("/users", below=True)) if info.path.count("/") == 2]
+    except SyscallError as error:
+        if error.errno is Errno.EPERM:  # this program is confined, and does not get to know groups
+            return ""
+        raise
     counts = [f"{info.pids} in {info.path}" for info in homes if info.pids and info.path not in groups]
     return f"processes of others: {', '.join(counts)}" if counts else ""
 

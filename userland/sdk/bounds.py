@@ -33,22 +33,23 @@ _LONG_WORD = 200  # characters of a word in which WordPiece looks for pieces
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """`made`: the most characters that the normaliser makes of one; `said`: that the decoder makes; `wild`: it may run
-    for ever."""
+    for ever; `where`: the file that it is from."""
 
     made: int
     said: int
     wild: bool
     wild_decoder: bool
+    where: str = ""
 
     @classmethod
-    def of(cls, core: Any) -> Bounds:
+    def of(cls, core: Any, where: str = "") -> Bounds:
         """The bounds of a `tokenizers.Tokenizer`, from its parts."""
         normalizer, words, decoder = (_parts(part) for part in (core.normalizer, core.pre_tokenizer, core.decoder))
         wild = any("Regex" in str(part.get("pattern")) for part in (*normalizer, *words))
         wild = wild or int(getattr(core.model, "max_input_chars_per_word", 0)) > _LONG_WORD
         wild = wild or len(str(getattr(core.model, "continuing_subword_prefix", "") or "")) > _LONG_WORD
         wild_decoder = any("Regex" in str(part.get("pattern")) for part in decoder)
-        return cls(_product(normalizer), _product(decoder), wild, wild_decoder)
+        return cls(_product(normalizer), _product(decoder), wild, wild_decoder, where)
 
     def encode(self, work: Callable[[], T], text: str) -> T:
         """The result of `work`, which encodes the text."""
@@ -59,8 +60,8 @@ class Bounds:
                 f"at most {MOST_MADE} in all are made: shorten the text, or use a tokenizer that can be trusted",
             )
         if not self.wild and len(text) <= _SHORT:
-            return _told(work, "encode this text")
-        return within(work, SECONDS + len(text) / CHARACTERS_PER_SECOND, "encode this text")
+            return _told(work, f"{self._whose} cannot encode this text")
+        return within(work, SECONDS + len(text) / CHARACTERS_PER_SECOND, f"{self._whose} cannot encode this text")
 
     def decode(self, core: Any, ids: list[int], special: bool) -> str:
         """The text of ids. Raises E2BIG if it is too long."""
@@ -83,8 +84,14 @@ class Bounds:
                 [text] = core.decode_batch([ids], skip_special_tokens=not special)
                 return str(text)
 
-            return within(work, SECONDS + len(ids) / CHARACTERS_PER_SECOND, "decode these tokens")
-        return _told(lambda: str(core.decode(ids, skip_special_tokens=not special)), "decode these tokens")
+            return within(work, SECONDS + len(ids) / CHARACTERS_PER_SECOND, f"{self._whose} cannot decode these tokens")
+        return _told(
+            lambda: str(core.decode(ids, skip_special_tokens=not special)), f"{self._whose} cannot decode these tokens"
+        )
+
+    @property
+    def _whose(self) -> str:
+        return f"the model's tokenizer ({self.where})" if self.where else "the model's tokenizer"
 
 
 def _parts(part: Any) -> list[dict[str, Any]]:
@@ -134,7 +141,7 @@ def _told(work: Callable[[], T], what: str) -> T:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         why = str(error).strip() or type(error).__name__
-        raise SyscallError(Errno.EINVAL, f"the model's tokenizer cannot {what}: {why}") from None
+        raise SyscallError(Errno.EINVAL, f"{what}: {why}") from None
 
 
 class _Lane:
@@ -174,8 +181,7 @@ def within(work: Callable[[], T], seconds: float, what: str) -> T:
     except Empty:
         raise SyscallError(
             Errno.ETIME,
-            f"the model's tokenizer did not {what} within {seconds:.0f} s and was given up; shorten the text, or use a "
-            "tokenizer that can be trusted",
+            f"{what} within {seconds:.0f} s, and was given up; shorten the text, or use a tokenizer that can be trusted",
         ) from None
     except BaseException:  # interrupted: the lane's result has no taker
         raise

@@ -10,8 +10,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -52,6 +52,21 @@ def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str
             place = stack.enter_context(_own_directory())
         stack.enter_context(private_kernel(place, flags, own_runtime=where is None))
     return place
+
+
+def in_a_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Run `work`, which takes a while. (The asynchronous face does it in a thread.)"""
+    return work(*arguments)
+
+
+def from_threads() -> Callable[[Callable[[], object]], None]:
+    """What does something for other threads: a blocking connection is for all."""
+
+    def act(what: Callable[[], object]) -> None:
+        with suppress(SyscallError):  # this program, or the kernel, has gone
+            what()
+
+    return act
 
 
 @contextmanager

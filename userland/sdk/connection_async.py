@@ -6,12 +6,13 @@ import atexit
 import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio.to_thread
+import sniffio
 
 from llmasos.syscalls import calls, client, loops, runtime
 from llmasos.syscalls.errno import SyscallError
@@ -102,10 +103,10 @@ class AsyncConnection:
         loops.running()  # refuses other kinds of loops before a kernel is booted
         async with AsyncExitStack() as stack:
             local = ExitStack()
-            stack.push_async_callback(_in_a_thread, local.close)
+            stack.push_async_callback(in_a_thread, local.close)
             place = self._where
             if not runtime.is_remote(place):
-                place = await _in_a_thread(kernel_there, local, self._where, self._boot, self._flags)
+                place = await in_a_thread(kernel_there, local, self._where, self._boot, self._flags)
             self.kernel = await stack.enter_async_context(
                 client.connect(place, name=self._name, timeout=self._timeout, reconnect=self._reconnect, key=self._key)
             )
@@ -156,6 +157,24 @@ class AsyncConnection:
         return await script_async.run(self.kernel, what, timeout)
 
 
-async def _in_a_thread(work: Callable[..., T], *arguments: Any) -> T:
+def from_threads() -> Callable[[Callable[[], object]], None]:
+    """What has the event loop of this task do something, for other threads. Nothing happens where the loop has ended."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        soon: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
+    else:
+        import asyncio
+
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+
+    def act(what: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # trio.RunFinishedError is one
+            soon(what)
+
+    return act
+
+
+async def in_a_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Run `work` in a thread, and return when it is done, whatever is cancelled: it may be booting a kernel."""
     return await undisturbed(partial(anyio.to_thread.run_sync, work, *arguments))

@@ -55,7 +55,7 @@ def of_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
         raise words.broken(f"its tokenizer cannot be built: {str(error)[:200]}") from None
     _surround(core, words, words.flag("add_bos_token", begin), words.flag("add_eos_token", end))
     named = {name: words.tokens[i] for name, key in _NAMED.items() if (i := words.id(key)) is not None}
-    return Tokenizer(core, Settings(named=named, templates=_templates(metadata)))
+    return Tokenizer(core, Settings(named=named, templates=_templates(metadata), where=where))
 
 
 class _Words:

@@ -34,12 +34,14 @@ HEADS = {
 Every prompt is a process of its own; a list of prompts is computed as one batch by the scheduler, beside whatever else
 runs. Uses the kernel that runs, or boots a private one.
 """,
+    "sandboxed": """The blocking face of the SDK: Sandboxed, a program that runs confined.
+""",
     "client": """Client, Image, Instance: load an image, create an instance of it, predict.
 """,
 }
 
 RULES = [
-    (r"\b(script|connection|system|process|talk|llm|client|arriving|streams)_async\b", r"\1"),
+    (r"\b(script|connection|system|process|talk|llm|client|arriving|streams|sandboxed)_async\b", r"\1"),
     (r"\bllmasos\.aio\.", "llmasos."),
     (r"\bAsyncStream\b", "TextStream"),
     (r"AsyncConnection", "Connection"),

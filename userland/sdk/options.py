@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from llmasos.modelfiles import names, stores
 from llmasos.modelfiles.ollama_options import Started
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
+    BootInfo,
     GroupInfo,
     GroupSettings,
     Kind,
@@ -216,6 +218,31 @@ def handle(pid: int) -> Script[tuple[ModelInfo, Setup | None]]:
     model = yield from actions.model_in_memory(info.model, info.device)
     known = (yield from turns.known_of(pid)).dialogue
     return model, known.setup if known is not None else None
+
+
+def files_of(things: Sequence[int | str]) -> Script[list[str]]:
+    """The files of the models of these processes, and of those in these groups: who talks with one reads its words."""
+    names: set[str] = set()
+    for thing in things:
+        pids = [thing] if isinstance(thing, int) else []
+        if isinstance(thing, str):
+            groups = yield from ask(GroupStat(thing, below=True))
+            pids = [pid for group in groups for pid in group.processes]
+        for pid in pids:
+            names.add((yield from ask(Getinfo(pid))).model)
+    rows = yield from ask(Models())
+    paths = {row.path for row in rows if {row.name, row.path} & names}
+    found: list[str] = []
+    for path in sorted(one for one in paths if os.path.isabs(one) and os.path.exists(one)):
+        links = [os.path.join(path, one) for one in os.listdir(path)] if os.path.isdir(path) else [path]
+        found += [path, *(os.path.realpath(one) for one in links if os.path.islink(one))]
+    return found
+
+
+def hidden(boot: BootInfo) -> list[Path]:
+    """The kernel's directories."""
+    journal = [os.path.dirname(boot.journal_path)] if boot.journal_path else []
+    return [Path(one) for one in (boot.runtime, *journal, boot.audit) if one]
 
 
 def restore(image: Restore, model: Model) -> Script[tuple[int, ModelInfo, Setup | None]]:

@@ -223,16 +223,19 @@ class Process(Talk):
         return await self.system(Rename(self.pid, name), timeout=timeout)
 
     @public
-    async def grant(self, to: int | str, rights: Strings = "read", *, timeout: float | None = None) -> GrantInfo:
+    async def grant(
+        self, to: int | str, rights: Strings = "read", *, seconds: float = 0.0, timeout: float | None = None
+    ) -> GrantInfo:
         """Hand rights on it to a program of another owner: `to` is a user id, or `uid/tenant`; rights are "see", "read",
-        "control", "limits", of which one must have each oneself. The answer's `ticket` is good once, for
-        `System.accept` there; `System.revoke` takes back its `handle`. Raises EINVAL, ESRCH, EPERM, EDQUOT.
+        "control", "limits", of which one must have each oneself. It ends after `seconds`, if they are not 0: time goes on
+        while no kernel runs. The answer's `ticket` is good once, for `System.accept` there; `System.revoke` takes back
+        its `handle`. Raises EINVAL, ESRCH, EPERM, EDQUOT.
 
         Example:
             ticket = (await agent.grant(1002, ["read", "control"])).ticket
         """
         bits = rights_of([rights] if isinstance(rights, str) else rights)
-        return await self.system(Grant(self.pid, str(to), bits), timeout=timeout)
+        return await self.system(Grant(self.pid, str(to), bits, seconds=seconds), timeout=timeout)
 
     @public
     async def move(self, device: str, *, timeout: float | None = None) -> None:

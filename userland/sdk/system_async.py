@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from llmasos.syscalls.calls import Overdue
@@ -33,12 +34,14 @@ from llmasos.syscalls.records import (
     SchedInfo,
     Stats,
 )
+from llmasos.syscalls.rights_words import rights_of
 from llmasos.syscalls.table import (
     Accept,
     Advise,
     Attach,
     Estimate,
     Evict,
+    Grant,
     Grants,
     GroupRemove,
     GroupStat,
@@ -46,10 +49,13 @@ from llmasos.syscalls.table import (
     Ps,
     Restore,
     Revoke,
+    SandboxClose,
+    SandboxOpen,
     Sched,
     StatsCall,
     Wait,
 )
+from llmasos.userland.programs import bubblewrap
 from llmasos.userland.sdk import options
 from llmasos.userland.sdk.actions import Language, language_of
 from llmasos.userland.sdk.arguments import (
@@ -58,15 +64,17 @@ from llmasos.userland.sdk.arguments import (
     KvActionName,
     Model,
     SchedClassName,
+    Strings,
     dtype_name,
     member,
     model_name,
 )
-from llmasos.userland.sdk.connection_async import AsyncConnection
+from llmasos.userland.sdk.connection_async import AsyncConnection, from_threads, in_a_thread
 from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import UNLIMITED, Options, Prompt
 from llmasos.userland.sdk.process_async import Process
 from llmasos.userland.sdk.public import public
+from llmasos.userland.sdk.sandboxed_async import Sandboxed
 from llmasos.userland.sdk.script import GRACE_SECONDS, seconds
 
 
@@ -183,6 +191,26 @@ class System(AsyncConnection):
         return Process(self, pid, model, setup=setup)
 
     @public
+    async def grant_group(
+        self,
+        path: str,
+        to: int | str,
+        rights: Strings = "read",
+        *,
+        seconds: float = 0.0,
+        timeout: float | None = None,
+    ) -> GrantInfo:
+        """Hand rights on all agents of a control group to a program of another owner: those that are in it, or in a group
+        in it, at the time of each call. Else as `Process.grant`. Raises EINVAL, ENOENT, EPERM, EDQUOT.
+
+        Example:
+            await system.group("team")
+            made = await system.grant_group("team", 1002, ["read", "control"], seconds=3600)
+        """
+        bits = rights_of([rights] if isinstance(rights, str) else rights)
+        return await self(Grant(0, str(to), bits, path, seconds), timeout=timeout)
+
+    @public
     async def accept(self, ticket: bytes, *, timeout: float | None = None) -> Process:
         """A handle on the process on which the ticket of a grant (`Process.grant`) gives rights. They end with this
         program, or when the grant is taken back. Raises ESRCH: the ticket was used, taken back, or is not for this user;
@@ -216,9 +244,61 @@ class System(AsyncConnection):
         return await self(Revoke(handle), timeout=timeout)
 
     @public
+    async def sandbox(
+        self,
+        command: Sequence[str],
+        *,
+        grants: Mapping[int | str | Process, Strings] | None = None,
+        read: Sequence[str | os.PathLike[str]] = (),
+        write: Sequence[str | os.PathLike[str]] = (),
+        network: bool = False,
+        directory: str | os.PathLike[str] = "",
+        environment: Mapping[str, str] | None = None,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        timeout: float | None = None,
+    ) -> Sandboxed:
+        """Start a program of this machine that is held by the operating system (bubblewrap), and can reach of the kernel
+        what `grants` names, and nothing else: agents, or the paths of groups, each with the rights that it is to have
+        ("read", "control", ...). Whatever it starts is held with it, connects as usual (`System.connect()`), and finds
+        these by `grants()` or `ps()`.
+
+        It sees the system's programs, this Python, the files of the models that it was granted, and `read`; it may change
+        an empty /tmp and `write`. It starts in `directory`, which must be in one of these, with few variables of the
+        environment and those of `environment`. Without `network` it has none. `stdin`, `stdout` and `stderr` are as
+        subprocess.Popen has them. All of it ends with this program, however that ends.
+
+        Raises ENOTSUP where this machine cannot do that (no Linux, no bubblewrap, no user namespaces), and starts nothing
+        then; ENOENT or EINVAL for a path that cannot be bound; EPERM, ESRCH for what cannot be granted.
+
+        Example:
+            with system.sandbox(["python3", "tool.py"], grants={agent: "control"}, read=["data"]) as tool:
+                print(tool.wait())
+        """
+        named = [(thing.pid if isinstance(thing, Process) else thing, rights) for thing, rights in (grants or {}).items()]
+        given = [(thing, rights_of([one] if isinstance(one, str) else one)) for thing, one in named]
+        opened = await self(SandboxOpen(), timeout=timeout)
+        try:
+            for thing, bits in given:
+                pid, group = (thing, "") if isinstance(thing, int) else (0, thing)
+                await self(Grant(pid, "", bits, group, sandbox=opened.sandbox), timeout=timeout)
+            files = [*read, *await self.run(options.files_of([thing for thing, _ in given]), timeout)]
+            view = bubblewrap.View(files, write, network, directory, environment or {})
+            hidden = options.hidden(self.kernel.boot)
+            found, arguments = await in_a_thread(bubblewrap.check, command, view, opened.directory, hidden)
+            soon, close = from_threads(), partial(self.kernel.post, SandboxClose(opened.sandbox))
+            streams = stdin, stdout, stderr
+            child = await in_a_thread(bubblewrap.start, found, arguments, command, partial(soon, close), streams)
+        except BaseException:
+            self.kernel.post(SandboxClose(opened.sandbox))
+            raise
+        return Sandboxed(child)
+
+    @public
     async def confine(self, *, timeout: float | None = None) -> None:
         """Give up everything but what this program was granted, for good: it sees itself and those processes, and starts
-        none. That keeps it from accidents; whoever can start another program is not held by it.
+        none. That keeps it from accidents; whoever can start another program is not held by it (`sandbox` holds).
 
         Example:
             await system.confine()

@@ -38,6 +38,7 @@ class Settings:
     control: tuple[str, ...] | None = None  # added tokens that are control; None: those that templates spell
     response_template: Any = None  # how to take an answer apart, in transformers' format
     split_special: bool = False  # special tokens are never found in text
+    where: str = ""  # the file of the tokenizer, for what is said of it
 
 
 class Token(NamedTuple):
@@ -302,7 +303,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _bounds(self) -> Bounds:
-        return Bounds.of(self.core)
+        return Bounds.of(self.core, self.settings.where)
 
     # Ids to text
 

@@ -169,6 +169,7 @@ def _from_directory(directory: Path, file: Path) -> Tokenizer:
         control=None if control is None else tuple(map(str, control)),
         response_template=config.get("response_template"),
         split_special=bool(config.get("split_special_tokens", False)),
+        where=str(file),
     )
     return Tokenizer(core, settings)
 
@@ -325,5 +326,6 @@ def _by_transformers(path: str) -> Tokenizer:
         templates=templates,
         control=None if control is None else tuple(control),
         split_special=bool(found.split_special_tokens),
+        where=path,
     )
     return Tokenizer(core, settings)

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -19,7 +19,7 @@ from prompt_toolkit.document import Document
 
 from llmasos.modelfiles.called import called
 from llmasos.syscalls.errno import SyscallError
-from llmasos.syscalls.pids import shown
+from llmasos.syscalls.pids import parse, shown
 from llmasos.syscalls.policy_file import own_policies
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Advice, ProcessInfo, Signal, State
@@ -87,12 +87,14 @@ _LANGUAGE: Candidates = [
 
 @dataclass
 class Place:
-    """Where the cursor is: in `word`, behind `words` of a command. `what`: `word`, `text`, `file` (of a redirection)."""
+    """Where the cursor is: in `word`, behind `words` of a command. `what`: `word`, `text`, `file` (of a redirection).
+    `written`: the word as it stands in the line, with quotes and backslashes."""
 
     what: str
     word: str
     words: list[str] = field(default_factory=list)
     host: bool = False
+    written: str = ""
 
 
 def place(text: str, forms: Mapping[str, Command], aliases: Mapping[str, str]) -> Place | None:
@@ -117,7 +119,7 @@ def _in(simple: Simple) -> Place | None:
     words = [_unquoted(word) for word in simple.words]
     for position, word in enumerate(simple.words):
         if MARK in word.source:
-            return Place("word", _before(word), words[:position], simple.host)
+            return Place("word", _before(word), words[:position], simple.host, word.source.partition(MARK)[0])
     if simple.text is not None and MARK in simple.text.source:
         said = _before(simple.text)
         if said.startswith("-") and " " not in said:
@@ -128,7 +130,8 @@ def _in(simple: Simple) -> Place | None:
 
 def _before(word: Word) -> str:
     """What is written of a word before the mark, without the quotes around it."""
-    return word.source.partition(MARK)[0].lstrip("\"'").replace("\\ ", " ")
+    written = word.source.partition(MARK)[0]
+    return written.lstrip("\"'") if written.startswith("'") else re.sub(r"\\(.)", r"\1", written.lstrip("\"'"))
 
 
 def _unquoted(word: Word) -> str:
@@ -171,9 +174,9 @@ class ShellCompleter(Completer):
         elif word.startswith("-") and (dashed := list(_matching(word, _dashed(command)))):
             yield from dashed
         elif command.name == "watch" and (rest := _watched(words[1:])) is not None:
-            yield from self._words(Place("word", word, rest), event)
+            yield from self._words(replace(found, words=rest), event)
         else:
-            yield from self._of(expected(command, words[1:]), command, word, event)
+            yield from self._of(expected(command, words[1:]), command, found, event)
 
     def _first(self, word: str, host: bool, event: CompleteEvent) -> Iterator[Completion]:
         """The first word of a command."""
@@ -193,7 +196,10 @@ class ShellCompleter(Completer):
             programs = [(name, "program of the host") for name in self._on_path() if name not in taken]
             yield from _matching(word, programs)
 
-    def _of(self, what: Option | Param | None, command: Command, word: str, event: CompleteEvent) -> Iterator[Completion]:
+    def _of(
+        self, what: Option | Param | None, command: Command, found: Place, event: CompleteEvent
+    ) -> Iterator[Completion]:
+        word = found.word
         if what is None or what.kind is None:
             return
         if isinstance(what, Option) and what.flag in _VALUES:
@@ -210,9 +216,9 @@ class ShellCompleter(Completer):
         elif what.kind in (Kind.COLUMN, Kind.COLUMNS):
             yield from _matching(word, [(one, "column") for one in columns(command.name, word)])
         else:
-            yield from _matching(word, self._candidates(what.kind, word))
+            yield from _matching(word, self._candidates(what.kind, word), found.written)
             if command.name == "wait":
-                yield from _matching(word, self._candidates(Kind.PID, word, exited=True))
+                yield from _matching(word, self._candidates(Kind.PID, word, exited=True), found.written)
 
     def _names(self, command: str) -> Candidates:
         """Words of the commands of the language."""
@@ -238,8 +244,7 @@ class ShellCompleter(Completer):
 
     def _files(self, word: str, event: CompleteEvent) -> Iterator[Completion]:
         for found in self._paths.get_completions(Document(word), event):
-            text = re.sub(r"([\s;&|<>()'\"$\\*?\[#])", r"\\\1", found.text)
-            yield Completion(text, found.start_position, display=found.display, display_meta="file")
+            yield Completion(_escaped(found.text), found.start_position, display=found.display, display_meta="file")
 
     def _on_path(self) -> list[str]:
         then, names = self._programs
@@ -293,10 +298,23 @@ def _dashed(command: Command) -> Candidates:
     return found
 
 
-def _matching(word: str, candidates: Candidates) -> Iterator[Completion]:
+def _matching(word: str, candidates: Candidates, written: str | None = None) -> Iterator[Completion]:
+    """The candidates that begin as a word does. `written`: that word as it stands in the line, where quotes matter."""
     for candidate, meaning in candidates:
         if candidate.startswith(word):
-            yield Completion(candidate, start_position=-len(word), display_meta=meaning)
+            text, typed = (candidate, word) if written is None else (_spelled(candidate, written[:1]), written)
+            yield Completion(text, start_position=-len(typed), display=candidate, display_meta=meaning)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\s;&|<>()'\"$\\*?\[#])", r"\\\1", text)
+
+
+def _spelled(text: str, quote: str) -> str:
+    """A word of the line that means this text: in the quotes that were begun, where they can hold it."""
+    if quote in ("'", '"') and not set(text) & {quote, "$", "`", "\\"}:
+        return f"{quote}{text}{quote}"
+    return _escaped(text)
 
 
 def _named(rows: list[ProcessInfo]) -> Candidates:
@@ -306,7 +324,7 @@ def _named(rows: list[ProcessInfo]) -> Candidates:
     for row in rows:
         about = " ".join(part for part in (state(row), called(row.model)) if part)
         name = printable(row.name, one_line=True)
-        if row.name and names.count(row.name) == 1 and " " not in name:
+        if name == row.name != "" and names.count(name) == 1 and parse(name) is None and name[0] not in "-%":
             found.append((name, f"{shown(row.pid)} {about}"))
     found += [(shown(row.pid), f"{row.name or row.kind} {state(row)}") for row in rows]
     return found

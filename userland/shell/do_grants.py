@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from llmasos.syscalls.errno import Errno
-from llmasos.syscalls.pids import shown
+from llmasos.syscalls.pids import parse, shown
 from llmasos.syscalls.rights_words import rights_of, words_of
 from llmasos.syscalls.table import Accept, Grant, Revoke
 from llmasos.userland.programs import grants
+from llmasos.userland.programs.figures import seconds_of
 from llmasos.userland.programs.listing import Asked, document, plain
 from llmasos.userland.shell.grammar import Line, UsageError
 from llmasos.userland.shell.session import Session, does, each
@@ -14,14 +15,17 @@ from llmasos.userland.shell.session import Session, does, each
 
 @does("grant")
 def _grant(shell: Session, line: Line) -> None:
-    pid = shell.pid(line.text("PID"), agent=True)
-    made = shell.kernel(Grant(pid, line.text("WHO"), rights_of(line.words or ("read",))))
+    named, rights = line.text("PID"), rights_of(line.words or ("read",))
+    pid, group = (0, named) if "/" in named else (shell.pid(named, agent=True), "")
+    length = seconds_of(line.text("--for")) if line.has("--for") else 0.0
+    made = shell.kernel(Grant(pid, line.text("WHO"), rights, group, length))
     ticket = made.ticket.hex()
     if line.has("--json"):
         document(shell.screen, {**plain(made), "ticket": ticket})
         return
     shell.screen.line(ticket)
-    shell.remark(f"a program of {made.to} takes it with `accept TICKET`, once; `revoke {made.handle}` takes it back")
+    back = f"`revoke {shown(made.handle)}` takes it back"
+    shell.remark(f"a program of {made.to} takes it with `accept TICKET`, once; {back}")
 
 
 @does("accept")
@@ -31,7 +35,8 @@ def _accept(shell: Session, line: Line) -> None:
     except ValueError:
         raise UsageError("a ticket is what `grant` has printed: digits and the letters a to f") from None
     taken = shell.kernel(Accept(ticket))
-    shell.screen.line(f"process {shown(taken.pid)}: {words_of(taken.rights)}")
+    on = f"process {shown(taken.pid)}" if taken.pid else f"group {taken.group}"
+    shell.screen.line(f"{on}: {words_of(taken.rights)}")
 
 
 @does("grants")
@@ -45,6 +50,6 @@ def _revoke(shell: Session, line: Line) -> int:
 
 
 def _take_back(shell: Session, word: str) -> None:
-    if not word.isdecimal() or not int(word):
+    if not (handle := parse(word)):
         raise Errno.EINVAL(f"a handle is a number that `grants` lists, found {word!r}")
-    shell.kernel(Revoke(int(word)))
+    shell.kernel(Revoke(handle))

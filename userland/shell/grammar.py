@@ -82,6 +82,7 @@ class Option:
     kind: Kind | None
     help: str
     alone: bool = False  # it needs no other words
+    many: bool = False  # it may stand several times
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,15 @@ class Line:
 
     def text(self, name: str, default: str = "") -> str:
         return self.values.get(name, default)
+
+    def take(self, option: Option, value: str) -> None:
+        """An option has this value; of one that may stand several times, this one too."""
+        before = f"{self.values[option.flag]}\n" if option.many and option.flag in self.values else ""
+        self.values[option.flag] = before + value
+
+    def all(self, flag: str) -> list[str]:
+        """The values of an option that may stand several times."""
+        return self.values[flag].split("\n") if flag in self.values else []
 
     def integer(self, name: str, default: int, *, least: int | None = None, most: int | None = None) -> int:
         """A whole number, at least `least` and at most `most`; the default is not checked."""
@@ -336,11 +346,15 @@ def _read_words(scanner: Words, read: Line, *, piped: bool = False) -> None:
     options = {option.flag: option for option in command.options}
     flagged = [param for param in command.params if param.flagged]
     places = [param for param in command.params if not param.flagged]
+    passed = False  # whether `--` has been
     while scanner.more:
-        if command.passes and read.words:
+        if command.passes and (passed or read.words):
             read.words.append(scanner.word())
             continue
         quoted = scanner.quoted
+        if command.passes and not quoted and scanner.peek() == "--":
+            passed = bool(scanner.word())
+            continue
         word = "" if quoted else scanner.peek()
         option = None if quoted else options.get(word.partition("=")[0])
         if option is not None:
@@ -388,7 +402,7 @@ def _take_option(scanner: Words, read: Line, option: Option, word: str) -> None:
         if not scanner.more:
             raise UsageError(f"{option.flag} wants a value ({option.kind.value})")
         value = scanner.word()
-    read.values[option.flag] = value
+    read.take(option, value)
 
 
 def unknown(name: str, commands: dict[str, Command]) -> str:

@@ -33,6 +33,7 @@ from llmasos.userland.shell import (
     do_images,
     do_language,
     do_look,
+    do_sandbox,
     do_shell,
     do_talk,
     do_wait,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from llmasos.userland.shell.situation import Situation
 
 __all__ = [
-    "DO", "Session", "do_cat", "do_compact", "do_control", "do_grants", "do_images", "do_language", "do_look", "do_shell",
-    "do_talk", "do_wait",
+    "DO", "Session", "do_cat", "do_compact", "do_control", "do_grants", "do_images", "do_language", "do_look",
+    "do_sandbox", "do_shell", "do_talk", "do_wait",
     "open_private", "open_shell",
 ]  # fmt: skip
 NAMED = 5  # agents

@@ -182,6 +182,7 @@ _HOMES = {
     **dict.fromkeys(("pagein", "evict", "advise"), "do_control"),
     **dict.fromkeys(("checkpoint", "restore"), "do_images"),
     **dict.fromkeys(("grant", "grants", "revoke"), "do_grants"),
+    "sandbox": "do_sandbox",
     **dict.fromkeys(("spawn", "say", "chat"), "do_talk"),
     "cat": "do_cat",
     "wait": "do_wait",
@@ -366,7 +367,7 @@ def _take(option: Option, word: str, left: list[str], line: Line) -> None:
         if not left:
             raise UsageError(f"{option.flag} wants a value ({option.kind.value})")
         value = left.pop(0)
-    line.values[option.flag] = value
+    line.take(option, value)
 
 
 def _number(word: str) -> bool:

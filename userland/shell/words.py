@@ -185,11 +185,30 @@ _ALL = (
         Option("--pages", Kind.INTEGER, "KV pages it may map"),
         _JSON,
     ), details="0 takes a limit away."),
-    Command("grant", "hand rights on an agent to another user", (
-        _AGENT, Param("WHO", Kind.NAME), Param("RIGHT", Kind.WORDS, required=False)), (_JSON,),
+    Command("grant", "hand rights on an agent, or on a group's, to another user", (
+        Param("PID", Kind.AGENT), Param("WHO", Kind.NAME), Param("RIGHT", Kind.WORDS, required=False)), (
+        Option("--for", Kind.NAME, "until so much time has passed: 30m, 12h, 7d"),
+        _JSON,
+    ),
             details="WHO is a user id, or that and a tenant (`1002/acme`). RIGHT is read (the default), control, limits "
                     "or see, several if need be. Prints a ticket, which is good once, in a shell or program of WHO: "
-                    "`accept TICKET`. What you were granted yourself you can pass on, as much of it or less."),
+                    "`accept TICKET`. What you were granted yourself you can pass on, as much of it or less, and for no "
+                    "longer. A PID with a slash in it is the path of a control group: the grant is on all agents that "
+                    "are in it, or in a group in it, at any time until it ends. Time goes on while no kernel runs."),
+    Command("sandbox", "run a program of the host that reaches what it is granted, and nothing else",
+            (Param("COMMAND", Kind.WORDS),), (
+        Option("--grant", Kind.NAME, "AGENT:RIGHTS or /GROUP:RIGHTS (read,control where none stand), several times",
+               many=True),
+        Option("--read", Kind.FILE, "a path that it may read, several times", many=True),
+        Option("--write", Kind.FILE, "a path that it may change, several times", many=True),
+        Option("--dir", Kind.FILE, "the directory in which it starts"),
+        Option("--net", None, "let it use the network"),
+    ), passes=True, details="Options stand before COMMAND, behind `--` if that begins with a dash. The operating system "
+                            "holds it, with all that it starts (bubblewrap; `pip install 'llmasos[sandbox]'`): it sees "
+                            "the system's programs, this Python, an empty /tmp and what the options name, no network, no "
+                            "process of others, and of the kernel a socket at which it is confined to its grants. "
+                            "`llmasos` works in it, with these. It ends with this command, whose status is its own. "
+                            "Where the machine cannot do that nothing is run (ENOTSUP says why)."),
     Command("accept", "take what a ticket of `grant` gives", (Param("TICKET", Kind.NAME),),
             details="The agent is there from then on, as `ps` shows it (`1001:7`), until the shell ends or the grant is "
                     "taken back. A program does the same by `system.accept(ticket)`."),
@@ -347,6 +366,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "grant",
             "accept",
             "revoke",
+            "sandbox",
         ),
     ),
     (
@@ -447,6 +467,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("group guests --remove", "remove it, once it is empty"),
     ),
     "grant": (("grant alice 1002 read control", "user 1002 may read what she says, and talk with her"),),
+    "sandbox": (
+        (
+            "sandbox --grant alice:control --read ./data -- python3 tool.py",
+            "a tool that talks with alice, and reads ./data",
+        ),
+    ),
     "revoke": (("revoke 3", "take a grant back, and all that was made of it"),),
     "policy": (("policy lottery", "from the next step on"), ("policy --max-runs 8", "at most 8 processes in a step")),
     "checkpoint": (("checkpoint alice alice.img", "to be restored later, or elsewhere"),),
