@@ -22,6 +22,7 @@ import msgspec
 from docs import blocks, comments
 from llmasos.syscalls import limits, manual, records, table, trace_events
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.parts import LONG, PACKED
 from llmasos.syscalls.records import Record
 from llmasos.syscalls.table import CANCEL, COMMON, TABLE, Entry, Needs
 from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS
@@ -43,6 +44,9 @@ call must be `attach`.
 From Python: `await kernel(Fork(pid, count=2))` with `llmasos.syscalls.client`, the same without `await` with
 `llmasos.syscalls.blocking`. Arguments stand on the wire in the order shown; those with a default may be left out from the
 end.
+
+In a request of {LONG:,} bytes or more, a list of tokens may be packed: a msgpack `bin` of 4 bytes for each token, the
+least significant one first. It is decoded sooner; clients of this version send {PACKED:,} tokens and more so.
 
 A request has at most {limits.MAX_REQUEST_BYTES:,} bytes, a reply at most {limits.MAX_REPLY_BYTES:,}. A longer request
 is not read but answered EMSGSIZE; at more than {2 * limits.MAX_REQUEST_BYTES:,} bytes the connection is cut. What else

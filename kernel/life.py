@@ -53,7 +53,7 @@ def finish_decoding(system: System, process: LLMProcess, finish: Finish) -> None
     if decoding.request is not None:
         tokens = process.log[decoding.start :].tolist() if decoding.append else []
         desk.answer(system, decoding.request, DecodeResult(decoding.start, tokens, finish, decoding.collected))
-    wake(system, process.output)
+    wake(system, process.reading)
     if process.traits.once and finish is not Finish.KILLED:
         exit_process(system, process, 0 if finish is not Finish.ERROR else 1, f"its decode ended: {finish.value}")
 
@@ -141,8 +141,8 @@ def _become_zombie(system: System, process: LLMProcess) -> None:
     """Calls that wait for the process go on: reads see its end, others find it gone, its parent reaps it."""
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     audit.ended(system, process, process.exit_status)
-    wake(system, process.output)
-    wake(system, process.boundary)
+    wake(system, process.reading)
+    wake(system, process.pausing)
     parent = system.table.get(process.parent)
     system.table.ended(process)
     if isinstance(parent, Program):
@@ -200,7 +200,7 @@ def strike(system: System, process: LLMProcess) -> None:
     process.device.release_reserve(process.pid)
     process.enter(State.ZOMBIE, WaitFor.NONE, system.now)
     system.table.remove(process)
-    wake(system, process.output)
+    wake(system, process.reading)
     _tell(system, process)
 
 

@@ -29,7 +29,7 @@ def grew(system: System, process: LLMProcess) -> None:
     system.journal.grew(process)
     process.charge_log()
     system.stale[process.pid] = process
-    wake(system, process.output)
+    wake(system, process.reading)
 
 
 def dirty(system: System, device: Device) -> None:

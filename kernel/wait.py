@@ -40,7 +40,7 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
     _show(system, request, waiting.channel)
 
 
-def wake(system: System, channel: Channel, error: SyscallError | None = None) -> None:
+def wake(system: System, channel: Channel | None, error: SyscallError | None = None) -> None:
     """Let all requests that wait go on, or fail with `error`, at the end of this event. Not for programs that wait for
     their children, whose state shows it."""
     if channel:

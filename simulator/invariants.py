@@ -312,7 +312,7 @@ def check_requests(system: System) -> None:
     _require(not system.cycle, f"reconciling has come to no end: {system.cycle}")
     _require(not (system.woken or system.stale or system.orphans or system.pumped), "marks are left")
     for process in _llms(system):
-        waiting = [*process.output, *process.boundary]
+        waiting = [*(process.reading or ()), *(process.pausing or ())]
         if process.transition is not None:
             waiting.append(process.transition)
         if process.decoding is not None and process.decoding.request is not None:

@@ -106,7 +106,7 @@ class Client:
         self._leader: _Waiter | None = None
         self._gone: SyscallError | None = None
         self._closed = False
-        self.reconnect = reconnect if isinstance(place, Path) else 0.0
+        self.reconnect = reconnect
         self._watch: threading.Thread | None = None
         self._down = False  # the line is lost, and calls wait for the next kernel
         try:
@@ -230,6 +230,8 @@ class Client:
                     self._calls.sent = seq
                 else:
                     self._calls.take_back(seq)
+                if self._leader is None:  # nobody waits at the line
+                    self._line.finish(self._inbox)
                 self._collect(None)
 
     def _call(
@@ -260,7 +262,7 @@ class Client:
                     if self._leader is waiter and not self._down:  # it has waited
                         self._line.take_some(self._inbox, len(self._calls))
                         self._hand_out(waiter)
-                    if waiter.reply is None and self._gone is None and not self._down:
+                    if waiter.reply is None and self._gone is None and not self._down and not self._line.quiet:
                         self._collect(waiter)
                     if waiter.reply is not None:
                         self._pass_lead(waiter)
@@ -349,7 +351,7 @@ class Client:
     def _keep_up(self) -> None:
         try:
             while self._gone is None and self._lost():
-                search = Search(self.runtime, self.reconnect, time.monotonic(), self.notify)
+                search = Search(self.place, self.reconnect, time.monotonic(), self.notify)
                 while not self._taken_up(search):
                     pass
                 search.over(self.boot)
@@ -413,6 +415,7 @@ class Client:
             if waiter.reply is None and time.monotonic() >= search.until:
                 raise search.in_vain()
         if waiter.reply is None:
+            search.refused = line.refused
             with self._turn:
                 self._calls.take_back(seq)
             return False

@@ -85,7 +85,7 @@ class Client:
         self.showing: Showing | None = None
         self.notify: Notify | None = None
         self._attach = Attach(name or calls.default_name(), int(rights), ticket, tenant, seen=0)
-        self._timeout, self.reconnect = timeout, reconnect if isinstance(place, Path) else 0.0
+        self._timeout, self.reconnect = timeout, reconnect
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
         self._closed = False
@@ -269,7 +269,7 @@ class Client:
     async def _go_on(self) -> None:
         """Find the next kernel, and have it take this program up. If there is none, every call fails."""
         try:
-            search = Search(self.runtime, self.reconnect, anyio.current_time(), self.notify)
+            search = Search(self.place, self.reconnect, anyio.current_time(), self.notify)
             while not self._up and self._gone is None:  # a kernel may die before it has taken this program up
                 while not search.found(anyio.current_time()):  # noqa: ASYNC110 - there is no event to wait for
                     await anyio.sleep(calls.POLL_SECONDS)
@@ -327,6 +327,7 @@ class Client:
                     link.send(frame)
             finally:
                 if not self._up:
+                    search.refused = link.refused
                     link.close()
 
     def _attached(self, boot: BootInfo) -> None:

@@ -21,6 +21,7 @@ from nacl import bindings
 from nacl.exceptions import CryptoError
 
 from llmasos.syscalls import limits, zmtp
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.zmtp import Arrived, Broken, Frame, Pong, Refused, Shown
 
 OVERHEAD = 33  # bytes that a message grows by: name and number of its command, seal, flags
@@ -55,6 +56,11 @@ class Incoming(zmtp.Incoming):
             opened = self._opened(arrived)
             if opened is not None:
                 return opened
+
+    def _refuse(self, start: int, size: int, errno: Errno, why: str) -> Arrived | None:
+        """Which call a message is of stands in what cannot be decrypted before it is whole. So one for which there is no
+        room is not refused: it waits."""
+        return zmtp.Full(why) if errno is Errno.EAGAIN else super()._refuse(start, size, errno, why)
 
     # --- the handshake ---
 

@@ -1,4 +1,5 @@
-"""A program's socket to the kernel: a DEALER that connects once, and the monitor that says when the connection is lost.
+"""A program's socket to a kernel on another machine: a DEALER that connects once, and the monitor that says when the
+connection is lost. (stream.py is the same for one of this machine.)
 
 Nothing here waits; line.py does that for threads, link.py for event loops. zeromq.descriptor says what holds of the
 descriptors: they become readable once for each change, and any use of a socket may swallow that. So whoever has sent
@@ -7,6 +8,7 @@ looks for what has arrived before anything waits again.
 
 from __future__ import annotations
 
+import select
 from collections import deque
 from contextlib import suppress
 from functools import partial
@@ -18,25 +20,28 @@ from llmasos.syscalls import limits, zeromq
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.remote import Remote
 
-_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
-_FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_EVENTS = (
+    zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)  # fmt: skip
 
 
 class Dealer:
     """One connection. `fd` and `monitor_fd` become readable when something may have arrived, or the connection has
     gone."""
 
-    def __init__(self, endpoint: str | Remote) -> None:
-        self._remote = endpoint if isinstance(endpoint, Remote) else None
-        zeromq.check_endpoint(str(endpoint))
+    level = False  # the descriptors are readable once for each change
+    ended = False  # of a loss `went_down` tells
+    waits = False  # libzmq sends by itself
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
         self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        if self._remote is not None:
-            self._remote.secure(self._raw)
-        events = _EVENTS | _FAILURES if self._remote is not None else _EVENTS
-        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(events))
+        remote.secure(self._raw)
+        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(_EVENTS))
         self.fd, self.monitor_fd = zeromq.descriptor(self._raw), self._monitor.fd
         self._next = partial(self._raw.recv, zeromq.NOBLOCK)
-        self._raw.connect(str(endpoint))
+        self._raw.connect(str(remote))
 
     def send(self, frame: bytes) -> bool:
         """Send a frame. False: the pipe is full, or the connection lost."""
@@ -65,8 +70,16 @@ class Dealer:
 
     @property
     def refused(self) -> SyscallError | None:
-        """Why a connection to another machine could not be made, once it went down."""
-        return self._remote.why_not(self._monitor.failed) if self._remote is not None else None
+        """Why the connection could not be made, once it went down."""
+        return self._remote.why_not(self._monitor.failed)
+
+    @property
+    def loss(self) -> tuple[int, int]:
+        """The descriptor, and what to ask poll(2) of it, that tells when the connection may be lost."""
+        return self.monitor_fd, select.POLLIN
+
+    def flush(self) -> None:
+        """Nothing waits here."""
 
     def await_last_words(self) -> None:
         """Wait, in this thread, for what a lost connection still brings."""

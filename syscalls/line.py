@@ -1,18 +1,26 @@
-"""The blocking client's connection: a Dealer that threads wait on. Waiting is apart from everything else, so that one
-thread can wait while another sends.
+"""The blocking client's connection: a Stream, or a Dealer, that threads wait on. Waiting is apart from everything else,
+so that one thread can wait while another sends.
 """
 
 from __future__ import annotations
 
 import select
 import socket as sockets
+import time
 from collections import deque
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from llmasos.syscalls.dealer import Dealer
+from llmasos.syscalls import limits
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.remote import Remote
+from llmasos.syscalls.stream import Stream
 
+if TYPE_CHECKING:  # libzmq is for connections to other machines
+    from llmasos.syscalls.dealer import Dealer
+
+MAX_BACKLOG = 2 * limits.MAX_REPLY_BYTES  # bytes that may wait to be sent
+FINISH_SECONDS = 1.0
 LONGEST_WAIT = 86400.0  # seconds; poll(2) takes at most 24 days
 
 
@@ -25,13 +33,15 @@ class Line:
     """
 
     def __init__(self, endpoint: str | Remote) -> None:
-        self._dealer = Dealer(endpoint)
+        self._dealer = connection(endpoint, MAX_BACKLOG)
         self._nudged, self._nudge = sockets.socketpair()
         self._nudged.setblocking(False)
         self._nudge.setblocking(False)
         self._poll = select.poll()
         for fd in (self._dealer.fd, self._dealer.monitor_fd, self._nudged.fileno()):
-            self._poll.register(fd, select.POLLIN)
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
+        self._asks_room = False
         self._lost, self._link_changed = False, True
 
     def send(self, frame: bytes) -> bool:
@@ -39,7 +49,17 @@ class Line:
         if not self._dealer.send(frame):
             self._link_changed = True  # a lost connection has no pipe at all
             return False
+        if self._dealer.waits:
+            self.nudge()  # who waits already does not wait for room
         return True
+
+    def finish(self, inbox: deque[bytes]) -> None:
+        """Have what waits sent, where nobody waits for an answer; it may still wait after FINISH_SECONDS."""
+        until = time.monotonic() + FINISH_SECONDS
+        while self._dealer.waits and (left := until - time.monotonic()) > 0.0:
+            self.wait(left)
+            if not self.take(inbox):
+                return
 
     def take(self, inbox: deque[bytes]) -> bool:
         """Append all that has arrived. False: the connection is lost, and all that arrived by it has been taken."""
@@ -49,7 +69,13 @@ class Line:
                 self._lost = True
                 self._dealer.await_last_words()
         self._dealer.receive(inbox)
+        self._lost = self._lost or self._dealer.ended
         return not self._lost
+
+    @property
+    def quiet(self) -> bool:
+        """Whether `wait` tells of all that may have arrived, and of a loss; else `take` has to look first."""
+        return self._dealer.level and not self._link_changed and not self._dealer.ended
 
     def take_some(self, inbox: deque[bytes], most: int) -> None:
         """Append up to `most` frames. As `take`, but does not ask once more when nothing more is expected."""
@@ -57,6 +83,9 @@ class Line:
 
     def wait(self, timeout: float | None) -> None:
         """Wait until something may have arrived, `nudge` was called, or `timeout` seconds are over. May return early."""
+        if self._dealer.waits is not self._asks_room:
+            self._asks_room = not self._asks_room
+            self._poll.modify(self._dealer.fd, select.POLLIN | select.POLLOUT if self._asks_room else select.POLLIN)
         for fd, _ in self._poll.poll(None if timeout is None else min(timeout, LONGEST_WAIT) * 1000):
             if fd == self._dealer.monitor_fd:
                 self._link_changed = True
@@ -68,7 +97,7 @@ class Line:
         """Wait until the connection may be lost, or descriptor `bell` is readable. Touches descriptors only, as
         `wait`."""
         watch = select.poll()
-        watch.register(self._dealer.monitor_fd, select.POLLIN)
+        watch.register(*self._dealer.loss)
         watch.register(bell, select.POLLIN)
         watch.poll()
 
@@ -90,3 +119,12 @@ class Line:
             self._dealer.close()
             self._nudged.close()
             self._nudge.close()
+
+
+def connection(endpoint: str | Remote, most: int = 0) -> Stream | Dealer:
+    """A connection to a kernel, here or on another machine. `most`: bytes that may wait to be sent."""
+    if isinstance(endpoint, str):
+        return Stream(endpoint, most)
+    from llmasos.syscalls.dealer import Dealer
+
+    return Dealer(endpoint)

@@ -1,8 +1,8 @@
-"""The asynchronous client's connection: a Dealer that an event loop watches.
+"""The asynchronous client's connection: a Stream, or a Dealer, that an event loop watches.
 
 No task waits on it. The loop calls `take` when something may have arrived, and whoever sends calls it too, since sending
-may swallow the wake-up. Frames for a pipe that is full wait here; ZeroMQ says that there is room by the same
-descriptor, and so they are also tried by time.
+may swallow the wake-up of a Dealer. Frames that do not fit wait here. Of a Stream the loop tells when there is room;
+libzmq says so by the descriptor that also tells of what arrives, and so they are also tried by time.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 
 from llmasos.syscalls import limits, zeromq
-from llmasos.syscalls.dealer import Dealer
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.line import connection
 from llmasos.syscalls.loops import Loop, Undo
 from llmasos.syscalls.remote import Remote
 
@@ -28,13 +28,16 @@ class Link:
         self, loop: Loop, endpoint: str | Remote, deliver: Callable[[bytes], None], lost: Callable[[], None]
     ) -> None:
         self._loop, self._deliver, self._lost = loop, deliver, lost
-        self._dealer = Dealer(endpoint)
+        self._dealer = connection(endpoint)
         self._inbox: deque[bytes] = deque()
         self._waiting: deque[bytes] = deque()
         self._size = 0  # bytes in it
         self._retry: Undo | None = None
+        self._room: Undo | None = None  # the loop will tell of room
         self._ending = False
-        self._undo = [loop.watch(self._dealer.fd, self.take), loop.watch(self._dealer.monitor_fd, self._look)]
+        self._undo = [loop.watch(self._dealer.fd, self.take)]
+        if self._dealer.monitor_fd >= 0:
+            self._undo.append(loop.watch(self._dealer.monitor_fd, self._look))
         # A descriptor tells of what comes after its socket was found empty.
         self.take()
         self._look()
@@ -46,7 +49,7 @@ class Link:
     @property
     def backlog(self) -> int:
         """Frames that wait for room."""
-        return len(self._waiting)
+        return len(self._waiting) + self._dealer.waits
 
     def send(self, frame: bytes) -> bool:
         """Send a frame. False: too much waits already, or the connection is closed."""
@@ -58,8 +61,16 @@ class Link:
             self._waiting.append(frame)
             self._size += len(frame)
             self._retry = self._retry or self._loop.later(RETRY_SECONDS, self._try_again)
+        if self._dealer.waits and self._room is None:
+            self._room = self._loop.when_writable(self._dealer.fd, self._make_room)
         self.take()
         return True
+
+    def _make_room(self) -> None:
+        self._room = None
+        self.take()
+        if self._dealer.waits and not self._dealer.closed:
+            self._room = self._loop.when_writable(self._dealer.fd, self._make_room)
 
     def take(self) -> None:
         """Deliver all that has arrived."""
@@ -68,7 +79,10 @@ class Link:
             while self._inbox:
                 self._deliver(self._inbox.popleft())
             if not self._flushed():  # if it has sent, it may have swallowed a wake-up
-                return
+                break
+        if self._dealer.ended and not self._ending:
+            self._ending = True
+            self._undo.append(self._loop.later(0.0, self._end))
 
     def _flushed(self) -> bool:
         """Send what waits, as much as there is room for; whether any was sent."""
@@ -99,6 +113,7 @@ class Link:
         if not self._dealer.closed:
             for undo in self._undo:
                 undo()
-            if self._retry is not None:
-                self._retry()
+            for timer in (self._retry, self._room):
+                if timer is not None:
+                    timer()
             self._dealer.close()

@@ -61,6 +61,18 @@ class AsyncioLoop:
 
         return stop
 
+    def when_writable(self, fd: int, act: Callable[[], None]) -> Undo:
+        def stop() -> None:
+            if not self._loop.is_closed():
+                self._loop.remove_writer(fd)
+
+        def once() -> None:
+            stop()
+            act()
+
+        self._loop.add_writer(fd, once)
+        return stop
+
     def later(self, seconds: float, act: Callable[[], None]) -> Undo:
         return self._loop.call_later(seconds, act).cancel
 

@@ -70,6 +70,14 @@ class TrioLoop:
         trio.lowlevel.spawn_system_task(run, name=f"watch {fd}")
         return stop
 
+    def when_writable(self, fd: int, act: Callable[[], None]) -> Undo:
+        async def run() -> None:
+            with suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_writable(fd)
+                act()
+
+        return self.background(run, f"room at {fd}")
+
     def later(self, seconds: float, act: Callable[[], None]) -> Undo:
         async def run() -> None:
             await trio.sleep(seconds)

@@ -42,6 +42,10 @@ class Loop(Protocol):
         """Call `look` while descriptor `fd` is readable, until the function that is returned is called; that comes before
         the descriptor is closed."""
 
+    def when_writable(self, fd: int, act: Callable[[], None]) -> Undo:
+        """Call `act` once, when descriptor `fd` is writable, unless the function that is returned is called before; that
+        comes before the descriptor is closed."""
+
     def later(self, seconds: float, act: Callable[[], None]) -> Undo:
         """Call `act` once, unless the function that is returned is called before."""
 

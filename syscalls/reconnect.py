@@ -2,21 +2,23 @@
 
 A kernel that keeps a journal gives each program a ticket. When such a kernel dies, its journal stays in the runtime
 directory; the program waits there for the next kernel, shows the ticket, and sends its unanswered calls again. A kernel
-that halts removes its journal, and there is nothing to wait for.
+that halts removes its journal, and there is nothing to wait for. Of a kernel on another machine nothing of this can be
+seen, nor whether it has died or the way to it was cut: the program tries to connect, and shows the ticket.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from llmasos.syscalls import calls, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
+from llmasos.syscalls.remote import Place, Remote
 from llmasos.syscalls.table import Attach
 
 RECONNECT_SECONDS = 30.0
+REMOTE_SECONDS = 0.25  # between two attempts to connect to another machine
 
 Notify = Callable[[BootInfo | None], object]
 """Called with None when the kernel has died, and with the BootInfo of the next kernel once that has taken the program
@@ -24,12 +26,14 @@ up."""
 
 
 class Search:
-    """The wait for the next kernel of a runtime directory, for a number of seconds from `now` at most. Every error is an
-    EPIPE: there is nothing to wait for."""
+    """The wait for the next kernel of a place, for a number of seconds from `now` at most. Every error is an EPIPE: there
+    is nothing to wait for. `refused` is why the latest attempt to connect to another machine has failed."""
 
-    def __init__(self, directory: Path, seconds: float, now: float, notify: Notify | None) -> None:
-        self._directory, self._seconds, self._notify = directory, seconds, notify
+    def __init__(self, place: Place, seconds: float, now: float, notify: Notify | None) -> None:
+        self._directory, self._seconds, self._notify = place, seconds, notify
         self._told = False
+        self._next = now  # when to try the other machine again
+        self.refused: SyscallError | None = None
         self.until = now + seconds
 
     def found(self, now: float) -> bool:
@@ -38,6 +42,11 @@ class Search:
         self._check_halted()
         if now >= self.until:
             raise self.in_vain()
+        if isinstance(self._directory, Remote):
+            if found := now >= self._next:
+                self._next = now + REMOTE_SECONDS
+            self._died()
+            return found
         try:
             return calls.kernel_listens(self._directory)
         except SyscallError as error:
@@ -48,10 +57,17 @@ class Search:
         return False
 
     def _check_halted(self) -> None:
-        if runtime.halted(self._directory):
+        if not isinstance(self._directory, Remote) and runtime.halted(self._directory):
             raise SyscallError(Errno.EPIPE, f"the kernel of {self._directory} has gone: it has halted")
 
     def in_vain(self) -> SyscallError:
+        if isinstance(self._directory, Remote):
+            why = self.refused.reason if self.refused is not None else "it has not answered"
+            return SyscallError(
+                Errno.EPIPE,
+                f"the connection to the kernel at {self._directory} was lost, and for {self._seconds:g} s there was no "
+                f"other: {why}",
+            )
         return SyscallError(
             Errno.EPIPE,
             f"the kernel of {self._directory} has died, and within {self._seconds:g} s no other has taken this "

@@ -1,7 +1,7 @@
 """A kernel on another machine: where it is, which key it has, and the key by which this program comes.
 
-Its runtime directory is out of reach, so nothing can be known of it but what its connection tells. When that is lost its
-programs have ended, as with a local connection; a program with a ticket connects anew and shows that.
+Its runtime directory is out of reach, so nothing can be known of it but what its connection tells. When that is lost a
+program connects anew and shows its ticket, as it does here (reconnect.py).
 """
 
 from __future__ import annotations

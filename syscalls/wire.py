@@ -1,8 +1,9 @@
 """Frames <-> records: the messages between a program and the kernel.
 
-A request is one frame, msgpack of `[version, seq, call number, arguments]`; a reply is `[version, seq, errno, result or
-reason]`, followed by the journal's position if the program attached so (`seen`). `seq` is the caller's: any number from 0
-to 2**63 - 1 that it does not have in flight. Like Linux's syscall entry, this is the place that trusts nothing: it checks
+A request is one frame, msgpack of `[version, seq, call number, arguments]`; the tokens of one of 64 KiB or more may be
+packed (parts.py). A reply is `[version, seq, errno, result or reason]`, followed by the journal's position if the
+program attached so (`seen`). `seq` is the caller's: any number from 0 to 2**63 - 1 that it does not have in flight. Like
+Linux's syscall entry, this is the place that trusts nothing: it checks
 every argument against its declared type and limits (table.py), and answers every fault with an errno and a reason. Call
 number 0 takes back the call whose seq is its one argument, and is itself not answered. It differs from JSON-RPC in being
 binary, typed and bounded.
@@ -13,15 +14,18 @@ from __future__ import annotations
 import enum
 import re
 import typing
+from array import array
+from collections.abc import Generator
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from llmasos.syscalls import constraint, limits
+from llmasos.syscalls import constraint, limits, parts
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import LogRecord
-from llmasos.syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry
+from llmasos.syscalls.table import BY_RECORD, CANCEL, TABLE, Call, Entry, Exec, Feed, Spawn
 
 R = TypeVar("R")
 Frame = bytes | bytearray
@@ -71,6 +75,8 @@ _any = msgspec.msgpack.Decoder().decode
 _reason = msgspec.msgpack.Decoder(str).decode
 _cancel = msgspec.msgpack.Decoder(tuple[Seq]).decode
 _arguments = {number: msgspec.msgpack.Decoder(entry.record).decode for number, entry in TABLE.items()}
+# Of the calls that take tokens: which argument they are.
+_TOKENS = {BY_RECORD[call].number: call.__struct_fields__.index("tokens") for call in (Spawn, Exec, Feed)}
 _results = {entry.record: msgspec.msgpack.Decoder(entry.result).decode for entry in TABLE.values()}
 
 # msgspec raises these for bytes that are no msgpack: RecursionError for endless nesting, UnicodeError for broken text.
@@ -104,7 +110,7 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
             Errno.EINVAL, f"{type(call).__name__} is no system call; use a record of llmasos.syscalls.table"
         )
     try:
-        frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, call))
+        frame = _encode((limits.PROTOCOL_VERSION, seq, entry.number, _packed(call)))
     except OverflowError:
         where = ".".join(_beyond(call)) or "a number"
         raise SyscallError(Errno.EINVAL, f"{entry.name}: {where}: at most 64 bits; the number has more") from None
@@ -115,6 +121,14 @@ def encode_request(seq: int, call: Call[Any]) -> bytes:
     if len(frame) > limits.MAX_REQUEST_BYTES:
         raise SyscallError(Errno.EMSGSIZE, too_long(len(frame)))
     return frame
+
+
+def _packed(call: Call[Any]) -> Call[Any]:
+    """A call as it is sent: many tokens go packed, unless something is wrong with them, which the kernel is to say."""
+    if isinstance(call, Spawn | Exec | Feed) and call.tokens is not None and len(call.tokens) >= parts.PACKED:
+        with suppress(OverflowError, TypeError):
+            return msgspec.structs.replace(call, tokens=parts.packed(call.tokens))
+    return call
 
 
 def no_text(error: UnicodeEncodeError) -> str:
@@ -153,6 +167,60 @@ def decode_request(frame: Frame) -> Request:
         entry = TABLE[number]
         reason = f"{entry.name}: {_named(_sentence(error), entry, body)}"
         raise RefusedFrame(seq, Errno.EINVAL, reason) from None
+
+
+def decode_in_parts(frame: Frame) -> Generator[None, None, Request]:
+    """As `decode_request`, with a stop after each part of a long frame: no part takes longer than some tenths of a
+    millisecond. Tokens come as `parts.Packed`."""
+    if len(frame) < parts.LONG:
+        return decode_request(frame)
+    if len(frame) > limits.MAX_REQUEST_BYTES:
+        raise RefusedFrame(seq_of(frame[:24]), Errno.EMSGSIZE, too_long(len(frame)))
+    left = [parts.MAX_VALUES]
+    if frame[:1] != b"\x94":
+        raise _diagnose(frame, msgspec.DecodeError("it is no array of 4"))
+    try:
+        at = 1
+        for _ in range(3):  # numbers, or the frame is refused
+            at = yield from parts.skipped(frame, at, left)
+        version, seq, number, _ = _fields(_envelope(frame[:at] + b"\xc0"))
+    except (*_BROKEN, parts.Faulty) as error:
+        raise _diagnose(frame, error) from None
+    entry = TABLE.get(number)
+    if version != limits.PROTOCOL_VERSION or entry is None:  # nothing of it is needed to say so
+        return decode_request(frame[:at] + b"\xc0")
+    place, short, tokens = _TOKENS.get(number, -1), bytearray(), None
+    argument = -1
+    try:
+        count, at = parts.header(frame, at)
+        if count > (most := len(entry.record.__struct_fields__)):
+            raise parts.Faulty(f"Expected `array` of at most length {most}, got {count}")
+        short += parts.array_of(count)
+        for argument in range(count):
+            begin = at
+            if argument == place:
+                tokens, at = yield from parts.taken(frame, at)
+            if at == begin:
+                at = yield from parts.skipped(frame, at, left)
+                short += memoryview(frame)[begin:at]
+            else:
+                short += b"\x90"
+        if at != len(frame):
+            raise parts.Faulty("MessagePack data is malformed: trailing characters")
+        argument = -1
+        call = _arguments[number](short)
+    except (*_BROKEN, parts.Faulty) as error:
+        said = _sentence(error)
+        if argument >= 0:
+            said = (
+                said.replace(" - at `$", f" - at `$[{argument}]")
+                if " - at `$" in said
+                else f"{said} - at `$[{argument}]`"
+            )
+        raise RefusedFrame(seq, Errno.EINVAL, f"{entry.name}: {_named(said, entry, short)}") from None
+    if tokens is not None:
+        msgspec.structs.force_setattr(call, "tokens", tokens)
+    return Request(seq, call)
 
 
 def seq_of(prefix: Frame) -> int:
@@ -268,9 +336,9 @@ def describe_value(value: Any, *, content: bool = True) -> str:
         case [bytes(), *_]:  # records; their sizes may be shown
             sizes = ", ".join(f"{len(blob)} bytes" for blob in value[:SHOWN])
             return f"[{sizes}]" if len(value) <= SHOWN else f"[{sizes}, ... {len(value)} in all]"
-        case list() if value and not content:
+        case list() | array() if value and not content:
             return f"[{len(value)} in all]"
-        case list():
+        case list() | array():
             inner = ", ".join(describe_value(element) for element in value[:SHOWN])
             return f"[{inner}]" if len(value) <= SHOWN else f"[{inner}, ... {len(value)} in all]"
         case dict():
@@ -314,7 +382,7 @@ def _sentence(error: Exception) -> str:
     return str(error)
 
 
-def _named(said: str, entry: Entry, body: msgspec.Raw) -> str:
+def _named(said: str, entry: Entry, body: msgspec.Raw | bytearray) -> str:
     """msgspec's sentence about the arguments of a call as one for people: `limits.pages: 0 or more, found -3`."""
     placed = _PLACED.fullmatch(said)
     if placed is None:

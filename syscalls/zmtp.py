@@ -72,8 +72,14 @@ class Shown(NamedTuple):
     identity: bytes
 
 
+class Full(NamedTuple):
+    """There is no room for what comes next, which waits in its socket: look again when there is."""
+
+    reason: str
+
+
 Frame = bytes | bytearray
-Arrived = Ready | Refused | Pong | Shown | Frame
+Arrived = Ready | Refused | Pong | Shown | Full | Frame
 
 
 def head(length: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ class Doorway:
         )
         self.connections, self.payers = self.door.connections, self.door.connections.payers
 
-    def back(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+    def back(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> Iterator[None] | None:
         self.came.append(message)
         self.door.send(peer, message.reason.encode() if isinstance(message, zmtp.Refused) else bytes(message))
+        return None
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from llmasos.drivers.engine.contexts import Context
 from llmasos.drivers.engine.early import Computed, Early, Patience, Stop, Stopped, next_run
 from llmasos.drivers.engine.image import Frames
 from llmasos.drivers.protocol import Run, RunResult, Step
+from llmasos.syscalls.errno import SyscallError
 
 Compute = Callable[[Frames, list[Run], list[Context], Stop | None], Computed]
 
@@ -54,7 +55,7 @@ class Ahead:
         if asked():
             self._early = None
             return
-        with suppress(Stopped, MemoryError):
+        with suppress(Stopped, MemoryError, SyscallError):  # which the step then meets itself
             early.computed = self._compute(images[early.number], early.runs, early.contexts, early.stop)
 
     def _clear(self, early: Early, image: Frames) -> None:

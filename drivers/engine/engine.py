@@ -137,6 +137,7 @@ class Engine:
         if request.trust is not None:
             origin.digest = self._known.get(loaded) or content_digest(directory, None, self._tick)
             self._known = {loaded: origin.digest} | self._known
+            way = way.trusting()
             origin.trusted = trust.check(request.trust, request.path, directory, origin.digest)
         changed = there is not None and origin.loaded != self._origins[request.image].loaded
         if there is not None and there.slab.shape != way.kv_shape:
@@ -298,7 +299,13 @@ class Engine:
         runs = [work.runs[i] for i in good]
         computed = self._ahead.finish(image, work.early, runs, contexts) if work.early else None
         if computed is None:
-            computed = computing.compute(image, runs, contexts)
+            try:
+                computed = computing.compute(image, runs, contexts)
+            except SyscallError as error:  # the image cannot be computed with; the others of the step can
+                for i in good:
+                    self._contexts.pop(work.runs[i].ctx, None)
+                    work.results[i] = RunResult(work.runs[i].ctx, error=error.reason)
+                return
         for phase, seconds in computed.phases.items():
             work.phases[phase] += seconds
         for i, result in zip(good, computing.results(image, runs, contexts, computed), strict=True):

@@ -37,6 +37,7 @@ class Examined:
     layout: Layout
     dtype: str  # to run it in
     weights: Callable[[], Weights]  # opens its files
+    strict: bool = False  # it has to be trusted: what is read of it later is looked at each time
 
 
 class ImageKind(Protocol):

@@ -8,7 +8,7 @@ default.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ class Way:
     raw: dict[str, Any]  # its config.json
     model: Examined
     as_it_is: bool
+
+    def trusting(self) -> Way:
+        """The same for models that have to be trusted."""
+        return replace(self, model=replace(self.model, strict=True))
 
     @property
     def layout(self) -> Layout:

@@ -132,7 +132,7 @@ def process_info(system: System, process: Process, whole: bool) -> ProcessInfo:
             "finish": process.finish,
             "limits": process.traits.limits,
             "seed": process.traits.sampler.seed,
-            "parked": len(process.output) + len(process.boundary),
+            "parked": len(process.reading or ()) + len(process.pausing or ()),
             "swapped": sum(block >= len(frames) for block in process.table.kept),
         }
         if not whole:

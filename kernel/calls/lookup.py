@@ -130,7 +130,7 @@ def _runner(request: Request, touches: Touches, process: LLMProcess) -> LLMProce
         raise Errno.EBUSY(why)
     if touches.alone:
         check_alone(process, request)
-    early = process.boundary if touches.when is When.IN_TURN else process.running
+    early = process.pausing if touches.when is When.IN_TURN else process.running
     if process.saved is not None or (touches.when is not When.NOW and early):
         return wait(process.boundary)
     return process

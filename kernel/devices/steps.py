@@ -318,4 +318,4 @@ def boundary(system: System, process: LLMProcess) -> None:
     """A process is in no step any more: do what is due at a token boundary, and wake the calls that wait for it."""
     if lives_on(system, process):
         stale(system, process)
-        wake(system, process.boundary)
+        wake(system, process.pausing)

@@ -54,6 +54,7 @@ class Connections:
         self.payers = Payers(received, sends)
         self.turns, self.stays = Turns(paced=paced), Stays(self._numbers, timed)
         self.held: set[Peer] = set()
+        self.starved: set[Peer] = set()  # those for whose next message there is no room
         self._selector = selectors.DefaultSelector()
         self._corked: Peer | None = None  # has its turn, and gets short answers
         self._cork: list[bytes] = []  # at the end of it
@@ -132,6 +133,17 @@ class Connections:
         """Hear nothing more of it until it has read."""
         self.held.add(peer)
         self.wait_for(peer, WRITE)
+
+    def starve(self, peer: Peer) -> None:
+        """Hear nothing more of it until somebody has given room back."""
+        self.starved.add(peer)
+        self.wait_for(peer, peer.mask & ~READ)
+
+    def feed(self) -> None:
+        """There is more room than there was."""
+        starved, self.starved = self.starved, set()
+        for peer in starved:
+            self._hear(peer)
 
     def pause(self, peer: Peer) -> None:
         self.turns.pause(peer)
@@ -229,9 +241,11 @@ class Connections:
         self.refused.discard(peer)
         self.wait_for(peer, 0)
         self.held.discard(peer)
+        self.starved.discard(peer)
         self.turns.forget(peer)
         peer.close()
         self.payers.left(peer)
+        self.feed()
         self._gone(peer)
 
     def close(self) -> None:

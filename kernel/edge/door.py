@@ -20,7 +20,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ import trio
 from llmasos.kernel.edge import listening
 from llmasos.kernel.edge.connections import Connections
 from llmasos.kernel.edge.listening import PRIVATE, Reach
-from llmasos.kernel.edge.peers import Account, Peer
+from llmasos.kernel.edge.peers import Account, Gone, Peer
 from llmasos.syscalls import wire, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -55,14 +55,15 @@ _FIRST = 2  # a program looks whether a kernel listens, then connects
 class Door:
     """Listening sockets and the connections that came by them.
 
-    `deliver(peer, message)` gets what comes, a frame or the reason why there is none; `gone(peer)` is told when a
+    `deliver(peer, message)` gets what comes, a frame or the reason why there is none, and may return what is left to do
+    of it, in parts: these have the connection's turns before anything else that it sends. `gone(peer)` is told when a
     connection that had said something has ended; `note(peer, text)` what the kernel's log should say.
     """
 
     def __init__(
         self,
         descriptors: int,
-        deliver: Callable[[Peer, zmtp.Frame | zmtp.Refused], None],
+        deliver: Callable[[Peer, zmtp.Frame | zmtp.Refused], Iterator[None] | None],
         gone: Callable[[Peer], None],
         note: Callable[[Peer, str], None],
         *,
@@ -290,7 +291,7 @@ class Door:
         all.cork(peer)
         try:
             more = self._take(peer, begin + _TURN)
-        except (EOFError, OSError):
+        except Gone:
             if peer.stranger:
                 self.cut(peer, "it has gone before it had shown a key")
             else:
@@ -302,8 +303,11 @@ class Door:
         all.turns.charge(peer.payer, time.thread_time() - begin)
         if peer not in all:
             return False
-        if peer.counted or peer.incoming.held or peer.incoming.reserved:
+        if peer.counted or peer.working or peer.incoming.held or peer.incoming.reserved:
+            before = peer.counted
             peer.count()
+            if all.starved and peer.counted < before:
+                all.feed()
             if peer.incoming.reserved and not peer.until:
                 all.stays.until(peer, SILENT_SECONDS)
         return more
@@ -319,6 +323,10 @@ class Door:
             if self._admits is None and all.must_hold(peer):
                 all.hold(peer)
                 return False
+            if peer.work is not None:
+                if not self._worked(peer):
+                    return True
+                continue
             arrived = incoming.next(room)
             if arrived is None:
                 if not more:
@@ -330,11 +338,24 @@ class Door:
             if type(arrived) is bytes and peer.refused is None:  # the usual
                 if peer.until:
                     all.stays.end(peer)
-                self._deliver(peer, arrived)
+                if last := not (more or incoming.held):
+                    all.uncork()  # the program waits for this answer
+                peer.begins(self._deliver(peer, arrived), len(arrived))
+                if last and peer.work is None:
+                    return False
             else:
                 self._arrived(peer, arrived)
+                if peer in all.starved:
+                    return False
             if time.thread_time() > until or peer not in all:
                 return True
+        return True
+
+    def _worked(self, peer: Peer) -> bool:
+        """Do the next part of what a connection has sent; whether that was the last."""
+        if peer.work is not None and next(peer.work, peer) is not peer:
+            return False
+        peer.ends()
         return True
 
     def _arrived(self, peer: Peer, arrived: zmtp.Arrived) -> None:
@@ -348,11 +369,14 @@ class Door:
                 self.connections.offer(peer, arrived.frame)
             case zmtp.Shown():
                 self._shown(peer, arrived)
+            case zmtp.Full():
+                self.connections.starve(peer)
             case _ if peer.refused is None:
                 self.connections.stays.end(peer)
                 if isinstance(arrived, zmtp.Refused) and arrived.errno is self._received.errno:
                     self.connections.payers.refusals[self._received.name] += 1
-                self._deliver(peer, arrived)
+                size = 0 if isinstance(arrived, zmtp.Refused) else len(arrived)
+                peer.begins(self._deliver(peer, arrived), size)
 
     def _next_due(self) -> float | None:
         """When something has to be looked at again, if nothing comes."""

@@ -182,19 +182,25 @@ class Keeper:
             nursery.start_soon(self._renew)
             nursery.start_soon(self._sync)
 
-    def stop(self) -> None:
-        """The kernel halts: send the answers that still wait. Call this before `run` is cancelled."""
+    def stop(self, *, kept: bool = True) -> None:
+        """The kernel halts: send the answers that still wait, if what they tell is `kept`; else their callers make these
+        calls again, in the next kernel. Call this before `run` is cancelled."""
         self._stopping.set()
         while self._waiting:
-            self._waiting.popleft()[1]()
+            then = self._waiting.popleft()[1]
+            if kept:
+                then()
 
-    def sync_all(self) -> None:
-        """The kernel halts and is to come back: bring all frames to the disk, if that can still be done."""
-        with contextlib.suppress(OSError):
+    def sync_all(self) -> str:
+        """The kernel halts and is to come back: bring all frames to the disk. Returns why they are not there, if so."""
+        try:
             self._sync_keys()
             for copy in self._copies:
                 os.fsync(copy.fd)
             file.sync_directory(self.path)
+        except OSError as error:
+            return error.strerror or str(error)
+        return self.failing
 
     def close(self) -> None:
         for copy in self._copies:

@@ -29,6 +29,10 @@ NOTES_SECONDS = 10.0
 _AT_ONCE = 64  # buffers to hand to the operating system
 
 
+class Gone(Exception):
+    """Nothing more comes by a connection."""
+
+
 class Account:
     """What somebody uses of the edge's resources: an OS process, an owner, all. `name` is for people."""
 
@@ -56,7 +60,8 @@ class Peer:
 
     __slots__ = (
         "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
-        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sandbox", "sends", "uid", "until",
+        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sandbox", "sends", "uid", "until", "work",
+        "working",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
@@ -72,6 +77,8 @@ class Peer:
         self.received, self.sends = received, sends
         self.incoming: zmtp.Incoming = zmtp.Incoming(received.each)
         self.accounts: tuple[Account, ...] = ()  # of its OS process, its owner, all
+        self.work: Iterator[None] | None = None  # parts in which its last message is handled
+        self.working = 0  # bytes of that
         self.counted = 0  # of received bytes, what the accounts have
         self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
         self.answers = 0  # bytes of `out`
@@ -137,15 +144,23 @@ class Peer:
         for account in self.accounts:
             account.received += size
 
+    def begins(self, work: Iterator[None] | None, size: int) -> None:
+        """Handle a message of so many bytes in parts, if there are any."""
+        if work is not None:
+            self.work, self.working = work, size
+
+    def ends(self) -> None:
+        self.work, self.working = None, 0
+
     def count(self) -> None:
         """Charge what it has sent and the kernel has not handled: no more, no less."""
         self.incoming.compact()
-        held = self.incoming.held + self.incoming.reserved
+        held = self.incoming.held + self.incoming.reserved + self.working
         if held != self.counted:
             self._receive(held - self.counted)
 
     def read(self) -> bool:
-        """Take what has come, up to a bound. False: there is no more. Raises OSError; EOFError at its end."""
+        """Take what has come, up to a bound. False: there is no more. Raises Gone."""
         place = self.incoming.place()
         try:
             if place is not None:
@@ -158,8 +173,10 @@ class Peer:
                 self.incoming.put(data)
         except (BlockingIOError, InterruptedError):
             return False
+        except OSError:
+            raise Gone from None
         if not got:
-            raise EOFError
+            raise Gone
         return got == most
 
     # --- what goes ---

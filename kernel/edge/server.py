@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -72,7 +72,7 @@ from llmasos.kernel.events import (
     WallAt,
 )
 from llmasos.kernel.journal.state import State
-from llmasos.syscalls import budgets, curve_keys, runtime, wire, zmtp
+from llmasos.syscalls import budgets, curve_keys, parts, runtime, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import BY_RECORD, Attach, Call, Exec, Feed, Fork, Restore, SandboxOpen, Spawn
@@ -205,9 +205,11 @@ class Server:
                 if self._audit is not None:
                     await self._audit.finish()
                 if self._keeper is not None:
-                    if self._keeps:
-                        await trio.to_thread.run_sync(self._keeper.sync_all)
-                    self._keeper.stop()
+                    trouble = await trio.to_thread.run_sync(self._keeper.sync_all) if self._keeps else ""
+                    if trouble:
+                        text = f"journal: what came last is not on the disk as the kernel halts: {trouble}"
+                        self._console(Log(seconds(self._now), "error", text))
+                    self._keeper.stop(kept=not trouble)
                 with trio.move_on_after(FLUSH_SECONDS):
                     while self._programs.waiting:  # noqa: ASYNC110 - the door tells nobody
                         await trio.sleep(FLUSH_LOOK)
@@ -312,40 +314,53 @@ class Server:
 
     # --- programs ---------------------------------------------------------------------------------------------------
 
-    def _from_program(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> None:
+    def _from_program(self, peer: Peer, message: zmtp.Frame | zmtp.Refused) -> Iterator[None] | None:
         if self._peers.numbered(peer.number) is None:
             self._peers.add(peer)
             self._attached.set()
+        if not isinstance(message, zmtp.Refused) and len(message) >= parts.LONG:
+            return self._from_program_in_parts(peer, message)
         try:
             if isinstance(message, zmtp.Refused):
                 raise wire.RefusedFrame(wire.seq_of(message.prefix), message.errno, message.reason)
-            size = len(message)
-            if size >= room.LONG and (why := self._room.refusal(size)):
-                raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
-            request = wire.decode_request(message)
-            if peer.host and isinstance(request.call, SandboxOpen):
-                raise wire.RefusedFrame(request.seq, Errno.ENOTSUP, _FAR)
-            if request.call is not None and peer.key is not None:
-                self._check_files(peer, request.seq, request.call)
-            if type(request.call) in _GROW and (why := self._room.refusal(size)):
-                raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
+            self._request(peer, wire.decode_request(message), len(message))
         except wire.RefusedFrame as refusal:
-            self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
-            self._handle(Rejected(peer.number, refusal.errno, refusal.reason))
-            return
+            self._refuse(peer, refusal)
+        return None
+
+    def _from_program_in_parts(self, peer: Peer, message: zmtp.Frame) -> Iterator[None]:
+        try:
+            if why := self._room.refusal(len(message)):
+                raise wire.RefusedFrame(wire.seq_of(message[:24]), Errno.EAGAIN, why)
+            self._request(peer, (yield from wire.decode_in_parts(message)), len(message))
+        except wire.RefusedFrame as refusal:
+            self._refuse(peer, refusal)
+
+    def _refuse(self, peer: Peer, refusal: wire.RefusedFrame) -> None:
+        self._reply(peer, wire.encode_reply(refusal.seq, refusal.errno, refusal.reason))
+        self._handle(Rejected(peer.number, refusal.errno, refusal.reason))
+
+    def _request(self, peer: Peer, request: wire.Request, size: int) -> None:
+        """Raises RefusedFrame."""
         if request.call is None:
             self._handle(Cancel(peer.number, request.cancels))
-        else:
-            peer.owed += 1
-            entry = BY_RECORD[type(request.call)]
-            if entry.dated and getattr(request.call, entry.dated):
-                self._handle(Wall(self._wall.now()))
-            drawn = secrets.randbits(63) if entry.draws else 0
-            call, files = request.call, None
-            if self._files is not None:
-                call, files = self._files.named(peer, request.seq, call)
-            who = peer.os_pid, peer.uid, drawn, len(message), peer.tenant, files, peer.sandbox
-            self._handle(Syscall(peer.number, request.seq, call, *who))
+            return
+        if peer.host and isinstance(request.call, SandboxOpen):
+            raise wire.RefusedFrame(request.seq, Errno.ENOTSUP, _FAR)
+        if peer.key is not None:
+            self._check_files(peer, request.seq, request.call)
+        if type(request.call) in _GROW and (why := self._room.refusal(size)):
+            raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
+        peer.owed += 1
+        entry = BY_RECORD[type(request.call)]
+        if entry.dated and getattr(request.call, entry.dated):
+            self._handle(Wall(self._wall.now()))
+        drawn = secrets.randbits(63) if entry.draws else 0
+        call, files = request.call, None
+        if self._files is not None:
+            call, files = self._files.named(peer, request.seq, call)
+        who = peer.os_pid, peer.uid, drawn, size, peer.tenant, files, peer.sandbox
+        self._handle(Syscall(peer.number, request.seq, call, *who))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
         try:

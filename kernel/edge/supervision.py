@@ -205,13 +205,16 @@ class Supervisor:
         assert child.process.stdout is not None
         async with child.process.stdout as stream:
             rest = b""
-            async for chunk in stream:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._printed(device, incarnation, child, line)
-                if len(rest) > _MAX_LINE:
-                    self._printed(device, incarnation, child, rest)
-                    rest = b""
+            try:
+                async for chunk in stream:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        self._printed(device, incarnation, child, line)
+                    if len(rest) > _MAX_LINE:
+                        self._printed(device, incarnation, child, rest)
+                        rest = b""
+            except trio.BrokenResourceError as broken:
+                self._printed(device, incarnation, child, b"what it prints cannot be read: %a" % broken.__cause__)
             self._printed(device, incarnation, child, rest)
 
     def _printed(self, device: str, incarnation: int, child: _Child, line: bytes) -> None:

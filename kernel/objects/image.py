@@ -20,6 +20,7 @@ from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.parts import Packed
 
 if TYPE_CHECKING:
     from llmasos.kernel.objects.process import LLMProcess
@@ -227,7 +228,7 @@ class Image:
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """EINVAL if a token is not in the model's vocabulary."""
         vocab = self.probed.vocab if self.probed else 0
-        if tokens and max(tokens) >= vocab:
+        if tokens and (tokens.highest if isinstance(tokens, Packed) else max(tokens)) >= vocab:
             bad = next(t for t in tokens if t >= vocab)
             raise Errno.EINVAL(f"token {bad} is not in {self.name}'s vocabulary of {vocab} (ids 0..{vocab - 1})")
 

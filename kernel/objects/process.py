@@ -7,6 +7,7 @@ sampler, its limits; the page table is a cache of it that can be thrown away at 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,16 @@ _LEGAL: dict[State, frozenset[State]] = {
 }
 
 
+# What a process can wait for, the usual first: a dictionary in each process would take hundreds of bytes.
+_USUAL = (State.READY.value, WaitFor.INPUT.value, WaitFor.WEIGHTS.value)
+WAITS = tuple(dict.fromkeys([*_USUAL, *(one.value for one in WaitFor if one), *(one.value for one in State)]))
+_PLACE = {reason: place for place, reason in enumerate(WAITS)}
+
+
+def _none_yet() -> array[int]:
+    return array("q")
+
+
 @dataclass(slots=True)
 class Account:
     """The running totals behind records.Usage."""
@@ -83,8 +94,14 @@ class Account:
     preemptions: int = 0
     forks: int = 0
     device_time: int = 0  # nanoseconds, its share (by tokens) of the steps that it was in
-    waits: dict[str, int] = field(default_factory=dict)
+    waits: array[int] = field(default_factory=_none_yet)  # nanoseconds by the reasons of WAITS, as many as there were
     refaults: int = 0
+
+    def waited(self, reason: str, duration: int) -> None:
+        at, waits = _PLACE[reason], self.waits
+        if at >= len(waits):
+            waits.extend([0] * (at + 1 - len(waits)))
+        waits[at] += duration
 
 
 @dataclass(slots=True, eq=False)
@@ -119,13 +136,12 @@ class Process:
         if state is not self.state and state not in _LEGAL[self.state]:
             raise AssertionError(f"pid {self.pid}: {self.state} -> {state} is not a legal transition")
         if self.state in (State.READY, State.BLOCKED, State.STOPPED):
-            reason = self.wait.value or self.state.value
-            self.account.waits[reason] = self.account.waits.get(reason, 0) + (now - self.since)
+            self.account.waited(self.wait.value or self.state.value, now - self.since)
         self.state, self.wait, self.since = state, wait, now
 
     def usage(self, now: int) -> Usage:
         """The account of the process as a record, waiting up to now included."""
-        waits = dict(self.account.waits)
+        waits = {reason: passed for reason, passed in zip(WAITS, self.account.waits, strict=False) if passed}
         if self.state in (State.READY, State.BLOCKED, State.STOPPED):
             reason = self.wait.value or self.state.value
             waits[reason] = waits.get(reason, 0) + (now - self.since)
@@ -220,8 +236,8 @@ class LLMProcess(Process):
     fed_from: int = NOWHERE  # where the tokens begin that were fed since the last decode
     ahead: bool = True  # compute fed tokens before a decode asks for it
     # what waits for it
-    output: Channel = field(default_factory=Channel)  # woken when its log has grown, or its decode has ended
-    boundary: Channel = field(default_factory=Channel)  # at a token boundary, and when it has its model back
+    reading: Channel | None = None  # the line `output`, and
+    pausing: Channel | None = None  # `boundary`; None: nobody has waited there yet
     # what it is told to do
     stopped: bool = False
     stop_reason: str = ""  # if it was the kernel that stopped it
@@ -265,6 +281,20 @@ class LLMProcess(Process):
         self.count_load()
         if self.image is not None:
             self.image.note_activity(self)
+
+    @property
+    def output(self) -> Channel:
+        """Where to wait; woken when its log has grown, or its decode has ended."""
+        if self.reading is None:
+            self.reading = Channel()
+        return self.reading
+
+    @property
+    def boundary(self) -> Channel:
+        """Where to wait; woken at a token boundary, and when it has its model back."""
+        if self.pausing is None:
+            self.pausing = Channel()
+        return self.pausing
 
     def outran(self, quantum: int) -> bool:
         """Whether it has used up its quantum of tokens, which is longer where pages are brought back too often."""
@@ -315,7 +345,7 @@ class LLMProcess(Process):
     def check(self) -> None:
         """Its state is the one its facts ask for, and what it has is its own."""
         if self.state is State.ZOMBIE:
-            left = self.table.frames or self.output or self.boundary or self.decoding is not None
+            left = self.table.frames or self.reading or self.pausing or self.decoding is not None
             assert not left, "a zombie holds on to something"
         in_step, image, cached = self.running, self.image, self.table.cached
         assert cached + in_step <= len(self.log), f"{cached} tokens cached, {in_step} in a step, of {len(self.log)}"
@@ -338,7 +368,7 @@ class LLMProcess(Process):
             return
         assert (self.state is State.STOPPED) == self.stopped, f"{self.state}, stopped: {self.stopped}"
         assert self.dying is None, "it is dying, but in no step"
-        assert not self.boundary or self.saved is not None, "calls wait for a token boundary that has been"
+        assert not self.pausing or self.saved is not None, "calls wait for a token boundary that has been"
         idle = self.state is State.BLOCKED and self.wait is WaitFor.INPUT
         assert not idle or not self.todo, f"it waits for input, with {self.todo} tokens to compute"
         starved = image is not None and self.pid in image.starved

@@ -27,7 +27,7 @@ from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.grant import Grant
 from llmasos.kernel.objects.log_records import LogRecords
-from llmasos.kernel.objects.process import INIT_PID, Account, Decoding, LLMProcess, Program
+from llmasos.kernel.objects.process import INIT_PID, WAITS, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
 from llmasos.kernel.objects.sandbox import Sandbox
@@ -43,6 +43,8 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
+
+_MOST_WAIT = 1 << 61  # nanoseconds that a record may tell
 
 # --- tickets --------------------------------------------------------------------------------------------------------
 
@@ -301,8 +303,12 @@ def _account(usage: Usage) -> Account:
     """The account that a record was made of."""
     told = msgspec.structs.asdict(usage)
     device_time = nanoseconds(told.pop("device_seconds"))
-    told["waits"] = {reason: nanoseconds(duration) for reason, duration in usage.waits.items()}
-    return Account(**told, device_time=device_time)
+    del told["waits"]
+    account = Account(**told, device_time=device_time)
+    for reason, duration in usage.waits.items():
+        if reason in WAITS:  # else another version's
+            account.waited(reason, min(nanoseconds(duration), _MOST_WAIT))
+    return account
 
 
 def journal_fails(system: System, reason: str) -> None:

@@ -92,5 +92,5 @@ def _tell(system: System, process: LLMProcess, error: SyscallError) -> None:
     system.log("error", f"journal: {reason}; it stays, and its log can be read", process)
     changed(system, process)
     refuse_caller(system, process, Errno.EIO, reason)
-    wake(system, process.boundary, Errno.EBUSY(reason))
-    wake(system, process.output)
+    wake(system, process.pausing, Errno.EBUSY(reason))
+    wake(system, process.reading)

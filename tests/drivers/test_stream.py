@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from llmasos.drivers.cpu import open_device
 from llmasos.drivers.cpu.native import library, stream
+from llmasos.drivers.cpu.native.guard import Guard
 from llmasos.drivers.cpu.native.image import NativeImage
 from llmasos.drivers.cpu.native.installed_file import _read_header
 from llmasos.drivers.cpu.native.stream import WINDOW, Ahead, choose, resident
+from llmasos.drivers.engine.digest import content_digest
 from llmasos.drivers.engine.engine import Engine
-from llmasos.drivers.protocol import Load, Loaded, Probe, Run, Step
+from llmasos.drivers.protocol import Load, Loaded, Probe, Run, Sample, Step, Trust
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler
 from tests import models_zoo
@@ -152,6 +155,87 @@ def test_steps_that_are_given_up_do_not_confuse_who_reads_ahead(deep: Callable[[
     assert said(streamed, idle=True)[0] == wanted
     assert said(streamed, idle=True)[0] == wanted
     streamed.unload(IMAGE)
+
+
+def guard_of(device: Engine) -> Guard:
+    guard = native_image(device)._guard
+    assert guard is not None
+    return guard
+
+
+def errors(device: Engine) -> list[str]:
+    """What a step of two contexts comes to, each without a token if there is one."""
+    runs = [Run(90 + n, IMAGE, 0, prompt(n, 5), 0, [n + 1], Sample(Sampler(), 5, True)) for n in range(2)]
+    results = device.step(Step(1, runs)).results
+    assert all((result.token < 0) is bool(result.error) for result in results)
+    return [result.error for result in results]
+
+
+def overwrite(file: Path, at: int) -> Callable[[], None]:
+    """Write into a file where it is; returns what makes that undone."""
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        before = opened.read(64)
+        opened.seek(at)
+        opened.write(bytes(byte ^ 0x55 for byte in before))
+
+    def undo() -> None:
+        with file.open("r+b") as again:
+            again.seek(at)
+            again.write(before)
+
+    return undo
+
+
+@needs_native
+@pytest.mark.parametrize("where", ["a streamed layer", "the tables", "cut short"])
+def test_a_file_that_changes_under_a_model_gives_no_token_and_is_made_anew_when_the_model_comes_in_again(
+    deep: Callable[[str], Path], tmp_path: Path, where: str
+) -> None:
+    device, _ = loaded(deep("qwen3"), tmp_path, "int8", 0.3)
+    wanted = said(device)
+    (file,) = [path for path in tmp_path.glob("*-int8-*") if not path.name.startswith(".")]
+    os.utime(file)  # as another driver does that loads it
+    assert said(device) == wanted
+    held = next(one for one in guard_of(device)._held if (one.layer >= 0) is (where == "a streamed layer"))
+    if where == "cut short":
+        os.truncate(file, held.at)
+    else:
+        overwrite(file, held.at + held.size // 2)
+    for _ in range(2):
+        assert all("has changed under the model" in error for error in errors(device))
+    device.drop_weights(IMAGE)
+    device.fetch(Load(1, IMAGE, str(deep("qwen3")), "int8", FRAMES, again=True), lambda _: None)()
+    assert said(device) == wanted
+    device.unload(IMAGE)
+
+
+@needs_native
+def test_where_models_have_to_be_trusted_a_disk_s_fault_is_found_when_the_layer_is_brought_in_again(
+    deep: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "available", lambda: 0)
+    device, answer = loaded(deep("qwen3"), tmp_path, "int8", 0.3)
+    device.unload(IMAGE)
+    trust = Trust([content_digest(deep("qwen3"), None, lambda: None)])
+    load = Load(2, IMAGE, str(deep("qwen3")), "int8", FRAMES, room=answer.resident_bytes, trust=trust)
+    device.fetch(load, lambda _: None)()
+    guard = guard_of(device)
+    assert guard.strict
+    wanted = said(device)
+    monkeypatch.setattr(guard, "_now", lambda: guard._stamp)  # a fault of the disk changes no times
+    (file,) = [path for path in tmp_path.glob("*-int8-*") if not path.name.startswith(".")]
+    layer = next(one for one in guard._held if one.layer > 0)
+    undo = overwrite(file, layer.at + layer.size // 2)
+    deadline = time.monotonic() + PATIENCE
+    while not guard.trouble and time.monotonic() < deadline:
+        errors(device)
+    assert all("has changed under the model" in error for error in errors(device))
+    undo()
+    device.unload(IMAGE)
+    device.fetch(load, lambda _: None)()
+    assert said(device) == wanted
+    device.unload(IMAGE)
 
 
 def mapped(file: Path) -> int:

@@ -35,8 +35,10 @@ def test_a_bit_that_flips_in_an_installed_model_changes_no_answer(bench: Bench) 
 
 
 @pytest.mark.parametrize("name", ["KV frames in memory", "weights in memory"])
-def test_a_bit_that_flips_in_memory_is_not_noticed_and_does_no_more_than_change_answers(bench: Bench, name: str) -> None:
+def test_a_bit_that_flips_in_memory_is_seldom_noticed_and_does_no_more_than_change_answers(
+    bench: Bench, name: str
+) -> None:
     act, _ = PLACES[name]
     fates = {act(bench, random.Random(seed)) for seed in range(FLIPS)}
-    assert "noticed" not in fates
+    assert fates - {"noticed"}, "but for scores that are no numbers any more"
     assert bench.said() == bench.wanted, "nothing of it is left for others"

@@ -6,13 +6,15 @@ import errno
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
+from llmasos.kernel.edge import supervision
 from llmasos.kernel.edge.place import watch
 from llmasos.kernel.edge.supervision import Supervisor
-from llmasos.kernel.events import DeviceConfig, DriverExited, Event
+from llmasos.kernel.events import DeviceConfig, DriverExited, DriverPrinted, Event
 
 
 def test_a_driver_for_which_there_is_no_pipe_could_not_be_started_and_the_kernel_goes_on(
@@ -32,6 +34,29 @@ def test_a_driver_for_which_there_is_no_pipe_could_not_be_started_and_the_kernel
     (ended,) = told
     assert isinstance(ended, DriverExited)
     assert ended.reason == f"it could not be started: [Errno {errno.EMFILE}] {os.strerror(errno.EMFILE)}"
+
+
+def test_a_driver_whose_output_cannot_be_read_is_no_reason_for_the_kernel_to_end(tmp_path: Path) -> None:
+    class Torn(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            raise trio.BrokenResourceError from OSError(errno.EIO, os.strerror(errno.EIO))
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    told: list[Event] = []
+    child = supervision._Child()
+    child.process = SimpleNamespace(stdout=Torn())  # type: ignore[assignment]
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor([DeviceConfig("sim0", "sim")], tmp_path, told.append, nursery)
+            await supervisor._listen("sim0", 1, child)
+
+    trio.run(scenario)
+    (printed,) = told
+    assert isinstance(printed, DriverPrinted)
+    assert os.strerror(errno.EIO) in printed.text
 
 
 def test_a_kernel_that_fails_is_not_ended_by_a_notice_of_its_directories(tmp_path: Path) -> None:

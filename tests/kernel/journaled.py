@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llmasos.kernel.journal.records import Frame
 from llmasos.simulator import Prog, Simulation
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import (
@@ -21,6 +22,14 @@ def reboot(sim: Simulation, *programs: Prog) -> None:
     sim.boot_again()
     for program in programs:
         program.come_back()
+
+
+def frames_written(sim: Simulation) -> list[Frame]:
+    """The frames of the journal from here on, as they are written."""
+    written: list[Frame] = []
+    whole = sim._append
+    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
+    return written
 
 
 def fails(call: Callable[[], Any]) -> SyscallError:

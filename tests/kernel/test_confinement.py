@@ -62,6 +62,7 @@ VALUES: dict[str, Any] = {
     "to": str(ANN),
     "ticket": b"t" * 16,
     "handle": 99,
+    "owner": "1003",
 }
 LEFT_OUT: tuple[type[Call[Any]], ...] = (Attach, Exit)  # nothing is left of who does it
 

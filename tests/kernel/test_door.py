@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -467,3 +468,60 @@ def test_a_socket_of_another_kind_is_answered_like_any(tmp_path: Path) -> None:
                 req.close(0)
 
     trio.run(main)
+
+
+def test_a_message_handled_in_parts_lets_others_be_heard_between_them_and_keeps_its_connections_order(
+    tmp_path: Path,
+) -> None:
+    happened: list[str] = []
+
+    class Slow(Doorway):
+        def back(self, peer: peers.Peer, message: zmtp.Frame | zmtp.Refused) -> Iterator[None] | None:
+            assert not isinstance(message, zmtp.Refused)
+            if len(message) < 100:
+                happened.append(bytes(message).decode())
+                return None
+            return self.parts(peer, len(message))
+
+        def parts(self, peer: peers.Peer, size: int) -> Iterator[None]:
+            for part in range(3):
+                happened.append(f"part {part}")
+                peer.count()
+                assert self.payers.everybody.received >= size, "its bytes are charged as long as they are needed"
+                yield
+            happened.append("whole")
+
+    way = Slow(tmp_path)
+    way.door.listen(way.path)
+    with Raw(way.path, greet=False) as one, Raw(way.path, greet=False) as other:
+        other.send(GREETING + ready())
+        one.send(GREETING + ready() + frame(bytes(50_000)) + frame(b"after it"))
+        while "part 0" not in happened:
+            way.door.round()
+        other.send(frame(b"another's"))
+        while "after it" not in happened:
+            way.door.round()
+    assert happened.index("another's") < happened.index("whole") < happened.index("after it")
+    way.door.close()
+    assert way.payers.everybody.received == 0
+
+
+def test_an_error_of_the_operating_systems_in_what_a_message_does_is_not_taken_for_its_connections_end(
+    tmp_path: Path,
+) -> None:
+    class Broken(Doorway):
+        def back(self, peer: peers.Peer, message: zmtp.Frame | zmtp.Refused) -> Iterator[None] | None:
+            raise OSError("the disk")
+
+    way = Broken(tmp_path)
+    way.door.listen(way.path)
+    with Raw(way.path, greet=False) as one:
+        one.send(GREETING + ready() + frame(b"here"))
+        with pytest.raises(OSError, match="the disk"):
+            rounds_without_end(way)
+    way.door.close()
+
+
+def rounds_without_end(way: Doorway) -> None:
+    while True:
+        way.door.round()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from zmq.utils import z85
 
 from llmasos.syscalls import curve_keys, zmtp
+from llmasos.syscalls.budgets import RECEIVED
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
 from tests.doorway import Doorway, apart, until
@@ -129,6 +130,32 @@ def test_messages_of_an_official_client_come_and_go_encrypted(tmp_path: Path) ->
                 {},
                 {},
             )
+
+    trio.run(main)
+
+
+def test_a_message_for_which_there_is_no_room_waits_until_there_is(tmp_path: Path) -> None:
+    """Which call it is of cannot be read before it is whole, so nobody could be told that it was refused."""
+
+    async def main() -> None:
+        async with gateway(tmp_path) as way:
+            with dealer(way.address, ADA) as (raw, _), dealer(way.address, BOB) as (other, _):
+                for one in (raw, other):
+                    one.send(b"here")
+                    assert await apart(one.recv) == b"here"
+                host = way.payers.processes["127.0.0.1"]
+                host.received += RECEIVED.process
+                raw.send(bytes(1 << 20))
+                raw.send(b"and after it")
+                await until(lambda: way.connections.starved)
+                other.send(b"there is room for short ones")
+                assert await apart(other.recv) == b"there is room for short ones"
+                host.received -= RECEIVED.process
+                other.send(bytes(100_000))  # and what it had is given back
+                assert len(await apart(other.recv)) == 100_000
+                assert await apart(raw.recv) == bytes(1 << 20)
+                assert await apart(raw.recv) == b"and after it"
+                assert (host.received, way.notes) == (0, [])
 
     trio.run(main)
 

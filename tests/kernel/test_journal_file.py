@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import trio
@@ -28,15 +29,14 @@ from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Spawn, Truncate
 from tests.booted import PATIENCE
+from tests.kernel.journaled import frames_written
 
 
 @pytest.fixture(scope="module")
 def frames() -> list[Frame]:
     """What a kernel writes in a short life; the last frame changes something."""
     sim = simulate()
-    written: list[Frame] = []
-    whole = sim._append
-    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
+    written = frames_written(sim)
     program = sim.program()
     pid = program.call(Spawn("sim", [1, 2, 3]))
     program.call(Decode(pid, 8, logprobs=1))
@@ -445,6 +445,26 @@ def test_frames_that_come_while_the_old_file_is_left_after_a_repair_are_in_the_n
     rig.run(scenario)
     state, _ = reopen(tmp_path)
     assert not state.difference(rig.live)
+
+
+def test_a_kernel_that_halts_and_cannot_sync_answers_nobody_who_waits_for_that(
+    tmp_path: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls have no answer, so they are made again in the next kernel."""
+    told: list[str] = []
+    for trouble in (0, errno.EIO):
+        rig = Rig(tmp_path / str(trouble), "always")
+        begin(rig, frames)
+        rig.keeper.when_kept(lambda trouble=trouble: told.append(os.strerror(trouble)))  # type: ignore[misc]
+        with monkeypatch.context() as patch:
+            if trouble:
+                patch.setattr(os, "fsync", mock.Mock(side_effect=OSError(trouble, os.strerror(trouble))))
+            why = rig.keeper.sync_all()
+        assert why == (os.strerror(trouble) if trouble else "")
+        rig.keeper.stop(kept=not why)
+        rig.keeper.close()
+        rig.opened.close()
+    assert told == [os.strerror(0)]
 
 
 def test_a_repair_whose_file_cannot_be_synced_leaves_no_descriptor(

@@ -28,6 +28,7 @@ from llmasos.simulator import simulate
 from llmasos.syscalls import curve_keys
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Decode, Feed, Fork, Spawn, Truncate
+from tests.kernel.journaled import frames_written
 from tests.system.scan import Scan, needles
 
 SAMPLES = Path(__file__).parents[1] / "system" / "samples"
@@ -38,9 +39,7 @@ PLANTED = [911, 923, 947, 953, 967]
 def frames() -> list[Frame]:
     """What a kernel writes in a short life."""
     sim = simulate()
-    written: list[Frame] = []
-    whole = sim._append
-    sim._append = lambda append: (written.append(append.frame), whole(append))[1]  # type: ignore[method-assign]
+    written = frames_written(sim)
     program = sim.program()
     pid = program.call(Spawn("sim", PLANTED, records=[b"planted words"]))
     program.call(Decode(pid, 8, logprobs=1))

@@ -165,7 +165,7 @@ def test_arguments_with_defaults_may_be_left_out_from_the_end() -> None:
 
 def test_too_long_a_request_is_not_sent() -> None:
     with pytest.raises(SyscallError) as caught:
-        wire.encode_request(1, Feed(1, [limits.MAX_TOKEN] * 2_000_000))
+        wire.encode_request(1, Feed(1, [limits.MAX_TOKEN] * 2_200_000))
     assert caught.value.errno is Errno.EMSGSIZE
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from llmasos.syscalls.client import connect
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Checkpoint, Feed, Getinfo, Kill, Null, Pagein, Ps, Read, Spawn
 from tests.booted import PATIENCE, SIM, Booted, booted, command, eventually
+from tests.reborn import Reborn
 
 pytest.importorskip("nacl", reason="CURVE needs the extra `net`")
 pytestmark = pytest.mark.processes
@@ -210,3 +213,62 @@ def test_a_kernel_to_which_nobody_could_come_does_not_listen(tmp_path: Path, wor
     )
     assert (done.returncode, done.stderr.startswith("llmasos boot: ")) == (1, True)
     assert why in done.stderr
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Reborn, str]]:
+    """A kernel with a journal to which this program comes by TCP, and its address."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "settings"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    public = curve_keys.text_of(curve_keys.new_secret(curve_keys.place(curve_keys.CLIENT)))
+    typed(tmp_path / "settings", "key", "add", public, "me")
+    typed(tmp_path / "settings", "key", "trust", address, typed(tmp_path / "settings", "key", "server"))
+    kernel = Reborn(tmp_path / "run", "--tcp", address, device="sim")
+    kernel.boot()
+    try:
+        yield kernel, f"tcp://{address}"
+    finally:
+        kernel.end()
+
+
+def test_a_program_far_away_goes_on_with_the_next_kernel_and_makes_its_calls_once(far: tuple[Reborn, str]) -> None:
+    kernel, address = far
+    told: list[object] = []
+    with blocking.connect(address, timeout=PATIENCE, reconnect=PATIENCE) as program:
+        program.notify = told.append
+        pid = program(Spawn("sim:1b", [1, 2]), timeout=PATIENCE)
+        kernel.kill()
+        eventually(lambda: program.away, "it has noticed that the connection is lost")
+        booting = threading.Thread(target=kernel.boot)
+        booting.start()
+        assert program(Feed(pid, [3]), timeout=PATIENCE) == 3
+        booting.join()
+        assert program(Read(pid)).tokens == [1, 2, 3]
+        assert told == [None, program.boot]
+
+
+def test_a_program_far_away_under_an_event_loop_goes_on_with_the_next_kernel(far: tuple[Reborn, str]) -> None:
+    kernel, address = far
+
+    async def main() -> None:
+        async with connect(address, timeout=PATIENCE, reconnect=PATIENCE) as program:
+            pid = await program(Spawn("sim:1b", [1, 2]), timeout=PATIENCE)
+            await trio.to_thread.run_sync(kernel.kill)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, kernel.boot)
+                assert await program(Feed(pid, [3]), timeout=PATIENCE) == 3
+            assert (await program(Read(pid))).tokens == [1, 2, 3]
+
+    trio.run(main)
+
+
+def test_a_program_far_away_whose_kernel_does_not_come_back_hears_why_not(far: tuple[Reborn, str]) -> None:
+    kernel, address = far
+    with blocking.connect(address, timeout=PATIENCE, reconnect=0.5) as program:
+        kernel.kill()
+        with pytest.raises(SyscallError) as caught:
+            program(Null())
+        assert caught.value.errno is Errno.EPIPE
+        assert "for 0.5 s there was no other: no kernel listens at" in caught.value.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_the_words_of_the_shell_hand_over_list_and_take_back(where: Path, system
     assert "no grant 999" in revoked.stderr
     assert system.grants() == []
     assert command(where, "grant", str(process.pid), str(SELF), "everything").returncode != 0
+
+
+def test_a_group_is_handed_over_and_for_a_time(where: Path, system: System) -> None:
+    system.group("/users/team")
+    printed = command(where, "grant", "/users/team", str(SELF), "--for", "1h30m", "--json")
+    made = json.loads(printed.stdout)
+    assert (made["pid"], made["group"]) == (0, "/users/team")
+    assert 0 < made["until"] - time.time() <= 5400
+    listed = command(where, "grants").stdout.splitlines()[-1]
+    assert "/users/team" in listed
+    assert "1:29:" in listed or "1:30:" in listed
+    for wrong in ("1x", "", "h", "1h 2"):
+        assert command(where, "grant", "/users/team", str(SELF), "--for", wrong).returncode == 2
+    assert system.revoke(made["handle"]) == 1
 
 
 def test_rights_have_words() -> None:

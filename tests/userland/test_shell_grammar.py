@@ -177,3 +177,10 @@ def test_a_scanner_takes_words_one_by_one() -> None:
     scanner = Scanner("  a 'b c'  d e ")
     assert [scanner.word(), scanner.word(), scanner.rest()] == ["a", "b c", "d e"]
     assert scanner.word() == ""
+
+
+def test_an_option_that_may_stand_several_times_keeps_all_and_behind_two_dashes_are_the_commands_own_words() -> None:
+    line = parse("sandbox --grant a:read --grant /users/x --net -- tool --grant b -- c", COMMANDS)
+    assert line is not None
+    assert (line.all("--grant"), line.has("--net"), line.all("--read")) == (["a:read", "/users/x"], True, [])
+    assert line.words == ["tool", "--grant", "b", "--", "c"]

@@ -81,7 +81,9 @@ class NativeImage(Frames):
         self._kv_bits = 8 * ITEM_BYTES[slab.shape.dtype]
         self._decoder = library.open(self._network.model, threads)
         streamed = self._network.streamed
-        self._ahead = stream.Ahead(streamed, layout.layers) if streamed else None
+        self._guard = blueprint.guard
+        told = self._guard.brought_in if self._guard is not None else lambda layer: None
+        self._ahead = stream.Ahead(streamed, layout.layers, told) if streamed else None
 
     @property
     def resident_bytes(self) -> int:
@@ -99,6 +101,8 @@ class NativeImage(Frames):
             self._decoder = 0
             if self._ahead:
                 self._ahead.close()
+            if self._guard:
+                self._guard.close()
             del self._network
 
     def prepare(self, runs: list[Run], contexts: list[Context], stop: Stop | None = None) -> Rows:
@@ -126,7 +130,9 @@ class NativeImage(Frames):
         """The first of the greatest logits of each row, where `logits` is None; else nothing of meaning."""
         output = np.array(rows, dtype=np.int64)
         best = np.full(len(rows), -1, dtype=np.int64)
-        slab, ahead = self.slab.raw, self._ahead
+        slab, ahead, guard = self.slab.raw, self._ahead, self._guard
+        if guard is not None:
+            guard.look()
         work = Batch(
             rows=len(batch.token),
             outputs=len(rows),
@@ -152,6 +158,8 @@ class NativeImage(Frames):
                 self._library.step(self._decoder, work)
             finally:
                 ahead.end()
+        if guard is not None:  # what it computed with may have changed meanwhile
+            guard.look()
         chosen: list[int] = best.tolist()
         return chosen
 
@@ -218,7 +226,7 @@ class NativeKind:
         def make(told: Callable[[float], None]) -> network.Blueprint:
             return network.describe(model.weights(), model.config, dtype, positions, told, str(place))
 
-        blueprint = store.get(place, dtype, make, progress, room) if store else make(progress)
+        blueprint = store.get(place, dtype, make, progress, room, strict=model.strict) if store else make(progress)
         if room and blueprint.parts is None and blueprint.weights.used > room:
             raise SyscallError(Errno.ENOMEM, f"{place} in {dtype} {self._unstreamed(dtype)}")
         return NativeImage(self.library, blueprint, layout, dtype, slab, self.threads)

@@ -47,6 +47,7 @@ class _Wanted:
     digest: str
     bits: int
     room: int  # bytes that the weights may take; 0: all
+    strict: bool  # models have to be trusted
     progress: Progress
     damaged: list[os.stat_result] = field(default_factory=list)  # files that were found so
 
@@ -59,7 +60,9 @@ class Store:
         self.digests = self.directory / "digests"
         self._threads = threads
 
-    def get(self, source: Path, form: str, make: Make, progress: Progress, room: int = 0) -> Blueprint:
+    def get(
+        self, source: Path, form: str, make: Make, progress: Progress, room: int = 0, *, strict: bool = False
+    ) -> Blueprint:
         """The blueprint of the model in the directory `source`: read, or made and kept. `progress` is told fractions.
         `room`, if not 0: bytes that the weights may take; what does not fit stays in the file, if it can be kept there
         (Blueprint.parts). Making a file takes the memory of the whole model. Raises MemoryError where `room` is too
@@ -71,7 +74,7 @@ class Store:
             return make(progress)
         digest = self._digest(source, lambda: progress(0.0))
         path = self.directory / f"{_plain(source.name)}-{form}-{digest[:16]}.v{FORMAT}.{ABI}"
-        wanted = _Wanted(source, path, digest, BITS[form], room, progress)
+        wanted = _Wanted(source, path, digest, BITS[form], room, strict, progress)
         if found := self._read(wanted):
             return found
         with self._lock(path, lambda: progress(0.0)):
@@ -122,7 +125,13 @@ class Store:
             if any(os.path.samestat(state, other) for other in wanted.damaged):
                 return None
             blueprint = installed_file.read(
-                descriptor, wanted.digest, wanted.bits, wanted.room, self._threads, wanted.progress
+                descriptor,
+                wanted.digest,
+                wanted.bits,
+                wanted.room,
+                self._threads,
+                wanted.progress,
+                strict=wanted.strict,
             )
             with suppress(OSError):  # another user's
                 os.utime(descriptor)  # for _sweep

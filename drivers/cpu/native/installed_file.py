@@ -8,6 +8,7 @@ which a step needs, are mapped, and so are pages that are streamed (stream.py).
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import os
 import struct
@@ -21,6 +22,7 @@ import numpy as np
 import xxhash
 
 from llmasos.drivers.cpu.native import stream
+from llmasos.drivers.cpu.native.guard import Guard, Held
 from llmasos.drivers.cpu.native.library import ABI, Layer, Model
 from llmasos.drivers.cpu.native.network import Blueprint, Page, Parts
 from llmasos.drivers.cpu.native.packing import PAGE, Arena
@@ -61,10 +63,18 @@ class Mapped:
 
 
 def read(
-    descriptor: int, digest: str, bits: int, room: int, threads: int, progress: Callable[[float], None]
+    descriptor: int,
+    digest: str,
+    bits: int,
+    room: int,
+    threads: int,
+    progress: Callable[[float], None],
+    *,
+    strict: bool = False,
 ) -> Blueprint:
     """The blueprint in the file. `room`, if not 0: bytes that the weights may take; pages that do not fit stay in the
-    file, and only their checksums are looked at. Raises Damaged, OSError, and MemoryError where `room` is too small."""
+    file, and only their checksums are looked at. `strict`: those are held against their SHA-256 whenever they are brought
+    in (guard.py). Raises Damaged, OSError, and MemoryError where `room` is too small."""
     header, weights_at = _read_header(descriptor)
     if (header.format, header.abi, header.digest, header.bits) != (FORMAT, ABI, digest, bits):
         raise Damaged("its name says another model than its header")
@@ -81,7 +91,9 @@ def read(
     for (first, size), total in zip(_pieces(header.tables_size), header.tables_sums, strict=True):
         wanted.append(_Stretch(tables_at + first, size, total, "tables"))
     with ThreadPoolExecutor(threads) as pool:
-        for done, _ in enumerate(pool.map(lambda stretch: _fetch(descriptor, stretch), wanted)):
+        held = []
+        for done, one in enumerate(pool.map(lambda stretch: _fetch(descriptor, stretch, strict=strict), wanted)):
+            held += [replace(one, layer=done if done < len(places) else -1)] if one is not None else []
             progress((done + 1) / len(wanted))
     layers = Layer * (len(header.layers) // ctypes.sizeof(Layer))
     return Blueprint(
@@ -92,6 +104,7 @@ def read(
         _map(descriptor, tables_at, header.tables_size, scattered=True),
         header.tables_size,
         _parts(descriptor, header, weights_at, streamed, arena, places) if streamed else None,
+        Guard(descriptor, held, strict=strict and bool(streamed)),
     )
 
 
@@ -187,10 +200,15 @@ def with_tables_of(path: Path, made: Blueprint, size: int) -> Blueprint:
     try:
         if os.fstat(descriptor).st_size < size:
             return made
-        tables = _map(descriptor, size - made.tables_size, made.tables_size, scattered=True)
+        at, sums = size - made.tables_size, _read_header(descriptor)[0].tables_sums
+        tables = _map(descriptor, at, made.tables_size, scattered=True)
+        pieces = zip(_pieces(made.tables_size), sums, strict=True)
+        guard = Guard(descriptor, [Held(at + first, length, total, "tables") for (first, length), total in pieces])
+    except Damaged:
+        return made
     finally:
         os.close(descriptor)
-    return replace(made, tables=tables)
+    return replace(made, tables=tables, guard=guard)
 
 
 def _map(descriptor: int, at: int, size: int, *, scattered: bool = False) -> Mapped:
@@ -230,9 +248,10 @@ class _Stretch:
     into: memoryview | None = None
 
 
-def _fetch(descriptor: int, wanted: _Stretch) -> None:
-    """Read and check a stretch, a piece at a time: a piece is still in the cache when it is summed up. Raises Damaged."""
-    total = xxhash.xxh3_64()
+def _fetch(descriptor: int, wanted: _Stretch, *, strict: bool) -> Held | None:
+    """Read and check a stretch, a piece at a time: a piece is still in the cache when it is summed up. Returns what stays
+    in the file. Raises Damaged."""
+    total, sha = xxhash.xxh3_64(), hashlib.sha256()
     scratch = memoryview(bytearray(_PIECE if wanted.into is None else 0))
     done = 0
     while done < wanted.size:
@@ -242,9 +261,12 @@ def _fetch(descriptor: int, wanted: _Stretch) -> None:
         if count == 0:
             raise Damaged("it is cut short")
         total.update(piece[:count])
+        if strict and wanted.into is None:
+            sha.update(piece[:count])
         done += count
     if total.intdigest() != wanted.total:
         raise Damaged(f"the checksum of its {wanted.name} is off")
+    return None if wanted.into else Held(wanted.at, wanted.size, wanted.total, wanted.name, sha=sha.digest())
 
 
 def _pieces(size: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llmasos.drivers.cpu.native.config import Config
+from llmasos.drivers.cpu.native.guard import Guard
 from llmasos.drivers.cpu.native.library import GROUP, LANES, Layer, Matrix, Model
 from llmasos.drivers.cpu.native.packing import (
     BITS,
@@ -110,6 +111,7 @@ class Blueprint:
     tables: Memory
     tables_size: int
     parts: Parts | None = None  # then `weights` holds only the pages that stay in memory
+    guard: Guard | None = None  # of the file that is mapped, if one is
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:

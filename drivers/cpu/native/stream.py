@@ -19,6 +19,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,11 @@ class Ahead:
     """Reads ahead for one image, in a thread of its own. The decoder tells `at`, the layer that it computes, and waits
     for layers from `ready` on: it would only read the same in another order."""
 
-    def __init__(self, stretches: list[Stretch], layers: int) -> None:
+    def __init__(
+        self, stretches: list[Stretch], layers: int, brought_in: Callable[[int], None] = lambda layer: None
+    ) -> None:
+        """`brought_in` is told of each layer that was read, before it may be computed."""
+        self._brought_in = brought_in
         self._stretches = stretches
         self._size = sum(stretch.size for stretch in stretches)
         self._layers = layers
@@ -162,6 +167,7 @@ class Ahead:
             first = max(first, done)
             if end - done <= AHEAD:
                 self._tell(self._stretches[end % count], _POPULATE_READ)
+                self._brought_in(self._stretches[end % count].layer)
                 with self._changed:
                     self.reads += 1
                     self._end = max(self._end, end + 1) if self._end >= end else self._end

@@ -165,7 +165,7 @@ class Core(RuleBasedStateMachine):
     def busy(self, proc: Proc) -> bool:
         """Whether a decode may be under way, or asked for and waiting for its token boundary."""
         row = self.sim.kernel.table.find(proc.pid)
-        decoding = isinstance(row, LLMProcess) and (row.decoding is not None or bool(row.boundary))
+        decoding = isinstance(row, LLMProcess) and (row.decoding is not None or bool(row.pausing))
         return decoding or (proc.future is not None and not proc.future.done)
 
     # --- birth ---
@@ -260,7 +260,7 @@ class Core(RuleBasedStateMachine):
     def decode_waits(self, proc: Proc) -> bool:
         """Whether a decode was asked for that begins at the next token boundary, before whatever is asked for now."""
         row = self.sim.kernel.table.find(proc.pid)
-        return isinstance(row, LLMProcess) and any(isinstance(r.call, Decode) for r in row.boundary)
+        return isinstance(row, LLMProcess) and any(isinstance(r.call, Decode) for r in row.pausing or ())
 
     # --- context ---
 
