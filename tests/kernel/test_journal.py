@@ -502,6 +502,7 @@ TAGS = {
     "Secret": 1, "Pids": 2, "ProgramHead": 3, "Doing": 4, "Exited": 5, "ProcessHead": 6, "Grown": 7, "Gone": 8,
     "Answer": 9, "GroupHead": 10, "GroupGone": 11, "GroupSpent": 12, "DeviceHead": 13, "Copied": 14, "Noted": 15,
     "OwnerHead": 16, "Began": 20, "Sealed": 21, "Shredded": 22, "Granted": 23, "Revoked": 24,
+    "Clock": 25, "SandboxHead": 26,
 }  # fmt: skip
 
 
