@@ -91,9 +91,9 @@ class Host:
             print(f"driver {self._kind}: {why}", file=sys.stderr)
         return EX_UNUSABLE if self._refused else int(bool(self._lost))
 
-    def _receive(self, message: transport.Message) -> None:
+    def _receive(self, message: bytes) -> None:
         try:
-            request: ToDriver = decode_to_driver(message.body)
+            request: ToDriver = decode_to_driver(message)
         except msgspec.MsgspecError as error:
             self.send(Note("error", f"driver {self._kind}: a message that cannot be read: {error}"))
             return

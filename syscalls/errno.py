@@ -91,6 +91,7 @@ _FITTING: tuple[tuple[Errno, str, str], ...] = (
         r"\bhub\b|token|terms|redirects|does not let|HF_HUB",
         "give the hub what it asks for, or take the model from elsewhere",
     ),
+    (Errno.EPERM, r"client library", "connect by the client library, which shows your files to the kernel"),
     (Errno.EPERM, r"file|director|place|may not be|\bread\b", "name another place, or change who may use it (`ls -l`)"),
     (Errno.ENOENT, r"\bmodel\b", "check the name or path; `models` lists what is known"),
     (Errno.ENOENT, r"\bgroup\b", "check the name or path; `groups` lists what is known"),

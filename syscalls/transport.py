@@ -3,7 +3,7 @@
 pyzmq knows no trio, and a ZeroMQ socket is not a file to wait on. It has a descriptor (ZMQ_FD) that becomes readable when
 *something* may have happened inside, once for each change, and any operation on the socket may swallow that change.
 Everything below follows from this. zeromq.py makes the sockets; this, line.py and link.py (a program's two kinds of
-connection) are the only modules that wait on ZMQ_FD.
+connection) are the only modules that wait on such descriptors.
 
 Who touches the socket. A task that runs `Socket.run` owns it: it takes what has arrived, hands each message to `deliver`
 (a plain function, called at once), and parks on the descriptor when the socket says (EAGAIN) that it is empty. There is
@@ -16,11 +16,11 @@ a task that uses the socket while its owner is parked looks at ZMQ_EVENTS afterw
 has trio call `_look`, which reads for the owner. (Cancelling the owner's park would do too, but costs a cancel scope for
 each park, and so a few microseconds of every message.)
 
-What does not fit. A message for a peer whose pipe is full waits here, in a queue of that peer, so that one slow reader
-holds up no other; a peer that lets too much pile up is treated as unreachable. ZeroMQ says that *some* peer has room
-again, not which, and two full checks can each swallow what the other looks for; so while queues are not empty they are
-also tried by time, a backstop that costs nothing while every peer is fast. ZeroMQ's own pipes are bounded in messages,
-not in bytes; so long frames are followed (pyzmq tells when ZeroMQ has let go of one), and few are given to it at a time.
+What does not fit. A message for which the pipe has no room waits here, up to a bound. ZeroMQ says that there is room
+again by the same descriptor, and two full checks can each swallow what the other looks for; so while the queue is not
+empty it is also tried by time, a backstop that costs nothing while the kernel is fast. ZeroMQ's own pipes are bounded in
+messages, not in bytes; so long frames are followed (pyzmq tells when ZeroMQ has let go of one), and few are given to it
+at a time.
 
 Messages move only in plain functions, where trio cannot cancel: what `run` has read is delivered, whatever happens to
 tasks.
@@ -31,48 +31,33 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 import trio
 import zmq
 from trio import TaskStatus
 
 from llmasos.syscalls import limits, zeromq
-from llmasos.syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_message, make, raw_dealer
+from llmasos.syscalls.zeromq import NOBLOCK, check_endpoint, descriptor, has_message, raw_dealer
 
 BATCH = 64  # messages to take before other tasks have their turn
 RETRY_SECONDS = 0.02  # longest wait before a full pipe is tried again
-MAX_BACKLOG = limits.MAX_REPLY_BYTES  # bytes that may wait here for one peer before it is given up,
-MAX_BACKLOGS = 8 * limits.MAX_REPLY_BYTES  # and for all peers together
+MAX_BACKLOG = limits.MAX_REPLY_BYTES  # bytes that may wait here
 LONG = zmq.COPY_THRESHOLD  # bytes of a frame that is followed: pyzmq copies shorter ones
-MAX_FLYING = 8 << 20  # bytes of long frames that ZeroMQ may hold for one peer when it is given another
-MAX_FRAME = 2 * limits.MAX_REQUEST_BYTES  # ZeroMQ cuts a connection over this; shorter ones can be answered
-_SNDMORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-
-
-class Message(NamedTuple):
-    """A message as it arrived. `peer` is its sender's routing id (ROUTER), or empty; `fd` the descriptor of its
-    connection (0: unknown); `parts` the number of frames; `body` is the first of them."""
-
-    peer: bytes
-    body: bytes
-    fd: int
-    parts: int
+MAX_FLYING = 8 << 20  # bytes of long frames that ZeroMQ may hold when it is given another
 
 
 class Socket:
-    """A DEALER or ROUTER whose messages go to one function. Make it with `dealer` or `router`.
+    """A DEALER whose messages go to one function. Make it with `dealer`.
 
-    `dropped` counts messages that could not be delivered to their peer.
+    `dropped` counts messages that could not be sent.
     """
 
     def __init__(self, raw: zmq.Socket[bytes]) -> None:
         self._raw = raw
         self._fd = descriptor(raw)
-        self._routed = raw.getsockopt(zmq.TYPE) == zmq.ROUTER
-        self._backlog: dict[bytes, _Queue] = {}
-        self._flying: dict[bytes, _Flying] = {}  # long frames that ZeroMQ holds
-        self._deliver: Callable[[Message], None] = _nobody
+        self._waiting = _Queue()
+        self._flying = _Flying()  # long frames that ZeroMQ holds
+        self._deliver: Callable[[bytes], None] = _nobody
         self._token: trio.lowlevel.TrioToken | None = None  # set while the owner is parked
         self._retrying = False
         self._monitor: Monitor | None = None
@@ -80,7 +65,7 @@ class Socket:
         self.dropped = 0
 
     async def run(
-        self, deliver: Callable[[Message], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, deliver: Callable[[bytes], None], task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Own the socket until it is closed or the task is cancelled. Exceptions of `deliver` pass through."""
         self._deliver = deliver
@@ -92,7 +77,7 @@ class Socket:
                 continue
             if self._closed:
                 return
-            if self._backlog:
+            if self._waiting:
                 self._flush()
                 if self._readable():  # flushing may have swallowed the wake-up
                     await trio.lowlevel.checkpoint()
@@ -106,78 +91,33 @@ class Socket:
             finally:
                 self._token = None
 
-    def send(self, body: bytes, to: bytes = b"") -> bool:
-        """Send one frame (a ROUTER: to the peer `to`) without waiting. False: the peer is not reachable (any more), or
-        has let too much pile up here. A ROUTER then gives the peer up with all that waits for it; a DEALER, which has no
-        other peer, refuses this frame only."""
-        if self._closed:
+    def send(self, body: bytes) -> bool:
+        """Send one frame without waiting. False: too much waits here already, or the socket is closed."""
+        if self._closed or (self._waiting and self._waiting.size + len(body) > MAX_BACKLOG):
             self.dropped += 1
             return False
-        waiting = self._backlog.get(to)
-        if waiting is not None:
-            if not self.overflows(to, len(body)):
-                waiting.append(body)
-                return True
-            self.dropped += 1
-            if self._routed:
-                self.forget(to)
-            return False
-        reachable = True
+        if self._waiting:
+            self._waiting.append(body)
+            return True
         try:
-            self._write(body, to)
+            self._write(body)
         except zmq.Again:
-            self._backlog[to] = waiting = _Queue()
-            waiting.append(body)
+            self._waiting.append(body)
             self._retry_later()
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self.dropped += 1
-            reachable = False
         if self._token is not None:  # whether or not the frame was sent, the socket was used
             self._rouse(self._token)
-        return reachable
-
-    def overflows(self, to: bytes, length: int) -> bool:
-        """Whether a peer reads too slowly to be sent so many bytes more."""
-        waiting = self._backlog.get(to)
-        if waiting is None:
-            return False
-        return waiting.size + length > MAX_BACKLOG or self.backlog_bytes + length > MAX_BACKLOGS
-
-    def drain(self) -> None:
-        """Deliver all that has arrived, at once. For the end of a connection, when no task may be left to wait for it."""
-        while self._receive():
-            pass
+        return True
 
     @property
     def backlog(self) -> int:
-        """Messages that wait for room in a peer's pipe."""
-        return sum(map(len, self._backlog.values()))
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Bytes of them."""
-        return sum(queue.size for queue in self._backlog.values())
-
-    def forget(self, peer: bytes) -> None:
-        """Drop what still waits for a peer that has gone."""
-        self.dropped += len(self._backlog.pop(peer, ()))
-        self._flying.pop(peer, None)
+        """Messages that wait for room."""
+        return len(self._waiting)
 
     def monitor(self) -> Monitor:
-        """Watch this socket's connections. Call it before bind or connect; it ends with the socket."""
-        events = zmq.EVENT_ACCEPTED if self._routed else zmq.EVENT_CLOSED
-        events |= zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
+        """Watch this socket's connections. Call it before `connect`; it ends with the socket."""
+        events = zmq.EVENT_CLOSED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
         self._monitor = Monitor(self._raw.get_monitor_socket(events))
         return self._monitor
-
-    def bind(self, endpoint: str, listener: int = -1) -> None:
-        """Accept connections. ZeroMQ takes over and closes `listener`, the descriptor of a socket that listens there;
-        without one it makes its own."""
-        check_endpoint(endpoint)
-        self._raw.setsockopt(zmq.USE_FD, listener)
-        self._raw.bind(endpoint)
 
     def connect(self, endpoint: str) -> None:
         check_endpoint(endpoint)
@@ -189,7 +129,7 @@ class Socket:
             return
         self._closed = True
         self.dropped += self.backlog
-        self._backlog.clear()
+        self._waiting = _Queue()
         self._flying.clear()
         self._unpark()
         if self._monitor is not None:
@@ -212,7 +152,7 @@ class Socket:
             if self._closed or (count and not has_message(self._raw)):
                 return False
             try:
-                message = self._read()
+                message = self._raw.recv(NOBLOCK)
             except zmq.Again:
                 return False
             self._deliver(message)
@@ -233,59 +173,31 @@ class Socket:
             trio.lowlevel.spawn_system_task(self._retry)
 
     async def _retry(self) -> None:
-        while self._backlog:
+        while self._waiting:
             await trio.sleep(RETRY_SECONDS)
             self._flush()
             if self._token is not None and not self._closed:
                 self._rouse(self._token)
         self._retrying = False
 
-    def _read(self) -> Message:
-        peer = self._raw.recv(NOBLOCK) if self._routed else b""
-        frame = body = self._raw.recv(NOBLOCK, copy=False)
-        parts = 1
-        while frame.more:  # ZeroMQ delivers a message whole, so the rest is there
-            frame = self._raw.recv(NOBLOCK, copy=False)
-            parts += 1
-        try:
-            fd = int(body.get(zmq.SRCFD))
-        except zmq.ZMQError:  # a transport without descriptors
-            fd = 0
-        return Message(peer, body.bytes, fd, parts)
-
-    def _write(self, body: bytes, to: bytes) -> None:
-        """Raises zmq.Again: there is no room now; zmq.ZMQError: the peer is not there."""
+    def _write(self, body: bytes) -> None:
+        """Raises zmq.Again: there is no room now."""
         if len(body) < LONG:
-            if self._routed:
-                self._raw.send(to, _SNDMORE)
             self._raw.send(body, NOBLOCK)
             return
-        flying = self._flying.setdefault(to, _Flying())
-        if flying.weight() > MAX_FLYING:
+        if self._flying.weight() > MAX_FLYING:
             raise zmq.Again
-        if self._routed:
-            self._raw.send(to, _SNDMORE)
-        flying.append((self._raw.send(body, NOBLOCK, copy=False, track=True), len(body)))
+        self._flying.append((self._raw.send(body, NOBLOCK, copy=False, track=True), len(body)))
 
     def _flush(self) -> None:
-        for peer, waiting in list(self._backlog.items()):
-            try:
-                for _ in range(min(BATCH, len(waiting))):
-                    self._write(waiting[0], peer)
-                    waiting.popleft()
-            except zmq.Again:
-                continue
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-                self.forget(peer)
-            else:
-                if not waiting:
-                    del self._backlog[peer]
+        with suppress(zmq.Again):
+            for _ in range(min(BATCH, len(self._waiting))):
+                self._write(self._waiting[0])
+                self._waiting.popleft()
 
 
-def _nobody(message: Message) -> None:
-    raise RuntimeError("a socket was drained that nobody runs")
+def _nobody(message: bytes) -> None:
+    raise RuntimeError("a message was taken that nobody waits for")
 
 
 class _Queue(deque[bytes]):
@@ -336,18 +248,11 @@ class Monitor(zeromq.Monitor):
         super().close()
 
 
-def router(context: zmq.Context[zmq.Socket[bytes]] | None = None, *, max_frame: int = MAX_FRAME) -> Socket:
-    """A socket that many peers connect to. It reports a message to an absent peer instead of swallowing it."""
-    raw = make(context, zmq.ROUTER, max_frame)
-    raw.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    return Socket(raw)
-
-
 def dealer(
     routing_id: bytes = b"",
     context: zmq.Context[zmq.Socket[bytes]] | None = None,
     *,
     max_frame: int = 2 * limits.MAX_REPLY_BYTES,
 ) -> Socket:
-    """A socket that connects to a router, once: a lost connection stays lost."""
+    """A socket that connects once: a lost connection stays lost."""
     return Socket(raw_dealer(routing_id, context, max_frame))

@@ -144,11 +144,6 @@ def credentials(fd: int) -> Credentials:
         return Credentials()
 
 
-def peer_pid(fd: int) -> int:
-    """The OS process at the other end of a Unix socket connection; 0: unknown."""
-    return credentials(fd).pid
-
-
 def pidfd(fd: int, found: Credentials) -> int:
     """A descriptor of the OS process at the other end of a Unix socket connection, whose `credentials` were found: a pid
     may be another's one day, this never is. -1: it has gone, there is no descriptor left, or the system has no such thing

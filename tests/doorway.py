@@ -42,12 +42,19 @@ class Doorway:
 async def doorway(place: Path, descriptors: int = 1024, **options: Any) -> AsyncIterator[Doorway]:
     way = Doorway(place, descriptors, **options)
     way.door.listen(way.path)
+    async with served(way):
+        yield way
+
+
+@asynccontextmanager
+async def served(way: Doorway) -> AsyncIterator[None]:
+    """Its door is open."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(way.door.run)
             nursery.start_soon(way.door.keep_time)
             try:
-                yield way
+                yield
             finally:
                 nursery.cancel_scope.cancel()
                 way.door.close()

@@ -186,7 +186,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     try:
         check_shown(system, request, Names.MODEL, model)
     except SyscallError as error:  # the file can name any path
-        why = f"{call.path} is of the model {model}, and none is named in its place: {error.reason}"
+        why = f"{call.path} is of the model {model}, and no other is named: {error.reason}"
         raise Errno.EPERM(why) from None
     group.check_pids(1)
     group.check_logs(ROW_BYTES + 4 * len(saved.log) + sum(len(record.data) for record in saved.records))

@@ -115,12 +115,16 @@ class AuditKeeper:
             nursery.start_soon(self._sync)
             nursery.start_soon(self._sign)
 
-    async def finish(self) -> None:
-        """The kernel halts: sign and anchor the last head, and bring all to the disk."""
-        with suppress(OSError):
+    async def finish(self) -> str:
+        """The kernel halts: sign and anchor the last head, bring all to the disk. Returns why that is not done, if so."""
+        trouble = ""
+        try:
             await self._sign_now()
             await self._sync_now()
-        self._release("")
+        except OSError as error:
+            trouble = error.strerror or str(error)
+        self._release(trouble)
+        return trouble
 
     def close(self) -> None:
         self._file.close()

@@ -51,13 +51,15 @@ def remove(directory: Path, number: int) -> None:
 
 def clear(directory: Path, kept: Collection[int] = ()) -> None:
     """Remove those that no kernel has any more, but for these."""
+    place = directory / runtime.SANDBOXES
     try:
-        found = list((directory / runtime.SANDBOXES).iterdir())
-    except OSError:
+        found = list(place.iterdir()) if place.is_dir() else []
+    except OSError:  # the next kernel tries again
         return
     names = {place_of(directory, number).name for number in kept}
     for one in found:
         if one.name not in names:
             shutil.rmtree(one, ignore_errors=True)
-    with suppress(OSError):
-        (directory / runtime.SANDBOXES).rmdir()
+    if place.is_dir():
+        with suppress(OSError):  # some are kept
+            place.rmdir()

@@ -39,7 +39,7 @@ def raise_descriptor_limit() -> int:
 
 def hidden(path: Path) -> Path:
     """The name of the socket at `path` before anybody is to find it."""
-    return path.with_name(f"{path.name}.hidden")
+    return path.with_name(f"~{path.name[1:]}")  # no longer, or it might not be possible
 
 
 class Reach(NamedTuple):

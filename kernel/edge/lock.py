@@ -58,7 +58,7 @@ def prepare(directory: Path) -> bool:
     mode = stat.S_IMODE(found.st_mode)
     if shared:
         if mode & 0o022:
-            raise Errno.EPERM(f"others may write to {directory} (mode {mode:04o}); close it (chmod 711)")
+            raise Errno.EPERM(f"others may write to the directory {directory} (mode {mode:04o}); close it (chmod 711)")
         directory.chmod(mode | ENTERED)
     elif mode & 0o077:
         raise Errno.EPERM(

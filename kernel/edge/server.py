@@ -203,12 +203,10 @@ class Server:
                 task_status.started()
                 await self._halt.wait()
                 if self._audit is not None:
-                    await self._audit.finish()
+                    self._told_at_last("the audit log", await self._audit.finish())
                 if self._keeper is not None:
                     trouble = await trio.to_thread.run_sync(self._keeper.sync_all) if self._keeps else ""
-                    if trouble:
-                        text = f"journal: what came last is not on the disk as the kernel halts: {trouble}"
-                        self._console(Log(seconds(self._now), "error", text))
+                    self._told_at_last("the journal", trouble)
                     self._keeper.stop(kept=not trouble)
                 with trio.move_on_after(FLUSH_SECONDS):
                     while self._programs.waiting:  # noqa: ASYNC110 - the door tells nobody
@@ -439,6 +437,11 @@ class Server:
                 return
             text = f"signal {action.signal.name} to {peer.shown}: {error.strerror}"
             self._console(Log(seconds(self._now), "warning", text))
+
+    def _told_at_last(self, what: str, trouble: str) -> None:
+        if trouble:
+            text = f"what came last in {what} is not on the disk as the kernel halts: {trouble}"
+            self._console(Log(seconds(self._now), "error", text))
 
     async def _forget(self, action: Forget) -> None:
         """Leave nothing of processes in files."""

@@ -112,7 +112,9 @@ class Shim:
         self._write(times, role, site, fault, skip)
 
     def disarm(self) -> None:
-        self._write(0, 0, 0, 0, 0)
+        """No call fails any more; `fired` stays as it is."""
+        with self.control.open("r+b") as file, mmap.mmap(file.fileno(), _FORM.size) as page:
+            page[:] = _FORM.pack(0, *_FORM.unpack(page[:])[1:])
 
     def _write(self, armed: int, role: int, site: int, fault: int, skip: int) -> None:
         with self.control.open("r+b") as file, mmap.mmap(file.fileno(), _FORM.size) as page:

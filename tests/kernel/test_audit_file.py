@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -345,6 +346,23 @@ def run(act: Callable[[], object]) -> None:
         await act()  # type: ignore[misc]
 
     trio.run(main)
+
+
+def test_a_kernel_that_halts_says_why_its_last_lines_are_not_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(tmp_path / "audit", fsync="always")
+    running.write(ref=1)
+
+    async def end() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", mock.Mock(side_effect=OSError(errno.EIO, os.strerror(errno.EIO))))
+            assert await running.keeper.finish() == os.strerror(errno.EIO)
+        running.keeper.close()
+
+    run(end)
+    (told,) = (event for event in running.told if isinstance(event, Audited))
+    assert told.trouble == os.strerror(errno.EIO), "what waits for the line hears that it is not there"
 
 
 def test_a_full_disk_is_said_once_and_lost_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from llmasos.syscalls import curve_keys, zmtp
 from llmasos.syscalls.budgets import RECEIVED
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
-from tests.doorway import Doorway, apart, until
+from tests.doorway import Doorway, apart, served, until
 from tests.zmtp_client import GREETING, frame, ready
 
 pytest.importorskip("nacl", reason="CURVE needs the extra `net`")
@@ -66,15 +66,8 @@ class Way(Doorway):
 @asynccontextmanager
 async def gateway(place: Path) -> AsyncIterator[Way]:
     way = Way(place)
-    with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(way.door.run)
-            nursery.start_soon(way.door.keep_time)
-            try:
-                yield way
-            finally:
-                nursery.cancel_scope.cancel()
-                way.door.close()
+    async with served(way):
+        yield way
 
 
 @contextmanager

@@ -23,8 +23,16 @@ ABOUT = {
     "the limit of the group": ("kernel/enforce.py", "kernel/groups/", "kernel/calls/context.py"),
     "longer one": ("kernel/", "userland/sdk/"),
     "`groups` lists": ("kernel/groups/", "kernel/rights.py", "userland/programs/groups.py"),
-    "who may use it": ("drivers/checkpoint", "kernel/edge/", "syscalls/calls.py", "userland/"),
-    "`models` lists": ("modelfiles/", "userland/programs/", "userland/sdk/", "kernel/", "drivers/"),
+    "who may use it": ("drivers/checkpoint", "kernel/edge/", "syscalls/calls.py", "syscalls/showing.py", "userland/"),
+    "client library": ("kernel/calls/",),
+    "`models` lists": (
+        "modelfiles/",
+        "syscalls/showing.py",
+        "userland/programs/",
+        "userland/sdk/",
+        "kernel/",
+        "drivers/",
+    ),
     "architecture and form": ("drivers/", "modelfiles/"),
     "the disk": ("modelfiles/download.py",),
 }

@@ -219,6 +219,7 @@ def test_a_kernel_to_which_nobody_could_come_does_not_listen(tmp_path: Path, wor
 def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Reborn, str]]:
     """A kernel with a journal to which this program comes by TCP, and its address."""
     monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "settings"))
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -65,7 +65,8 @@ class Kernel:
 
     def boot(self) -> None:
         words = [*runtime.module("llmasos.kernel.edge.boot"), "--system", "--plain", *self.flags]
-        (self.base / "run").mkdir(mode=0o755, exist_ok=True)
+        (self.base / "run").mkdir(exist_ok=True)
+        (self.base / "run").chmod(0o755)  # whatever the umask is
         with (self.base / "log").open("wb") as log:
             self.process = subprocess.Popen(words, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
         eventually(self._listens, "the kernel listens")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -128,11 +128,20 @@ class Terminal:
 
     def shows(self, pattern: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until a person sees something that matches, however it was drawn."""
+        self.until(lambda lines: re.search(pattern, "\n".join(lines)) is not None, repr(pattern), seconds)
+
+    def until(self, holds: Callable[[list[str]], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until something holds of the lines that a person sees."""
         deadline = time.monotonic() + seconds
-        while re.search(pattern, "\n".join(self.display)) is None:
+        while not holds(self.display):
             left = deadline - time.monotonic()
             if left <= 0 or not self._read(left):
-                raise AssertionError(f"{pattern!r} is not shown; there is:\n" + "\n".join(self.display))
+                raise AssertionError(f"{what} is not shown; there is:\n" + "\n".join(self.display))
+
+    @property
+    def foreground(self) -> int:
+        """The process group that has the terminal, and its keys."""
+        return os.tcgetpgrp(self._master)
 
     def quiet(self, seconds: float = 2.0) -> None:
         """Read on until nothing has been printed for some seconds; `expect` then looks at what comes after."""

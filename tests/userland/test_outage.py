@@ -136,9 +136,8 @@ def test_the_line_below_the_prompt_says_that_no_kernel_will_come_any_more(kernel
         shell.expect(r"\[the kernel has died; waiting up to 3 s")
         shell.shows("no kernel: waiting")
         shell.expect(r"\[the kernel has gone: ")
-        shell.quiet(0.5)
-        line = [line for line in shell.display if line][-1]
-        assert line == " the kernel has gone; a command looks anew, `exit` leaves"
+        last = " the kernel has gone; a command looks anew, `exit` leaves"
+        shell.until(lambda lines: [line for line in lines if line][-1] == last, f"{last!r}, last of all,")
         shell.enter("ps")
         shell.expect("EPIPE: ")
         shell.expect(PROMPT)
@@ -206,5 +205,6 @@ def test_a_halt_by_somebody_else_is_seen_at_the_prompt(kernel: Reborn) -> None:
         halt = [sys.executable, "-m", "llmasos", "--runtime", os.fspath(kernel.place), "halt"]
         subprocess.run(halt, check=True, capture_output=True, timeout=PATIENCE)
         shell.expect(r"\[the kernel has gone: the kernel of\s[^\]]*halted\]")
-        shell.quiet(0.5)
-        assert [line for line in shell.display if line][-1].startswith(" the kernel has gone")
+        shell.until(
+            lambda lines: [line for line in lines if line][-1].startswith(" the kernel has gone"), "that, last of all,"
+        )

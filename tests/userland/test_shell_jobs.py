@@ -162,7 +162,7 @@ def test_what_a_job_runs_on_the_host_ends_with_the_shell(shell: Terminal) -> Non
 
 def test_programs_of_the_host_have_the_terminal_and_its_keys(shell: Terminal) -> None:
     shell.enter("sleep 600")
-    shell.quiet(1.0)
+    eventually(lambda: shell.foreground != os.getpgid(shell.process.pid), "it has the terminal")
     shell.type(CTRL_Z)
     shell.expect(r"%1 sleep 600: stopped")
     shell.expect(PROMPT)

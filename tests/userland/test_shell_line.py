@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,9 +51,9 @@ def test_a_line_that_is_begun_goes_on_behind_a_prompt_of_its_own(where: Path, tm
         shell.enter("echo go-$x")
         shell.enter("done")
         shell.expect(r"\ngo-a\ngo-b\n")
-        shell.quiet(0.5)
+        wanted = ["       > echo go-$x", "       > done", "go-a", "go-b", PROMPT]
+        shell.until(lambda lines: [line for line in lines if line][-6:-1] == wanted, f"{wanted} above the last line")
         lines = [line for line in shell.display if line]
-        assert lines[-6:-1] == ["       > echo go-$x", "       > done", "go-a", "go-b", PROMPT]
         assert max(map(len, lines)) <= columns
         assert "agent" in lines[-1], "the situation stands in one line"
         assert sum("agent" in line and "decoding" in line for line in lines) == 1
@@ -124,6 +126,11 @@ def test_chat_remembers_what_was_said_in_it(shell: Terminal, tmp_path: Path, col
     assert stat.S_IMODE((tmp_path / "llmasos" / "chat_history").stat().st_mode) == 0o600
 
 
+def joined(found: str, lines: list[str]) -> bool:
+    """Whether it stands in the lines, over their ends."""
+    return found.replace(" ", "") in "".join(line.removeprefix("       > ") for line in lines).replace(" ", "")
+
+
 @WIDTHS
 def test_completion_knows_agents_groups_options_variables_and_files(
     where: Path, tmp_path: Path, columns: int, kernel: Client
@@ -151,9 +158,7 @@ def test_completion_knows_agents_groups_options_variables_and_files(
             ("kill cpu" + TAB, "kill cpu"),
         ):
             shell.type(typed)
-            shell.quiet(0.3)
-            shown = "".join(line.removeprefix("       > ") for line in shell.display).replace(" ", "")
-            assert found.replace(" ", "") in shown, (typed, shell.display)
+            shell.until(partial(joined, found), f"{found!r} of {typed!r}")
             shell.type(CTRL_C)
             shell.expect(PROMPT)
 
@@ -168,7 +173,6 @@ def test_completions_say_what_they_mean(shell: Terminal) -> None:
         ("spawn x --" + TAB, "system prompt"),
     ):
         shell.type(typed)
-        shell.quiet(0.3)
-        assert any(said in line for line in shell.display), (typed, shell.display)
+        shell.shows(re.escape(said))
         shell.type(CTRL_C)
         shell.expect(PROMPT)

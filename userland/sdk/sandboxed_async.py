@@ -16,8 +16,11 @@ class Sandboxed:
     """A program in a sandbox (`System.sandbox`), with whatever it has started there. `with` ends it, and closes its
     pipes."""
 
-    def __init__(self, child: Child) -> None:
-        self._child = child
+    sandbox: int
+    """The number by which further grants can be made for it (the field `sandbox` of the call `grant`)."""
+
+    def __init__(self, child: Child, sandbox: int) -> None:
+        self._child, self.sandbox = child, sandbox
 
     def __repr__(self) -> str:
         status = self._child.status

@@ -292,7 +292,7 @@ class System(Connection):
         except BaseException:
             self.kernel.post(SandboxClose(opened.sandbox))
             raise
-        return Sandboxed(child)
+        return Sandboxed(child, opened.sandbox)
 
     @public
     def confine(self, *, timeout: float | None = None) -> None:

@@ -293,7 +293,7 @@ class System(AsyncConnection):
         except BaseException:
             self.kernel.post(SandboxClose(opened.sandbox))
             raise
-        return Sandboxed(child)
+        return Sandboxed(child, opened.sandbox)
 
     @public
     async def confine(self, *, timeout: float | None = None) -> None:
