@@ -121,10 +121,10 @@ class Trace:
     def line(self, at: float, level: str, text: str, owner: Owner | None = None, *, public: bool = False) -> LogLine:
         """A line about a thing of `owner`; None: for the operator alone, unless it is `public`."""
         line = LogLine(0, at, level, text)
+        if owner is not None:
+            self._log(owner)  # a new one begins with the public lines, and this is not yet one of them
         if public:
             self._public.append(line)
-        if owner is not None:
-            self._log(owner)
         for reader, log in self._logs.items():
             if reader.operator or public or (owner is not None and reader.over(owner)):
                 log.add(line)

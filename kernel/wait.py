@@ -41,12 +41,12 @@ def sleep(system: System, request: Request, waiting: Waiting) -> None:
 
 
 def wake(system: System, channel: Channel | None, error: SyscallError | None = None) -> None:
-    """Let all requests that wait go on, or fail with `error`, at the end of this event."""
+    """Let all requests that wait go on, or fail with `error`, at the end of this event. Not for programs that wait for
+    their children, whose state shows it."""
     if channel:
         for request in channel:
             request.channel = None
             system.woken.append((request, error))
-            _show(system, request, channel)
         channel.clear()
 
 

@@ -264,6 +264,9 @@ def _lose_memory(system: System, device: Device) -> None:
             stale(system, process)
         image.lose()
         image.lose_kv()
+    for row in system.table:
+        if isinstance(row, LLMProcess) and row.device is device and row.image is None:
+            stale(system, row)  # it waited for its model, and waits for a driver now
 
 
 def _suspect(system: System, flight: InFlight, at_work: bool) -> None:

@@ -77,3 +77,11 @@ def test_a_session_has_what_the_configuration_says_and_has_it_after_a_boot() -> 
     program.come_back()
     with pytest.raises(SyscallError, match="at most 4"):
         program.call(Spawn("sim", tokens=[1]))
+
+
+def test_processes_leave_the_places_that_are_kept_for_programs() -> None:
+    sim = simulate(max_processes=64, session_processes=64)
+    program = sim.program()
+    while program.start(Spawn("sim", tokens=[1])).errno is not Errno.EAGAIN:
+        sim.run_idle()
+    assert len(sim.kernel.table) == 60

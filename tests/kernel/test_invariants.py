@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from llmasos.kernel import core
+from llmasos.kernel import core, settle
 from llmasos.kernel.memory.page_table import Kept
 from llmasos.kernel.memory.swap import Slot
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Simulation, invariants, simulate
@@ -85,10 +84,10 @@ def test_marks_that_make_each_other_without_end_are_told_and_the_kernel_goes_on(
     sim = simulate(checked=False)
     program = sim.program()
     pid = program.call(Spawn("sim", [1]))
-    process, settled = sim.kernel.table.llm(pid), settle_stale
+    process = sim.kernel.table.llm(pid)
 
     def for_ever(system: System) -> None:
-        settled(system)
+        settle.settle_stale(system)
         system.stale[pid] = process
 
     monkeypatch.setattr(core, "settle_stale", for_ever)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.groups.group import Group
+from llmasos.kernel.objects.ordered import Ordered
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import INIT_PID, Process, Program
-from llmasos.kernel.objects.process_table import ProcessTable, Rows
+from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State
@@ -18,25 +19,20 @@ from llmasos.syscalls.records import Kind, State
 OPERATOR, ANN = Owner("1000", 1000, "", 1, operator=True), Owner("1001", 1001, "", 2)
 
 
-class Row:
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_are_gone_through_in_order_of_pid_from_any_pid_on(seed: int) -> None:
-    dice, rows = random.Random(seed), Rows()
+    dice, rows = random.Random(seed), Ordered[Any]()
     there: dict[int, Any] = {}
     fresh = [*range(0, 300, 2), *range(1, 300, 2)]  # no pid is given twice
     for _ in range(900):
         if fresh and dice.random() < 0.4:
             pid = fresh.pop(0 if dice.random() < 0.8 else dice.randrange(len(fresh)))
-            there[pid] = Row(pid)
+            there[pid] = object()
             rows.put(pid, there[pid])
         elif there and dice.random() < 0.5:
-            gone = dice.choice(list(there))
-            del there[gone]
-            rows.drop(gone)
+            pid = dice.choice(list(there))
+            rows.drop(pid)
+            del there[pid]
         after, limit = dice.randrange(-1, 300), dice.randrange(1, 12)
         wanted = [there[one] for one in sorted(there) if one > after]
         assert rows.after(after, limit) == wanted[:limit]

@@ -133,7 +133,7 @@ def test_frames_of_one_process_or_model_stay_where_they_are_and_those_of_others_
 
 
 def test_costs_are_picoseconds_a_token_there_and_back() -> None:
-    cost = SwapCost()
+    cost: Any = SwapCost()
     assert cost.time(10, 0) == 20 * 1000 * SECOND, "a second a token until something is known"
     cost.computed(64, 64_000)
     cost.moved(16, 4_000)

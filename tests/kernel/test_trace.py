@@ -73,7 +73,7 @@ def check(trace: Trace, dice: random.Random, reader: Owner, seen: Seen) -> None:
 
 def test_a_line_of_the_log_is_for_the_operator_for_its_owner_and_his_uid_or_for_everybody() -> None:
     trace = Trace(OPERATOR, EVENTS, LINES)
-    for number, (whose, public) in enumerate([(None, True), (ANN, False), (TENANT, False), (None, False), (None, True)]):
+    for number, (whose, public) in enumerate([(None, True), (ANN, False), (TENANT, False), (None, False), (BEN, True)]):
         trace.line(float(number), "info", f"line {number}", whose, public=public)
 
     def read(owner: Owner | None, after: int = -1, limit: int = 100) -> list[tuple[int, str]]:
