@@ -7,12 +7,14 @@ list of names and digests, which is in `manifests`. The kernel computes all dige
 descriptor; nobody can name one that he has not shown. Who has shown what is in `shown/UID`, so it outlives the kernel
 as its journal does.
 
-Each user is charged for all copies that he has shown, shared or not. A copy that no process and no image in memory has is
+Each user is charged for all copies that he has shown, shared or not, and for small ones as for larger: the kernel keeps
+something of every file and model, and an empty one would cost nothing. A copy that no process and no image in memory has is
 kept, since it may be shown again; it goes when there is need of room, the longest unused first.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -23,6 +25,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +41,7 @@ _FOLDERS = BLOBS, MODELS, MANIFESTS, SHOWN, SPOOL = "blobs", "models", "manifest
 _PIECE = 1 << 20  # bytes read at a time
 _REMEMBERED = 16_384  # files that need not be read again
 _SPARE = 20  # a twentieth of the disk stays free
+LEAST_FILE, LEAST_MODEL = 4 << 20, 64 << 20  # bytes that a file, and a model, counts as at least
 _KINDS = (
     (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a fifo"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISLNK, "a symbolic link"),
@@ -72,10 +76,16 @@ class Copy:
     uids: dict[int, set[str]] = field(default_factory=dict)  # who has shown it, and which of its files was named
     used: float = 0.0
     pins: int = 0  # calls on their way
+    size: int = field(init=False)
+    charge: int = field(init=False)  # to each who has shown it
 
-    @property
-    def size(self) -> int:
-        return sum(item.size for item in self.items)
+    def __post_init__(self) -> None:
+        self.size, self.charge = sum(item.size for item in self.items), charge(self.items)
+
+
+def charge(items: Iterable[Item]) -> int:
+    """The bytes that a model of these files counts as."""
+    return max(LEAST_MODEL, sum(max(LEAST_FILE, item.size) for item in items))
 
 
 def looked_at(descriptor: int, flags: int, *, writing: bool = False) -> Stamp:
@@ -232,15 +242,14 @@ class Copies:
 
     def link(self, items: list[Item]) -> str:
         """Make the directory of files that are held, unless it is there; its digest. Raises OSError. (Syncs.)"""
-        manifest = msgspec.json.encode(sorted(items))
-        digest = hashlib.sha256(manifest).hexdigest()
+        manifest, digest = _manifest(items)
         place, coming = self.place / MODELS / digest, self.spool()
         if (self.place / MANIFESTS / digest).exists() and place.exists():
             return digest
         coming.mkdir(mode=0o700)
         try:
             for item in items:
-                os.link(self.place / BLOBS / item.digest, coming / item.name)
+                self._link(item, coming / item.name)
             sync_directory(coming)
             coming.rename(place)
         except BaseException:
@@ -252,6 +261,22 @@ class Copies:
             write_all(file, manifest)
         return digest
 
+    def _link(self, item: Item, name: Path) -> None:
+        """Raises OSError."""
+        blob = self.place / BLOBS / item.digest
+        try:
+            os.link(blob, name)
+        except OSError as error:
+            if error.errno != errno.EMLINK:  # a file has so many names (ext4: 65,000), and then another one takes its place
+                raise
+            again = self.spool()
+            with open(blob, "rb") as source, open(again, "xb", opener=partial(os.open, mode=0o400)) as target:
+                shutil.copyfileobj(source, target, _PIECE)
+                target.flush()
+                os.fsync(target.fileno())
+            again.rename(blob)
+            os.link(blob, name)
+
     def add(self, uid: int, digest: str, items: list[Item], first: str) -> Copy:
         """The copy that was linked is the user's, and pinned, from here on; `note` writes that down."""
         copy = self._copies.get(digest)
@@ -259,7 +284,7 @@ class Copies:
             copy = self._copies[digest] = Copy(digest, sorted(items))
             self._blobs.update(item.digest for item in items)
         if uid not in copy.uids:
-            self._charges[uid] += copy.size
+            self._charges[uid] += copy.charge
         copy.uids.setdefault(uid, set()).add(first)
         self._paths.pop(uid, None)
         copy.used, copy.pins = time.time(), copy.pins + 1
@@ -290,13 +315,17 @@ class Copies:
         for directory in (self.place / SHOWN).iterdir():
             uid = int(directory.name)
             for file in directory.iterdir():
-                copy, firsts = self._copies.get(file.name), file.read_bytes()
-                if copy is None or not firsts:  # a name without its contents: the machine died
+                copy = self._copies.get(file.name)
+                try:
+                    firsts = msgspec.json.decode(file.read_bytes(), type=list[str])
+                except msgspec.MsgspecError:  # a name without its contents: the machine died, or the disk is damaged
+                    firsts = []
+                if copy is None or not firsts:
                     file.unlink()
                     continue
-                copy.uids[uid] = set(msgspec.json.decode(firsts, type=list[str]))
+                copy.uids[uid] = set(firsts)
                 copy.used = max(copy.used, file.stat().st_mtime)
-                self._charges[uid] += copy.size
+                self._charges[uid] += copy.charge
         for folder, known in (
             (BLOBS, self._blobs.keys()),
             (MODELS, self._copies.keys()),
@@ -311,12 +340,7 @@ class Copies:
     def reserve(self, uid: int, size: int) -> list[Path]:
         """Set room aside for a file of a user, until `unreserve`. Returns what has to be removed for it (`remove`).
         Raises SyscallError EDQUOT: he has too much that is in use, or the disk is full of such; OSError."""
-        going: list[Path] = []
-        while (charge := self.charge(uid)) + size > COPIES.owner:
-            if (copy := self._idle(uid)) is None:
-                self.refused += 1
-                raise COPIES.refuse(f"user {uid}", charge, COPIES.owner)
-            going += self._forget(copy, uid)
+        going = self._within(uid, size)
         disk = os.statvfs(self.place)
         free = (disk.f_bavail - disk.f_blocks // _SPARE) * disk.f_frsize
         while size > free:
@@ -328,6 +352,28 @@ class Copies:
             for one in [*copy.uids, None]:
                 going += self._forget(copy, one)
         self._reserved[uid] += size
+        return going
+
+    def reserve_model(self, uid: int, items: list[Item]) -> tuple[int, list[Path]]:
+        """Have what a model counts as charged to a user who has not shown it before, until `unreserve`: its files may be
+        there, and he may have shown them in others. How much that is, and what has to be removed. Raises SyscallError
+        EDQUOT."""
+        copy = self._copies.get(_manifest(items)[1])
+        if copy is not None and uid in copy.uids:
+            return 0, []
+        size = charge(items)
+        going = self._within(uid, size)
+        self._reserved[uid] += size
+        return size, going
+
+    def _within(self, uid: int, size: int) -> list[Path]:
+        """Have a user stay within what he may have with so much more; what has to be removed. Raises SyscallError EDQUOT."""
+        going: list[Path] = []
+        while (held := self.charge(uid)) + size > COPIES.owner:
+            if (copy := self._idle(uid)) is None:
+                self.refused += 1
+                raise COPIES.refuse(f"user {uid}", held, COPIES.owner)
+            going += self._forget(copy, uid)
         return going
 
     def unreserve(self, uid: int, size: int) -> None:
@@ -351,13 +397,19 @@ class Copies:
         """The copy is that user's no longer; it goes with its last one (None: it had none). The paths to remove."""
         if uid is not None:
             del copy.uids[uid]
-            self._charges[uid] -= copy.size
+            self._charges[uid] -= copy.charge
             self._paths.pop(uid, None)
             _remove(self.place / SHOWN / str(uid) / copy.digest)
         if copy.uids or self._copies.pop(copy.digest, None) is None:
             return []
         _remove(self.place / MANIFESTS / copy.digest)
         return [self._put_away(self.place / MODELS / copy.digest), *self.release(one.digest for one in copy.items)]
+
+
+def _manifest(items: Iterable[Item]) -> tuple[bytes, str]:
+    """The list of a model's files, and its digest."""
+    data = msgspec.json.encode(sorted(items))
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -89,6 +89,7 @@ class _Showing:
     name: str = ""
     items: list[Item] = field(default_factory=list)
     held: list[str] = field(default_factory=list)  # digests
+    reserved: int = 0  # bytes
     image: tuple[Path, int] | None = None
     target: int = -1
 
@@ -207,6 +208,7 @@ class Files:
             self._given[reference] = given
         finally:
             self._put_away(self._copies.release(showing.held))
+            self._free(showing)
             if showing.process >= 0:
                 os.close(showing.process)
             if showing.target >= 0:
@@ -265,6 +267,7 @@ class Files:
     async def _copied(self, showing: _Showing, descriptor: int, stamp: Stamp) -> str:
         uid, place, size = showing.uid, self._copies.spool(), stamp.size
         going = self._copies.reserve(uid, size)
+        showing.reserved += size
         try:
             await trio.to_thread.run_sync(copies.remove, going)
             digest = ""
@@ -277,8 +280,6 @@ class Files:
         except BaseException:
             self._put_away([place])  # a thread that was left alone may write there still
             raise
-        finally:
-            self._copies.unreserve(uid, size)
         showing.held.append(digest)
         return digest
 
@@ -320,13 +321,21 @@ class Files:
 
     async def _model(self, showing: _Showing, given: Given, first: str) -> None:
         items, uid = showing.items, showing.uid
+        self._free(showing)
+        showing.reserved, going = self._copies.reserve_model(uid, items)
+        self._put_away(going)
         try:
             digest = await trio.to_thread.run_sync(self._copies.link, items)
             given.copy = copy = self._copies.add(uid, digest, items, first)
             given.path = self._copies.path(copy, first)
+            self._free(showing)  # `add` has charged it
             await trio.to_thread.run_sync(self._copies.note, uid, digest, sorted(copy.uids[uid]))
         except OSError as error:
             raise Errno.EIO(f"the copy cannot be kept: {error.strerror or error}") from None
+
+    def _free(self, showing: _Showing) -> None:
+        self._copies.unreserve(showing.uid, showing.reserved)
+        showing.reserved = 0
 
     async def _in_thread(self, uid: int, descriptor: int, size: int, work: Callable[[int], T]) -> T:
         """Have something done with a descriptor of a user's, which may take as long as he likes: it is left alone when
@@ -482,8 +491,6 @@ async def _receive(connection: trio.socket.SocketType) -> tuple[ToKernel, int]:
             if length > shown.MOST_MESSAGE:
                 raise Errno.EPROTO(f"a message of {length} bytes, and {shown.MOST_MESSAGE} are the most")
             message = shown.to_kernel(await _exactly(connection, length, found))
-            if len(found) > 1:
-                raise Errno.EPROTO(f"{len(found)} descriptors came with a message, and one was wanted")
             return message, found.pop() if found else -1
     except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
         raise Errno.EPROTO(f"no message: {error}") from None
@@ -504,6 +511,8 @@ async def _exactly(connection: trio.socket.SocketType, size: int, found: list[in
                 descriptors = array.array("i")
                 descriptors.frombytes(values[: len(values) - len(values) % _INT])
                 found += descriptors
+        if len(found) > 1:  # at once: some can come with each byte, and take all that this process may have
+            raise Errno.EPROTO("more than one descriptor came with a message, and one was wanted")
         if not part:
             raise EOFError
         data += part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -260,6 +261,20 @@ def test_more_descriptors_than_one_are_closed_and_refused(tmp_path: Path) -> Non
     trio.run(main)
 
 
+def test_descriptors_that_come_with_the_bytes_of_one_message_are_not_gathered(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path):
+            before = len(os.listdir("/proc/self/fd"))
+            raw = Raw(tmp_path)
+            with raw.socket, opened(_file(tmp_path), os.O_RDONLY) as descriptor:
+                raw.say(shown.LENGTH.pack(shown.MOST_MESSAGE), descriptor)  # of a message that never ends
+                raw.say(b"\0", descriptor)
+                assert isinstance(await apart(raw.answer), Denied)
+            await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "", "x\n", "y" * 256])
 def test_a_files_name_is_one_name(tmp_path: Path, name: str) -> None:
     async def main() -> None:
@@ -421,8 +436,10 @@ def kept(store: Copies, uid: int, *contents: bytes) -> str:
 
 
 @pytest.fixture
-def small() -> Any:
+def small(monkeypatch: pytest.MonkeyPatch) -> Any:
     before = budgets.COPIES.owner
+    monkeypatch.setattr(copies, "LEAST_FILE", 1)
+    monkeypatch.setattr(copies, "LEAST_MODEL", 1)
     object.__setattr__(budgets.COPIES, "owner", 1000)
     yield
     object.__setattr__(budgets.COPIES, "owner", before)
@@ -450,6 +467,62 @@ def test_each_who_has_shown_a_copy_pays_for_it_and_what_nothing_uses_makes_room(
     }
 
 
+def test_models_of_empty_files_cost_something_and_so_do_the_same_files_in_many_models(tmp_path: Path) -> None:
+    store, empty, large = Copies(tmp_path, set), Item("f", sha256(b""), 0), Item("g", sha256(b"g"), 1 << 30)
+    assert copies.charge([empty]) == copies.LEAST_MODEL
+    assert copies.charge([empty] * 1000 + [large]) == 1000 * copies.LEAST_FILE + (1 << 30)
+    most, count = budgets.COPIES.owner // copies.LEAST_MODEL, 0
+    with pytest.raises(SyscallError) as caught:  # none is idle: a call has each
+        for count in range(most + 1):
+            items = [Item(f"f{count}", sha256(b""), 0)]
+            size, _ = store.reserve_model(1, items)
+            store.add(1, sha256(msgspec.json.encode(sorted(items))), items, "")
+            assert store.reserve_model(1, items) == (0, [])  # he pays once
+            store.unreserve(1, size)
+    assert (caught.value.errno, count) == (Errno.EDQUOT, most)
+    store.reserve_model(2, [empty])
+
+
+def test_what_is_shown_and_not_whole_yet_is_charged(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            raw, store = Raw(tmp_path), served._copies
+            with raw.socket, opened(_file(tmp_path), os.O_RDONLY) as descriptor:
+                raw.say(Show("model", ""))
+                raw.say(File("f"), descriptor)
+                assert isinstance(await apart(raw.answer), Kept)
+                assert store.charge(ME) == os.fstat(descriptor).st_size > 0
+            await until(lambda: store.charge(ME) == 0)
+
+    trio.run(main)
+
+
+def test_a_file_that_can_have_no_more_names_gives_its_place_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, link = Copies(tmp_path, set), os.link
+    first = Path(kept(store, 1, b"same"))
+
+    def full(source: Any, target: Any, **how: Any) -> None:
+        if os.stat(source).st_nlink >= 2:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+        link(source, target, **how)
+
+    monkeypatch.setattr(os, "link", full)
+    second = Path(kept(store, 1, b"same", b"other"))
+    assert (first / "f0").read_bytes() == (second / "f0").read_bytes() == b"same"
+    assert not (first / "f0").samefile(second / "f0")
+    assert stat.S_IMODE((second / "f0").stat().st_mode) == 0o400
+
+
+def test_a_note_of_who_has_shown_what_that_is_damaged_is_not_believed(tmp_path: Path) -> None:
+    store = Copies(tmp_path, set)
+    kept(store, 1, b"a")
+    (note,) = (tmp_path / copies.SHOWN / "1").iterdir()
+    note.write_bytes(b"\xff\0damaged")
+    assert Copies(tmp_path, set).paths_of(1) == frozenset()
+
+
 def test_copies_and_who_has_shown_them_outlive_the_kernel_and_nothing_else_does(tmp_path: Path) -> None:
     store = Copies(tmp_path, set)
     mine, theirs = kept(store, 1, b"a" * 400, b"b"), kept(store, 2, b"c")
@@ -459,7 +532,7 @@ def test_copies_and_who_has_shown_them_outlive_the_kernel_and_nothing_else_does(
     shutil.rmtree(broken)
     again = Copies(tmp_path, set)
     assert [set(again.paths_of(uid)) for uid in (1, 2, 3)] == [{mine}, {theirs}, set()]
-    assert (again.charge(1), again.charge(3)) == (401, 0)
+    assert (again.charge(1), again.charge(3)) == (copies.LEAST_MODEL, 0)
     assert not list((tmp_path / copies.SPOOL).iterdir())
     assert len(list((tmp_path / copies.BLOBS).iterdir())) == 3
     assert kept(again, 3, b"d") == broken
