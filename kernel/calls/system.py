@@ -20,6 +20,7 @@ from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls import limits, pids
 from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES, SANDBOXES
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.policy_file import SPEC
 from llmasos.syscalls.records import BootInfo, Budget, LogLine, Right, SchedInfo, Stats, TraceResult
 from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
 
@@ -150,7 +151,20 @@ def shutdown(system: System, request: Request, call: Shutdown) -> None:
 def sched(system: System, request: Request, call: Sched, device: Device) -> SchedInfo:
     """Row 8 of the table, `Sched`."""
     changes = {name: value for name in call.__struct_fields__ if name != "device" and (value := getattr(call, name))}
+    for policy in (call.policy, call.victims, call.evictions):
+        _check_module(system, request.program, policy)
     if changes:
         reschedule(system, device, **changes)
     policies = device.config.victims, device.evictions.name, system.sources.outs()
     return SchedInfo(device.name, device.queue.policy.name, device.max_runs, device.step_tokens, *policies)
+
+
+def _check_module(system: System, program: Program, policy: str) -> None:
+    """EPERM for a policy that is a file, of an operator whose the kernel is not: it would become code of the kernel's, with
+    rights on the machine that he may not have. (What he shows the kernel it keeps in files of its own.)"""
+    found = SPEC.fullmatch(policy)
+    if system.config.shared and found is not None and not found["digest"] and not program.owner.machine:
+        raise Errno.EPERM(
+            f"{policy} would be code in the machine's kernel, which only root and the kernel's own user may put there; name "
+            "a policy that the kernel has (`boot_info` lists them)"
+        )

@@ -30,6 +30,7 @@ from llmasos.syscalls.table import (
     Names,
     Ps,
     Restore,
+    Sched,
     Shutdown,
     Spawn,
 )
@@ -171,6 +172,15 @@ def test_operators_have_every_right_and_stay_themselves() -> None:
     assert left == [pid_of(ANN, pid) for pid in hers[1:]]
     assert refused(ben, Shutdown())[0] is Errno.EPERM
     ann.call(Shutdown())
+
+
+@pytest.mark.parametrize("field", ["policy", "victims", "evictions"])
+def test_an_operator_who_is_not_root_puts_no_code_into_the_kernel(sim: Simulation, field: str) -> None:
+    call = Sched(**{field: "/var/lib/llmasos/files/models/0/evil.py:Evil"})
+    errno, why = refused(sim.program(uid=BOSS), call)
+    assert errno is Errno.EPERM and "only root and the kernel's own user" in why
+    assert refused(sim.program(uid=0), call)[0] is not Errno.EPERM  # there is no such file
+    assert sim.program(uid=BOSS).call(Sched(policy="fcfs")).policy == "fcfs"
 
 
 @pytest.mark.parametrize("before", [[], [ANN]])
