@@ -160,11 +160,11 @@ def sched(system: System, request: Request, call: Sched, device: Device) -> Sche
 
 
 def _check_module(system: System, program: Program, policy: str) -> None:
-    """EPERM for a policy that is a file, of an operator whose the kernel is not: it would become code of the kernel's, with
-    rights on the machine that he may not have. (What he shows the kernel it keeps in files of its own.)"""
+    """EPERM for a policy that is a file where the caller is neither root nor the kernel's user: it becomes code of the
+    kernel's, with rights that he may not have. (What anybody shows the kernel it keeps in files of its own.)"""
     found = SPEC.fullmatch(policy)
     if system.config.shared and found is not None and not found["digest"] and not program.owner.machine:
         raise Errno.EPERM(
-            f"{policy} would be code in the machine's kernel, which only root and the kernel's own user may put there; name "
-            "a policy that the kernel has (`boot_info` lists them)"
+            f"{policy} would be code in the machine's kernel, which only root and the kernel's own user may put there; "
+            "name a policy that the kernel has (`boot_info` lists them)"
         )

@@ -8,8 +8,8 @@ descriptor; nobody can name one that he has not shown. Who has shown what is in 
 as its journal does.
 
 Each user is charged for all copies that he has shown, shared or not, and for small ones as for larger: the kernel keeps
-something of every file and model, and an empty one would cost nothing. A copy that no process and no image in memory has is
-kept, since it may be shown again; it goes when there is need of room, the longest unused first.
+something of every file and model, and empty ones would cost nothing. A copy that no process and no image in memory has
+is kept, since it may be shown again; it goes when there is need of room, the longest unused first.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ class Copies:
         try:
             os.link(blob, name)
         except OSError as error:
-            if error.errno != errno.EMLINK:  # a file has so many names (ext4: 65,000), and then another one takes its place
+            if error.errno != errno.EMLINK:  # of ext4: 65,000 names; then another file takes its place
                 raise
             again = self.spool()
             with open(blob, "rb") as source, open(again, "xb", opener=partial(os.open, mode=0o400)) as target:
@@ -367,7 +367,8 @@ class Copies:
         return size, going
 
     def _within(self, uid: int, size: int) -> list[Path]:
-        """Have a user stay within what he may have with so much more; what has to be removed. Raises SyscallError EDQUOT."""
+        """Have a user stay within what he may have with so much more; what has to be removed. Raises SyscallError
+        EDQUOT."""
         going: list[Path] = []
         while (held := self.charge(uid)) + size > COPIES.owner:
             if (copy := self._idle(uid)) is None:

@@ -21,7 +21,7 @@ import os
 import secrets
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -51,7 +51,8 @@ SILENT_SECONDS = 30.0  # for which a connection may say nothing
 REFERENCE_SECONDS = 30.0  # within which the call must come
 LEAST_SECONDS, LEAST_RATE = 30.0, 4e6  # a file is read or written within these seconds, and this many bytes/s
 _MOST_REFERENCES = 64  # of a user
-_THREADS = 2  # of a user
+_THREADS = 2  # of a user, and one that closes
+_MOST_CLOSING = 16  # descriptors of a user that wait to be closed
 _NO_DESCRIPTOR = "no descriptor came with it; is the limit of descriptors (`ulimit -n`) reached?"
 _PIECE = 1 << 20
 
@@ -107,6 +108,7 @@ class Files:
         self._count: Counter[tuple[str, int]] = Counter()  # what is charged to OS processes and users
         self._refused = 0
         self._limiters: dict[int, trio.CapacityLimiter] = {}
+        self._closing: dict[int, deque[int]] = {}  # descriptors of users', of which the first one is being closed
         self._listener: socket.socket | None = None
         self._going: list[Path] = []  # to be removed
         self._bell = trio.Event()
@@ -211,8 +213,7 @@ class Files:
             self._free(showing)
             if showing.process >= 0:
                 os.close(showing.process)
-            if showing.target >= 0:
-                os.close(showing.target)
+            self._close(uid, showing.target)
             if showing.image is not None:
                 self._put_away([showing.image[0]])
                 self._copies.unreserve(uid, showing.image[1])
@@ -221,13 +222,15 @@ class Files:
     # --- what is shown ---
 
     async def _shown(self, showing: _Showing) -> Given:
-        first, _ = await _receive(showing.connection)
+        await self._all_but_closed(showing.uid)
+        first, stray = await self._receive(showing)
+        self._close(showing.uid, stray)
         if not isinstance(first, Show):
             raise Errno.EPROTO("what the files are for was to be said first (Show)")
         showing.what = Names[first.what.upper()]
         most = shown.MOST_FILES if showing.what is Names.MODEL else 1
         while True:
-            message, descriptor = await _receive(showing.connection)
+            message, descriptor = await self._receive(showing)
             try:
                 if isinstance(message, Whole):
                     return await self._whole(showing, message.first or "")
@@ -237,9 +240,60 @@ class Files:
                     raise Errno.E2BIG(f"{message.name}: of {most} files at most each is shown once")
                 await self._take(showing, message.name, descriptor)
             finally:
-                if descriptor >= 0:
-                    os.close(descriptor)
+                self._close(showing.uid, descriptor)
+            await self._all_but_closed(showing.uid)
             await _send(showing.connection, Kept())
+
+    async def _receive(self, showing: _Showing) -> tuple[ToKernel, int]:
+        """A message, and the descriptor that came with it, or -1. Raises SyscallError EPROTO, ETIME; OSError, EOFError"""
+        connection, found = showing.connection, list[int]()
+        try:
+            with trio.move_on_after(SILENT_SECONDS):
+                (length,) = shown.LENGTH.unpack(await _exactly(connection, shown.LENGTH.size, found))
+                if length > shown.MOST_MESSAGE:
+                    raise Errno.EPROTO(f"a message of {length} bytes, and {shown.MOST_MESSAGE} are the most")
+                message = shown.to_kernel(await _exactly(connection, length, found))
+                return message, found.pop() if found else -1
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
+            raise Errno.EPROTO(f"no message: {error}") from None
+        finally:
+            for descriptor in found:
+                self._close(showing.uid, descriptor)
+        raise Errno.ETIME(f"nothing more came for {SILENT_SECONDS:.0f} s")
+
+    def _close(self, uid: int, descriptor: int) -> None:
+        """Close a user's descriptor (-1: none). His file system is told of it, and may never answer, so a thread does it,
+        one after the other."""
+        if descriptor < 0:
+            return
+        waiting = self._closing.setdefault(uid, deque())
+        waiting.append(descriptor)
+        if len(waiting) == 1:
+            self._close_next(uid)
+
+    def _close_next(self, uid: int) -> None:
+        waiting, entry = self._closing[uid], trio.lowlevel.current_trio_token()
+
+        def closed(_: object) -> None:
+            with suppress(trio.RunFinishedError):
+                entry.run_sync_soon(self._closed, uid)
+
+        trio.lowlevel.start_thread_soon(partial(os.close, waiting[0]), closed)
+
+    def _closed(self, uid: int) -> None:
+        self._closing[uid].popleft()
+        if self._closing[uid]:
+            self._close_next(uid)
+        else:
+            del self._closing[uid]
+
+    async def _all_but_closed(self, uid: int) -> None:
+        """Until no more than a few descriptors of a user's wait to be closed. Raises SyscallError ETIME."""
+        with trio.move_on_after(LEAST_SECONDS):
+            while len(self._closing.get(uid, ())) > _MOST_CLOSING:  # noqa: ASYNC110 - nobody waits in usual times
+                await trio.sleep(0.01)
+            return
+        raise Errno.ETIME("files that were shown before cannot be closed: their file system does not answer")
 
     async def _take(self, showing: _Showing, name: str, descriptor: int) -> None:
         if descriptor < 0:
@@ -411,9 +465,9 @@ class Files:
             given.size = 0
         if self._targets.pop(given.path, None) is not None:
             self._add(given.os_pid, given.uid, -1)
-        for descriptor in (given.process, given.descriptor):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if given.process >= 0:
+            os.close(given.process)
+        self._close(given.uid, given.descriptor)
         given.process = given.descriptor = -1
 
     # --- images that are written ---
@@ -479,25 +533,6 @@ async def _send(connection: trio.socket.SocketType, message: FromKernel) -> None
             data = data[await connection.send(data) :]
         return
     raise EOFError
-
-
-async def _receive(connection: trio.socket.SocketType) -> tuple[ToKernel, int]:
-    """A message, and the descriptor that came with it, or -1. Raises SyscallError EPROTO, ETIME; OSError; EOFError."""
-    found: list[int] = []
-    try:
-        with trio.move_on_after(SILENT_SECONDS):
-            head = await _exactly(connection, shown.LENGTH.size, found)
-            (length,) = shown.LENGTH.unpack(head)
-            if length > shown.MOST_MESSAGE:
-                raise Errno.EPROTO(f"a message of {length} bytes, and {shown.MOST_MESSAGE} are the most")
-            message = shown.to_kernel(await _exactly(connection, length, found))
-            return message, found.pop() if found else -1
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError) as error:
-        raise Errno.EPROTO(f"no message: {error}") from None
-    finally:
-        for descriptor in found:
-            os.close(descriptor)
-    raise Errno.ETIME(f"nothing more came for {SILENT_SECONDS:.0f} s")
 
 
 async def _exactly(connection: trio.socket.SocketType, size: int, found: list[int]) -> bytes:

@@ -471,16 +471,16 @@ def test_models_of_empty_files_cost_something_and_so_do_the_same_files_in_many_m
     store, empty, large = Copies(tmp_path, set), Item("f", sha256(b""), 0), Item("g", sha256(b"g"), 1 << 30)
     assert copies.charge([empty]) == copies.LEAST_MODEL
     assert copies.charge([empty] * 1000 + [large]) == 1000 * copies.LEAST_FILE + (1 << 30)
-    most, count = budgets.COPIES.owner // copies.LEAST_MODEL, 0
-    with pytest.raises(SyscallError) as caught:  # none is idle: a call has each
-        for count in range(most + 1):
-            items = [Item(f"f{count}", sha256(b""), 0)]
-            size, _ = store.reserve_model(1, items)
-            store.add(1, sha256(msgspec.json.encode(sorted(items))), items, "")
-            assert store.reserve_model(1, items) == (0, [])  # he pays once
-            store.unreserve(1, size)
-    assert (caught.value.errno, count) == (Errno.EDQUOT, most)
-    store.reserve_model(2, [empty])
+    for count in range(budgets.COPIES.owner // copies.LEAST_MODEL):  # none is idle: a call has each
+        items = [Item(f"f{count}", sha256(b""), 0)]
+        size, _ = store.reserve_model(1, items)
+        store.add(1, sha256(msgspec.json.encode(sorted(items))), items, "")
+        assert store.reserve_model(1, items) == (0, [])  # he pays once
+        store.unreserve(1, size)
+    with pytest.raises(SyscallError, match="file copies of user 1") as caught:
+        store.reserve_model(1, [empty, large])
+    assert caught.value.errno is Errno.EDQUOT
+    store.reserve_model(2, [empty, large])
 
 
 def test_what_is_shown_and_not_whole_yet_is_charged(tmp_path: Path) -> None:
@@ -635,5 +635,40 @@ def test_a_file_whose_file_system_never_answers_holds_up_its_user_only(
                 while not found:
                     with suppress(SyscallError):
                         found.append(await served._in_thread(7, descriptor, 0, lambda own: os.pread(own, 1, 0)))
+
+    trio.run(main)
+
+
+def test_a_file_that_its_file_system_does_not_let_be_closed_holds_up_its_user_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LEAST_SECONDS", 0.2)
+    monkeypatch.setattr(files, "_MOST_CLOSING", 0)
+    never, close, main_thread = threading.Event(), os.close, threading.get_ident()
+    shown_file = _file(tmp_path)
+
+    def flushing(descriptor: int) -> None:
+        """As of FUSE, of which each close asks whoever serves it."""
+        if os.path.realpath(f"/proc/self/fd/{descriptor}") == os.fspath(shown_file):
+            assert threading.get_ident() != main_thread
+            never.wait()
+        close(descriptor)
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            before = len(os.listdir("/proc/self/fd"))
+            with Raw(tmp_path).socket as mine:
+                with opened(shown_file, os.O_RDONLY) as descriptor:
+                    first = shown.framed(Show("model", ""))
+                    await apart(lambda: socket.send_fds(mine, [first], [descriptor]))
+                monkeypatch.setattr(os, "close", flushing)
+                await until(lambda: ME in served._closing)
+                assert isinstance(await apart(lambda: show(tmp_path, Names.MODEL)), Denied)
+                served._close(ME + 1, os.open(os.devnull, os.O_RDONLY))
+                await until(lambda: list(served._closing) == [ME])
+            never.set()
+            await until(lambda: not served._closing)
+            monkeypatch.undo()
+            assert len(os.listdir("/proc/self/fd")) <= before
 
     trio.run(main)

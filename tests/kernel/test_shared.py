@@ -178,7 +178,8 @@ def test_operators_have_every_right_and_stay_themselves() -> None:
 def test_an_operator_who_is_not_root_puts_no_code_into_the_kernel(sim: Simulation, field: str) -> None:
     call = Sched(**{field: "/var/lib/llmasos/files/models/0/evil.py:Evil"})
     errno, why = refused(sim.program(uid=BOSS), call)
-    assert errno is Errno.EPERM and "only root and the kernel's own user" in why
+    assert errno is Errno.EPERM
+    assert "only root and the kernel's own user" in why
     assert refused(sim.program(uid=0), call)[0] is not Errno.EPERM  # there is no such file
     assert sim.program(uid=BOSS).call(Sched(policy="fcfs")).policy == "fcfs"
 
