@@ -176,7 +176,7 @@ def test_operators_have_every_right_and_stay_themselves() -> None:
 
 @pytest.mark.parametrize("field", ["policy", "victims", "evictions"])
 def test_an_operator_who_is_not_root_puts_no_code_into_the_kernel(sim: Simulation, field: str) -> None:
-    call = Sched(**{field: "/var/lib/llmasos/files/models/0/evil.py:Evil"})
+    call = Sched(**{field: "/var/lib/llmasos/files/models/0/evil.py:Evil"})  # type: ignore[arg-type]
     errno, why = refused(sim.program(uid=BOSS), call)
     assert errno is Errno.EPERM
     assert "only root and the kernel's own user" in why
