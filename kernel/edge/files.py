@@ -122,6 +122,8 @@ class Files:
 
     def close(self) -> None:
         if self._listener is not None:
+            with suppress(RuntimeError):  # outside trio nobody waits
+                trio.lowlevel.notify_closing(self._listener)
             self._listener.close()
             self._listener = None
 

@@ -34,10 +34,11 @@ class Place:
     directory: Path
     lock: int
     sign: tuple[Path, Path] | None = None
+    sockets: tuple[str, ...] = (runtime.PROGRAMS, runtime.DRIVERS)
 
     def missing(self) -> bool:
         """Whether a file of the kernel's is not there, or another has its name."""
-        sockets = all(self.has(name) for name in (runtime.PROGRAMS, runtime.DRIVERS))
+        sockets = all(self.has(name) for name in self.sockets)
         signed = self.sign is None or os.path.lexists(self.sign[0])
         return not (sockets and signed and self._has_lock())
 

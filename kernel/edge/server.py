@@ -141,6 +141,8 @@ class Server:
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
         self._files = files  # that users show; None: it opens what they name
+        if files is not None:
+            place.sockets += (runtime.FILES,)
         self._outside, self._gate = gate, gate[0] if gate is not None else None
         self._reach = reach
         self._peers = Peers()
@@ -590,8 +592,8 @@ class Server:
                 self._drivers.listen(self._directory / runtime.DRIVERS)
             if not self._place.has(runtime.PROGRAMS):
                 self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
-                if self._files is not None:
-                    self._files.listen(self._directory / runtime.FILES, self._reach)
+            if self._files is not None and not self._place.has(runtime.FILES):
+                self._files.listen(self._directory / runtime.FILES, self._reach)
         except (SyscallError, OSError) as error:
             why = error.reason if isinstance(error, SyscallError) else str(error)
             self._handle(Noted("error", f"files in {self._directory} have been removed, and cannot be made again: {why}"))

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from llmasos.drivers.protocol import Export
 from llmasos.kernel.edge import copies, files
@@ -257,6 +258,18 @@ def test_more_descriptors_than_one_are_closed_and_refused(tmp_path: Path) -> Non
                     raw.say(File("f"), *[descriptor] * count)
                     assert isinstance(await apart(raw.answer), Denied)
             await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+    trio.run(main)
+
+
+def test_a_socket_that_was_removed_and_made_again_is_heard(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            await trio.testing.wait_all_tasks_blocked()
+            (tmp_path / "sock").unlink()
+            served.listen(tmp_path / "sock", Reach(0o666))
+            with opened(_file(tmp_path), os.O_RDONLY) as descriptor:
+                assert isinstance(await apart(lambda: show(tmp_path, Names.MODEL, descriptor)), Taken)
 
     trio.run(main)
 

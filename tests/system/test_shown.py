@@ -191,6 +191,15 @@ def test_a_user_runs_a_model_that_only_he_may_read_and_no_other_does(kernel: Ker
     assert found.errno is Errno.EPERM
 
 
+def test_the_socket_for_files_comes_back_when_somebody_has_removed_it(kernel: Kernel) -> None:
+    socket = kernel.place / runtime.FILES
+    before = socket.stat()
+    socket.unlink()
+    eventually(socket.exists, "the kernel makes its socket again")
+    assert (socket.stat().st_mode, socket.stat().st_uid) == (before.st_mode, before.st_uid)
+    assert kernel.as_user(ANN, said, kernel, f"sim:script={kernel.home(ANN) / 'script.toml'}", "sim0")[0]
+
+
 def test_a_script_is_a_file_too(kernel: Kernel) -> None:
     name = f"sim:1b,script={kernel.home(ANN)}/script.toml"
     tokens, model = kernel.as_user(ANN, said, kernel, name, "sim0")
