@@ -141,8 +141,6 @@ class Server:
         self._audit = audit(self._handle) if audit is not None else None
         self._images = images or Images(None, "no keys are kept here")
         self._files = files  # that users show; None: it opens what they name
-        if files is not None:
-            place.sockets += (runtime.FILES,)
         self._outside, self._gate = gate, gate[0] if gate is not None else None
         self._reach = reach
         self._peers = Peers()
@@ -187,6 +185,7 @@ class Server:
                 self._programs.listen(self._directory / runtime.PROGRAMS, self._reach)
                 self._open_gate()
                 if self._files is not None:
+                    self._place.sockets += (runtime.FILES,)
                     self._files.listen(self._directory / runtime.FILES, self._reach)
                     nursery.start_soon(self._files.run)
                 for one in (self._programs, self._drivers):
