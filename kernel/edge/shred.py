@@ -38,6 +38,7 @@ _SECONDS = 300.0  # that a kernel may take to end and destroy all processes of a
 _LEFT = (
     "process images under a passphrase, and what was written with --plain (`shred FILE`; boot "
     "that journal, and `shred OWNER`)",
+    "copies of model files that were shown to the kernel of a machine (docs/files.md): they are no words of an owner's",
     "children that other owners forked, whoever read it or was sent it, and what programs, terminals and swap still have",
 )
 
