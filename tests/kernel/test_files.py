@@ -282,7 +282,8 @@ def test_descriptors_that_come_with_the_bytes_of_one_message_are_not_gathered(tm
             with raw.socket, opened(_file(tmp_path), os.O_RDONLY) as descriptor:
                 raw.say(shown.LENGTH.pack(shown.MOST_MESSAGE), descriptor)  # of a message that never ends
                 raw.say(b"\0", descriptor)
-                assert isinstance(await apart(raw.answer), Denied)
+                assert isinstance(found := await apart(raw.answer), Denied)
+                assert "more than one descriptor" in found.reason
             await until(lambda: len(os.listdir("/proc/self/fd")) == before)
 
     trio.run(main)
