@@ -53,6 +53,7 @@ LEAST_SECONDS, LEAST_RATE = 30.0, 4e6  # a file is read or written within these 
 _MOST_REFERENCES = 64  # of a user
 _THREADS = 2  # of a user, and one that closes
 _MOST_CLOSING = 16  # descriptors of a user that wait to be closed
+_NOT_NAMED = "it has a name that the file system of the kernel cannot have; give it another"
 _NO_DESCRIPTOR = "no descriptor came with it; is the limit of descriptors (`ulimit -n`) reached?"
 _PIECE = 1 << 20
 
@@ -109,6 +110,7 @@ class Files:
         self._refused = 0
         self._limiters: dict[int, trio.CapacityLimiter] = {}
         self._closing: dict[int, deque[int]] = {}  # descriptors of users', of which the first one is being closed
+        self._unclosed: set[int] = set()  # users of whose descriptors none is, for want of a thread
         self._listener: socket.socket | None = None
         self._going: list[Path] = []  # to be removed
         self._bell = trio.Event()
@@ -153,6 +155,9 @@ class Files:
             await trio.sleep(REFERENCE_SECONDS / 3)
             for reference in [one for one, given in self._given.items() if given.until < time.monotonic()]:
                 self._let_go(self._given.pop(reference))
+            unclosed, self._unclosed = self._unclosed, set()
+            for uid in unclosed:
+                self._close_next(uid)
 
     async def _clear(self) -> None:
         """Remove what is not needed any more."""
@@ -178,6 +183,9 @@ class Files:
             except SyscallError as error:
                 with suppress(OSError), trio.move_on_after(SILENT_SECONDS):
                     await _send(connection, Denied(error.errno, error.reason))
+            except UnicodeError:  # of the file system's names
+                with suppress(OSError), trio.move_on_after(SILENT_SECONDS):
+                    await _send(connection, Denied(Errno.EINVAL, _NOT_NAMED))
             except (OSError, EOFError):  # it has gone
                 pass
 
@@ -280,7 +288,10 @@ class Files:
             with suppress(trio.RunFinishedError):
                 entry.run_sync_soon(self._closed, uid)
 
-        trio.lowlevel.start_thread_soon(partial(os.close, waiting[0]), closed)
+        try:
+            trio.lowlevel.start_thread_soon(partial(os.close, waiting[0]), closed)
+        except RuntimeError:  # no thread can be made: `_sweep` tries again
+            self._unclosed.add(uid)
 
     def _closed(self, uid: int) -> None:
         self._closing[uid].popleft()
@@ -417,7 +428,12 @@ class Files:
             except OSError:
                 limiter.release_on_behalf_of(token)
                 raise
-            trio.lowlevel.start_thread_soon(partial(_closing, own, work), deliver)
+            try:
+                trio.lowlevel.start_thread_soon(partial(_closing, own, work), deliver)
+            except RuntimeError:
+                limiter.release_on_behalf_of(token)
+                self._close(uid, own)
+                raise Errno.EAGAIN("the kernel can start no thread that reads it now; try again") from None
             await done.wait()
             return found[0].unwrap()
         raise Errno.ETIME(f"its file system took longer than {seconds:.0f} s for {size:,} bytes")

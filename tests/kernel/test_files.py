@@ -686,3 +686,43 @@ def test_a_file_that_its_file_system_does_not_let_be_closed_holds_up_its_user_on
             assert len(os.listdir("/proc/self/fd")) <= before
 
     trio.run(main)
+
+
+def test_without_a_thread_for_it_a_file_is_refused_and_closed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            before = len(os.listdir("/proc/self/fd"))
+            with opened(_file(tmp_path), os.O_RDONLY) as descriptor:
+                raw = await apart(lambda: Raw(tmp_path))
+                with raw.socket, monkeypatch.context() as patched:
+                    await apart(lambda: (raw.say(Show("model", "")), raw.say(File("file"), descriptor)))
+                    patched.setattr(trio.lowlevel, "start_thread_soon", none)
+                    await until(lambda: ME in served._unclosed)
+                answer = await apart(lambda: show(tmp_path, Names.MODEL, descriptor))
+            assert isinstance(answer, Taken), "the next is served"
+            for uid in list(served._unclosed):
+                served._close_next(uid)
+            await until(lambda: not served._closing)
+            assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+    trio.run(main)
+
+
+def test_a_name_that_the_kernels_locale_cannot_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwritten(*_: object, **__: object) -> None:
+        raise UnicodeEncodeError("latin-1", "\u20ac", 0, 1, "ordinal not in range(256)")
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            with opened(_file(tmp_path), os.O_RDONLY) as descriptor, monkeypatch.context() as patched:
+                patched.setattr(served, "_whole", unwritten)
+                refused = await apart(lambda: show(tmp_path, Names.MODEL, descriptor))
+                assert isinstance(refused, Denied)
+                assert refused.errno is Errno.EINVAL
+
+    trio.run(main)
