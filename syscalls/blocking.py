@@ -226,13 +226,13 @@ class Client:
                 return
             seq, frame = self._calls.begin(call, _Waiter())
             if not self._down:
-                if self._line.send(frame):
+                if sent := self._line.send(frame):
                     self._calls.sent = seq
-                else:
-                    self._calls.take_back(seq)
                 if self._leader is None:  # nobody waits at the line
                     self._line.finish(self._inbox)
                 self._collect(None)
+                if not sent and not self._down:  # no room; else the next kernel hears of it
+                    self._calls.take_back(seq)
 
     def _call(
         self,

@@ -320,6 +320,16 @@ def test_blocking_an_interrupt_takes_a_call_back_that_waits_for_the_next_kernel(
         assert kernel.fed == [2]
 
 
+def test_blocking_what_is_posted_as_the_kernel_dies_is_done_by_the_next(tmp_path: Path) -> None:
+    with Mortal(tmp_path).running() as kernel, blocking.connect(tmp_path) as program:
+        with program._turn:  # nobody else sees first that it has died
+            kernel.kill(back=False)
+            program.post(Feed(100, [1]))
+        kernel.revive()
+        program(Null())
+        assert kernel.fed == [1]
+
+
 def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tmp_path: Path, kind: str) -> None:
     errors: list[SyscallError] = []
 
