@@ -322,7 +322,7 @@ def test_blocking_an_interrupt_takes_a_call_back_that_waits_for_the_next_kernel(
 
 def test_blocking_what_is_posted_as_the_kernel_dies_is_done_by_the_next(tmp_path: Path) -> None:
     with Mortal(tmp_path).running() as kernel, blocking.connect(tmp_path) as program:
-        with program._turn:  # nobody else sees first that it has died
+        with program._lock:  # nobody else sees first that it has died
             kernel.kill(back=False)
             program.post(Feed(100, [1]))
         kernel.revive()
