@@ -293,6 +293,9 @@ class Client:
             with self._lock:
                 self._pass_lead(waiter)
                 if waiter.reply is None and self._gone is None:
+                    if not isinstance(error, SyscallError):  # it may have come before what is known here was stored
+                        seq = seq or self._calls.seq_of(waiter)
+                        self._calls.sent = max(self._calls.sent, seq)
                     self._take_back(seq, waiter)
                 elif waiter.reply is not None and not isinstance(error, SyscallError):  # Ctrl-C as the answer came
                     self._tell(self._calls.undo(call, waiter.reply))

@@ -243,7 +243,7 @@ def by_hand(place: Path, deliver: Callable[[Link, bytes], object]) -> Iterator[t
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place / "s"))
         listener.listen()
-        connection = Link(loop, f"ipc://{place / 's'}", lambda frame: deliver(connection, frame), nothing)
+        connection = Link(loop, f"ipc://{place / 's'}", lambda frame: [deliver(connection, frame)].clear(), nothing)
         with listener.accept()[0] as other:
             other.sendall(zmtp.OPENING)
             connection.take()
