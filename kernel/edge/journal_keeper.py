@@ -32,6 +32,7 @@ from llmasos.kernel.events import Event, JournalCompacted, JournalFails, Journal
 from llmasos.kernel.journal.records import Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls.errno import SyscallError
+from llmasos.syscalls.spare_memory import give_back
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -346,6 +347,7 @@ class Keeper:
             if self._seal is not None and gone:
                 self._seal.tidy(gone)
         os.close(old)
+        give_back()  # of the state that was read and written, all that there is
 
     def _write_compacted(self, upto: int) -> int:
         try:

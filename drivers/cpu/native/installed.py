@@ -10,7 +10,6 @@ loaded for a long time, of models that have changed or gone, are removed when an
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from llmasos.drivers.cpu.native.library import ABI
 from llmasos.drivers.cpu.native.network import Blueprint
 from llmasos.drivers.cpu.native.packing import BITS
 from llmasos.drivers.engine.digest import content_digest
+from llmasos.syscalls.spare_memory import give_back
 
 _POLL_SECONDS = 0.1
 _MAKING_SHARE = 0.9  # of installing; the rest is writing
@@ -105,7 +105,7 @@ class Store:
                 blueprint = found
             else:
                 blueprint = installed_file.with_tables_of(path, blueprint, size)
-        _give_back()
+        give_back()  # packing took a lot
         return blueprint
 
     def _write(self, wanted: _Wanted, blueprint: Blueprint) -> int:
@@ -185,13 +185,6 @@ class Store:
             yield
         finally:
             lock.release()
-
-
-def _give_back() -> None:
-    """Have the C library return the memory that it keeps for the next allocation; it keeps a lot of what packing took."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
-    if trim is not None:
-        trim(0)
 
 
 def _plain(name: str) -> str:
