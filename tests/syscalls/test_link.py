@@ -3,6 +3,7 @@ however the socket's edge-triggered descriptor is treated; the end of a connecti
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -277,3 +278,23 @@ def test_room_is_asked_for_once_also_when_what_arrives_with_it_has_more_sent(tmp
         assert not loop.writable
         tell()
         assert len(loop.writable) == 1
+
+
+def test_a_connection_that_can_send_no_more_ends_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the kernel at the other end has not gone (ENOBUFS): else every later call would be refused for ever."""
+
+    class Full:
+        def __init__(self, inner: socket.socket) -> None:
+            self.shutdown, self.close = inner.shutdown, inner.close
+
+        def send(self, data: bytes) -> int:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    with by_hand(tmp_path, lambda _, __: None) as (_, connection, other):
+        stream: Any = connection._dealer
+        other.settimeout(PATIENCE)
+        monkeypatch.setattr(stream, "_socket", Full(stream._socket))
+        connection.send(b"more")
+        while other.recv(4096):
+            pass
+        assert stream.ended
