@@ -99,7 +99,10 @@ class Client:
         self.origin = Origin()
         deadline = time.monotonic() + timeout
         _await_kernel(place, deadline, timeout)
-        self._turn = threading.Condition()  # guards all below; notified when an answer has arrived or the lead is free
+        # Guards all below. Taken as it is, not by the condition: that is Python code, in which Ctrl-C may come between
+        # taking the lock and the `with`, and then nobody ever lets it go.
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)  # notified when an answer has arrived or the lead is free
         self._line = Line(calls.endpoint(place))
         self._calls: calls.Calls[_Waiter] = calls.Calls()
         self._inbox: deque[bytes] = deque()
@@ -152,7 +155,7 @@ class Client:
         fork does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
-        with self._turn:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -221,18 +224,18 @@ class Client:
     def post(self, call: Call[Any]) -> None:
         """Have the kernel, or the next one, make a call that nobody waits for."""
         self.origin.check()
-        with self._turn:
+        with self._lock:
             if self._gone is not None:
                 return
             seq, frame = self._calls.begin(call, _Waiter())
             if not self._down:
-                if self._line.send(frame):
+                if sent := self._line.send(frame):
                     self._calls.sent = seq
-                else:
-                    self._calls.take_back(seq)
                 if self._leader is None:  # nobody waits at the line
                     self._line.finish(self._inbox)
                 self._collect(None)
+                if not sent and not self._down:  # no room; else the next kernel hears of it
+                    self._calls.take_back(seq)
 
     def _call(
         self,
@@ -245,7 +248,7 @@ class Client:
         waiter = _Waiter()
         seq, timeout = 0, None
         try:
-            with self._turn:
+            with self._lock:
                 if self._gone is not None:
                     raise calls.unanswered(call, self._gone)
                 seq, frame = self._calls.begin(call, waiter)
@@ -258,7 +261,7 @@ class Client:
                     if not self._down:
                         raise calls.unanswered(call, self._gone) if self._gone else calls.crowded()
             while True:
-                with self._turn:
+                with self._lock:
                     if self._leader is waiter and not self._down:  # it has waited
                         self._line.take_some(self._inbox, len(self._calls))
                         self._hand_out(waiter)
@@ -287,9 +290,12 @@ class Client:
                     line = self._line
                 line.wait(timeout)
         except BaseException as error:
-            with self._turn:
+            with self._lock:
                 self._pass_lead(waiter)
                 if waiter.reply is None and self._gone is None:
+                    if not isinstance(error, SyscallError):  # it may have come before what is known here was stored
+                        seq = seq or self._calls.seq_of(waiter)
+                        self._calls.sent = max(self._calls.sent, seq)
                     self._take_back(seq, waiter)
                 elif waiter.reply is not None and not isinstance(error, SyscallError):  # Ctrl-C as the answer came
                     self._tell(self._calls.undo(call, waiter.reply))
@@ -306,7 +312,7 @@ class Client:
             self._collect(waiter)
 
     def _collect(self, collector: _Waiter | None) -> None:
-        """Take all that has arrived and hand it out; then the line may be waited for. The caller holds `_turn`."""
+        """Take all that has arrived and hand it out; then the line may be waited for. The caller holds `_lock`."""
         connected = self._line.take(self._inbox)
         self._hand_out(collector)
         if connected:
@@ -356,10 +362,10 @@ class Client:
                     pass
                 search.over(self.boot)
         except SyscallError as error:
-            with self._turn:
+            with self._lock:
                 self._fail(error)
         except BaseException as error:
-            with self._turn:
+            with self._lock:
                 self._fail(
                     SyscallError(Errno.EPIPE, f"the connection cannot be kept up: {type(error).__name__}: {error}")
                 )
@@ -371,7 +377,7 @@ class Client:
             self._line.wait_for_loss(self._bell.fileno())
             with suppress(BlockingIOError):
                 self._bell.recv(4096, sockets.MSG_DONTWAIT)
-            with self._turn:
+            with self._lock:
                 if self._gone is None and not self._down:
                     self._line.look()
                     self._collect(None)
@@ -403,7 +409,7 @@ class Client:
     def _shown(self, line: Line, search: Search) -> bool:
         """Show the ticket. False: not yet, or the connection is lost again."""
         waiter = _Waiter()
-        with self._turn:
+        with self._lock:
             self._attach = msgspec.structs.replace(self._attach, seen=self._calls.seen)
             seq, frame = self._calls.begin(self._attach, waiter)
         line.send(frame)
@@ -416,7 +422,7 @@ class Client:
                 raise search.in_vain()
         if waiter.reply is None:
             search.refused = line.refused
-            with self._turn:
+            with self._lock:
                 self._calls.take_back(seq)
             return False
         boot = search.taken_up(waiter.reply, self._attach, self.pid)
@@ -429,11 +435,11 @@ class Client:
     def _sent_again(self, line: Line) -> bool:
         """Send all unanswered calls, in order, and open the line to new ones. False: the connection is lost again."""
         after = 0
-        with self._turn:  # cancellations first: a later call may be about the same process
+        with self._lock:  # cancellations first: a later call may be about the same process
             for frame in self._calls.left():
                 line.send(frame)
         while True:
-            with self._turn:
+            with self._lock:
                 self._check_open()
                 for seq, frame in self._calls.unanswered(after):
                     if not line.send(frame):
@@ -451,7 +457,7 @@ class Client:
 
     def _take_from(self, line: Line) -> bool:
         """Take and hand out what has arrived by a line that is not open to calls yet. False: it is lost."""
-        with self._turn:
+        with self._lock:
             line.look()
             connected = line.take(self._inbox)
             self._hand_out(None)

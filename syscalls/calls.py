@@ -72,6 +72,10 @@ class Calls(Generic[W]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def seq_of(self, waiter: W) -> int:
+        """The number of the call that this waits for; 0: there is none."""
+        return next((seq for seq, (one, _) in self._waiting.items() if one is waiter), 0)
+
     def take_back(self, seq: int) -> bytes | None:
         """Forget a call; returns the frame that cancels it in the kernel, or None if it has been answered."""
         if (waiting := self._waiting.pop(seq, None)) is None:

@@ -35,6 +35,7 @@ class Link:
         self._retry: Undo | None = None
         self._room: Undo | None = None  # the loop will tell of room
         self._ending = False
+        self._taking = self._again = False  # `take` is under way, and has to look once more
         self._undo = [loop.watch(self._dealer.fd, self.take)]
         if self._dealer.monitor_fd >= 0:
             self._undo.append(loop.watch(self._dealer.monitor_fd, self._look))
@@ -61,25 +62,37 @@ class Link:
             self._waiting.append(frame)
             self._size += len(frame)
             self._retry = self._retry or self._loop.later(RETRY_SECONDS, self._try_again)
-        if self._dealer.waits and self._room is None:
-            self._room = self._loop.when_writable(self._dealer.fd, self._make_room)
+        self._ask_room()
         self.take()
         return True
 
-    def _make_room(self) -> None:
-        self._room = None
-        self.take()
-        if self._dealer.waits and not self._dealer.closed:
+    def _ask_room(self) -> None:
+        """Have the loop tell of room, where something waits for it. Once: trio lets one task wait for a descriptor."""
+        if self._dealer.waits and self._room is None and not self._dealer.closed:
             self._room = self._loop.when_writable(self._dealer.fd, self._make_room)
 
+    def _make_room(self) -> None:
+        self._room = None
+        self.take()  # what is delivered may send, and so ask by itself
+        self._ask_room()
+
     def take(self) -> None:
-        """Deliver all that has arrived."""
-        while not self._dealer.closed:
-            self._dealer.receive(self._inbox)
-            while self._inbox:
-                self._deliver(self._inbox.popleft())
-            if not self._flushed():  # if it has sent, it may have swallowed a wake-up
-                break
+        """Deliver all that has arrived. What is delivered may have something sent, which calls this again: many answers
+        at once must not make as deep a recursion, so then the first goes on instead."""
+        self._again = True
+        if self._taking:
+            return
+        self._taking = True
+        try:
+            while self._again and not self._dealer.closed:
+                self._again = False
+                self._dealer.receive(self._inbox)
+                while self._inbox:
+                    self._deliver(self._inbox.popleft())
+                if self._flushed():  # if it has sent, it may have swallowed a wake-up
+                    self._again = True
+        finally:
+            self._taking = False
         if self._dealer.ended and not self._ending:
             self._ending = True
             self._undo.append(self._loop.later(0.0, self._end))

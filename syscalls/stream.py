@@ -99,6 +99,8 @@ class Stream:
         except OSError:  # what came before is still to be read
             self._failed = True
             self._out.clear()
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # the kernel may be there (ENOBUFS): both have to hear of it
 
     # --- what comes -------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@ however the socket's edge-triggered descriptor is treated; the end of a connecti
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import anyio.to_thread
 import pytest
 import zmq
 
-from llmasos.syscalls import link, loops, zeromq
+from llmasos.syscalls import link, loops, zeromq, zmtp
 from llmasos.syscalls.link import Link
 from tests.loops import LOOPS, run_under
 
@@ -207,3 +209,92 @@ def test_nobody_at_the_other_end_is_a_lost_connection(tmp_path: Path, loop: str)
         await until(lambda: told == ["lost"])
 
     run_under(loop, main)
+
+
+class ByHand:
+    """An event loop that the test turns: `writable` are those who wait for room."""
+
+    def __init__(self) -> None:
+        self.writable: list[Callable[[], None]] = []
+
+    def watch(self, fd: int, look: Callable[[], None]) -> loops.Undo:
+        return nothing
+
+    def when_writable(self, fd: int, act: Callable[[], None]) -> loops.Undo:
+        self.writable.append(act)
+        return nothing
+
+    def later(self, seconds: float, act: Callable[[], None]) -> loops.Undo:
+        return nothing
+
+    def place(self) -> loops.Place:
+        raise NotImplementedError
+
+    def background(self, run: Callable[[], Awaitable[None]], name: str) -> loops.Undo:
+        raise NotImplementedError
+
+    async def undisturbed(self, run: Callable[[], Awaitable[Any]]) -> Any:
+        raise NotImplementedError
+
+
+@contextmanager
+def by_hand(place: Path, deliver: Callable[[Link, bytes], object]) -> Iterator[tuple[ByHand, Link, socket.socket]]:
+    """A connection that has greeted, and the other end of it."""
+    loop = ByHand()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "s"))
+        listener.listen()
+        connection = Link(loop, f"ipc://{place / 's'}", lambda frame: [deliver(connection, frame)].clear(), nothing)
+        with listener.accept()[0] as other:
+            other.sendall(zmtp.OPENING)
+            connection.take()
+            try:
+                yield loop, connection, other
+            finally:
+                connection.close()
+
+
+def test_many_answers_at_once_may_each_have_something_sent(tmp_path: Path) -> None:
+    """As those to calls that were taken back, whose processes are ended: no recursion as deep as they are many."""
+    told = []
+
+    def deliver(connection: Link, frame: bytes) -> None:
+        told.append(frame)
+        assert connection.send(b"undo")
+
+    with by_hand(tmp_path, deliver) as (_, connection, other):
+        other.sendall(b"".join(zmtp.head(len(frame)) + frame for frame in frames(3000)))
+        connection.take()
+        assert told == frames(3000)
+
+
+def test_room_is_asked_for_once_also_when_what_arrives_with_it_has_more_sent(tmp_path: Path) -> None:
+    """Two tasks of trio that wait for one descriptor end the program."""
+    long = bytes(4 << 20)
+    with by_hand(tmp_path, lambda connection, _: connection.send(long)) as (loop, connection, other):
+        assert connection.send(long)
+        other.sendall(zmtp.head(2) + b"go")
+        tell = loop.writable.pop()
+        assert not loop.writable
+        tell()
+        assert len(loop.writable) == 1
+
+
+def test_a_connection_that_can_send_no_more_ends_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the kernel at the other end has not gone (ENOBUFS): else every later call would be refused for ever."""
+
+    class Full:
+        def __init__(self, inner: socket.socket) -> None:
+            self.shutdown, self.close = inner.shutdown, inner.close
+
+        def send(self, data: bytes) -> int:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    with by_hand(tmp_path, lambda _, __: None) as (_, connection, other):
+        stream: Any = connection._dealer
+        other.settimeout(PATIENCE)
+        monkeypatch.setattr(stream, "_socket", Full(stream._socket))
+        connection.send(b"more")
+        while other.recv(4096):
+            pass
+        assert stream.ended

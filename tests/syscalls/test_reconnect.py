@@ -7,9 +7,11 @@ import itertools
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -318,6 +320,50 @@ def test_blocking_an_interrupt_takes_a_call_back_that_waits_for_the_next_kernel(
         kernel.revive()
         assert program(Feed(100, [2])) == 1
         assert kernel.fed == [2]
+
+
+def test_blocking_an_interrupt_anywhere_in_a_call_leaves_no_lock_and_no_call_behind(tmp_path: Path) -> None:
+    """Wherever Python looks for signals in a call: where its functions begin and end, and where those of the library that
+    it uses do. A lock that is left held hangs all other threads, and a call left behind is made by the next kernel."""
+    left = 0
+
+    def interrupt(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if event in ("call", "return"):
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return interrupt
+
+    before = sys.gettrace()
+    with Mortal(tmp_path).running(), blocking.connect(tmp_path) as program:
+        for place in itertools.count(1):
+            left = place
+            try:
+                sys.settrace(interrupt)
+                program(Null())
+                break
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            others = threading.Thread(target=program, args=(Null(),), daemon=True)
+            others.start()
+            others.join(PATIENCE)
+            assert not others.is_alive(), f"hangs after an interrupt at place {place}"
+            assert len(program._calls) == 0
+        assert place > 20
+
+
+def test_blocking_what_is_posted_as_the_kernel_dies_is_done_by_the_next(tmp_path: Path) -> None:
+    with Mortal(tmp_path).running() as kernel, blocking.connect(tmp_path) as program:
+        with program._lock:  # nobody else sees first that it has died
+            kernel.kill(back=False)
+            program.post(Feed(100, [1]))
+        kernel.revive()
+        program(Null())
+        assert kernel.fed == [1]
 
 
 def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tmp_path: Path, kind: str) -> None:

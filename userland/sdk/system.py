@@ -272,7 +272,8 @@ class System(Connection):
         then; ENOENT or EINVAL for a path that cannot be bound; EPERM, ESRCH for what cannot be granted.
 
         Example:
-            with system.sandbox(["python3", "tool.py"], grants={agent: "control"}, read=["data"]) as tool:
+            may = {agent: ["read", "control"]}  # talking takes both
+            with system.sandbox(["python3", "tool.py"], grants=may, read=["work"], directory="work") as tool:
                 print(tool.wait())
         """
         named = [(thing.pid if isinstance(thing, Process) else thing, rights) for thing, rights in (grants or {}).items()]

@@ -469,8 +469,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "grant": (("grant alice 1002 read control", "user 1002 may read what she says, and talk with her"),),
     "sandbox": (
         (
-            "sandbox --grant alice:control --read ./data -- python3 tool.py",
-            "a tool that talks with alice, and reads ./data",
+            "sandbox --grant alice --read ./work --dir ./work -- python3 tool.py",
+            "./work/tool.py talks with alice, and reads ./work",
         ),
     ),
     "revoke": (("revoke 3", "take a grant back, and all that was made of it"),),
