@@ -161,7 +161,9 @@ def _shred_file(keys: Keys, file: str) -> bool:
         with open(file, "rb") as opened:
             start = opened.read(64)
     except OSError as error:
-        raise Errno.ENOENT(f"{file} cannot be read: {error.strerror}; name what `checkpoint` has written") from None
+        raise Errno.ENOENT(
+            f"{file} cannot be read: {error.strerror}; name what `checkpoint` has written, or a user"
+        ) from None
     if not start.startswith(MAGIC):
         raise Errno.EINVAL(f"{file} is no process image; name what `checkpoint` has written")
     name = start[_NAME] if start[_WAY] == _SEALED else b""

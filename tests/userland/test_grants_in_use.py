@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_words_of_the_shell_hand_over_list_and_take_back(where: Path, system
     assert f"process {process.pid}: see,read,control,limits" in taken.stdout
     assert "see,read,control,limits" in taken.stdout.splitlines()[-1]
     assert command(where, "grants", "--json").stdout.strip() == "[]"  # that shell has ended, and its grant with it
-    plain = command(where, "grant", str(process.pid), str(SELF))
+    plain = command(where, "grant", str(process.pid), pwd.getpwuid(SELF).pw_name)
     assert bytes.fromhex(plain.stdout.split()[0])
     (row,) = json.loads(command(where, "grants", "--json").stdout)
     assert (row["pid"], row["holder"], row["to"]) == (process.pid, 0, str(SELF))
@@ -76,6 +77,7 @@ def test_the_words_of_the_shell_hand_over_list_and_take_back(where: Path, system
     assert "no grant 999" in revoked.stderr
     assert system.grants() == []
     assert command(where, "grant", str(process.pid), str(SELF), "everything").returncode != 0
+    assert "no user of this machine" in command(where, "grant", str(process.pid), "no-such-user").stderr
 
 
 def test_a_group_is_handed_over_and_for_a_time(where: Path, system: System) -> None:

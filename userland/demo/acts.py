@@ -231,7 +231,10 @@ def crash(stage: Stage, company: Company) -> None:
         agent.begin(agent.role.story)
     for agent in agents:
         agent.process.cont()
-    decoded = {agent.pid: agent.process.info().length - agent.heard for agent in agents}
+    deadline, decoded = time.monotonic() + WAIT_SECONDS, dict.fromkeys((agent.pid for agent in agents), 0)
+    while not all(decoded.values()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+        decoded = {agent.pid: agent.process.info().length - agent.heard for agent in agents}
     os.kill(before.os_pid, signal.SIGKILL)
     stage.screen.line(f"$ kill -9 {before.os_pid}", "bold red")
     said = ", ".join(f"{agent.role.name} {decoded[agent.pid]}" for agent in agents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pwd
+
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.pids import parse, shown
 from llmasos.syscalls.rights_words import rights_of, words_of
@@ -18,7 +20,7 @@ def _grant(shell: Session, line: Line) -> None:
     named, rights = line.text("PID"), rights_of(line.words or ("read",))
     pid, group = (0, named) if "/" in named else (shell.pid(named, agent=True), "")
     length = seconds_of(line.text("--for")) if line.has("--for") else 0.0
-    made = shell.kernel(Grant(pid, line.text("WHO"), rights, group, length))
+    made = shell.kernel(Grant(pid, _owner(line.text("WHO")), rights, group, length))
     ticket = made.ticket.hex()
     if line.has("--json"):
         document(shell.screen, {**plain(made), "ticket": ticket})
@@ -26,6 +28,17 @@ def _grant(shell: Session, line: Line) -> None:
     shell.screen.line(ticket)
     back = f"`revoke {shown(made.handle)}` takes it back"
     shell.remark(f"a program of {made.to} takes it with `accept TICKET`, once; {back}")
+
+
+def _owner(who: str) -> str:
+    """A user's id, and his tenant if one is named. The name of a user is looked up here."""
+    user, slash, tenant = who.partition("/")
+    if not user.isdecimal():
+        try:
+            user = str(pwd.getpwnam(user).pw_uid)
+        except KeyError:
+            raise UsageError(f"no user of this machine is called {user}: name one, or a user id") from None
+    return f"{user}{slash}{tenant}"
 
 
 @does("accept")

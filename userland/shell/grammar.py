@@ -48,6 +48,7 @@ class Kind(enum.Enum):
     FILE = "FILE"
     COMMAND = "COMMAND"
     NAME = "NAME"
+    TIME = "TIME"  # 30m, 12h, 7d
     INTEGER = "N"
     DECIMAL = "X"
     TEXT = "TEXT"  # the rest of the line, as it stands

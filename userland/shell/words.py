@@ -187,14 +187,15 @@ _ALL = (
     ), details="0 takes a limit away."),
     Command("grant", "hand rights on an agent, or on a group's, to another user", (
         Param("PID", Kind.AGENT), Param("WHO", Kind.NAME), Param("RIGHT", Kind.WORDS, required=False)), (
-        Option("--for", Kind.NAME, "until so much time has passed: 30m, 12h, 7d"),
+        Option("--for", Kind.TIME, "until so much time has passed: 30m, 12h, 7d"),
         _JSON,
     ),
-            details="WHO is a user id, or that and a tenant (`1002/acme`). RIGHT is read (the default), control, limits "
-                    "or see, several if need be. Prints a ticket, which is good once, in a shell or program of WHO: "
-                    "`accept TICKET`. What you were granted yourself you can pass on, as much of it or less, and for no "
-                    "longer. A PID with a slash in it is the path of a control group: the grant is on all agents that "
-                    "are in it, or in a group in it, at any time until it ends. Time goes on while no kernel runs."),
+            details="WHO is a user of the machine, by name or id, or that and a tenant (`1002/acme`). RIGHT is read (the "
+                    "default), control, limits or see, several if need be. Prints a ticket, which is good once, in a "
+                    "shell or program of WHO: `accept TICKET`. What you were granted yourself you can pass on, as much "
+                    "of it or less, and for no longer. A PID with a slash in it is the path of a control group: the "
+                    "grant is on all agents that are in it, or in a group in it, at any time until it ends. Time goes "
+                    "on while no kernel runs."),
     Command("sandbox", "run a program of the host that reaches what it is granted, and nothing else",
             (Param("COMMAND", Kind.WORDS),), (
         Option("--grant", Kind.NAME, "AGENT:RIGHTS or /GROUP:RIGHTS (read,control where none stand), several times",
