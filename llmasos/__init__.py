@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from llmasos.userland.sdk.llm import LLM
     from llmasos.userland.sdk.notebook import Table
     from llmasos.userland.sdk.options import Prompt
+    from llmasos.userland.sdk.sandboxed import Sandboxed
     from llmasos.userland.sdk.script import Piece
     from llmasos.userland.sdk.system import Process, System
     from llmasos.userland.sdk.tool_calls import BadCall
@@ -105,6 +106,7 @@ _MODULES = {
     "llmasos.userland.sdk.dialogue": ["Message"],
     "llmasos.userland.sdk.notebook": ["Table"],
     "llmasos.userland.sdk.options": ["Prompt"],
+    "llmasos.userland.sdk.sandboxed": ["Sandboxed"],
     "llmasos.userland.sdk.script": ["Piece"],
     "llmasos.userland.sdk.tool_calls": ["BadCall"],
     "llmasos.userland.sdk.turns": ["Answer"],
@@ -151,6 +153,7 @@ __all__ = [
     "Right",
     "Sampler",
     "SamplingDefaults",
+    "Sandboxed",
     "SchedClass",
     "SchedInfo",
     "Signal",

@@ -57,6 +57,7 @@ from llmasos.userland.sdk.dialogue import Message
 from llmasos.userland.sdk.llm_async import LLM
 from llmasos.userland.sdk.notebook import Table
 from llmasos.userland.sdk.options import Prompt
+from llmasos.userland.sdk.sandboxed_async import Sandboxed
 from llmasos.userland.sdk.script import Piece
 from llmasos.userland.sdk.system_async import Process, System
 from llmasos.userland.sdk.tool_calls import BadCall
@@ -99,6 +100,7 @@ __all__ = [
     "Right",
     "Sampler",
     "SamplingDefaults",
+    "Sandboxed",
     "SchedClass",
     "SchedInfo",
     "Signal",

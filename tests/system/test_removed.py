@@ -90,7 +90,7 @@ def test_a_kernel_whose_runtime_directory_goes_is_found_again(kernel: Lasting, g
                 kernel.place.rename(kernel.place.with_name("moved"))
         eventually(lambda: kernel.reached() and runtime.holder(kernel.place) == held, "it is found again")
         attached(Feed(agent, [4]), timeout=PATIENCE)  # who was attached notices nothing
-        assert any("made again" in line.text for line in attached(Dmesg()))
+        eventually(lambda: any("made again" in line.text for line in attached(Dmesg())), "the log says so")
         second = subprocess.run(command(kernel.place), capture_output=True, text=True, timeout=PATIENCE)
         assert second.returncode == 1
         assert f"pid {held}" in second.stderr

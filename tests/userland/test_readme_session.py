@@ -13,8 +13,9 @@ from docs import sessions
 from docs.sessions import File, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-# Of two machines, and of several users: these are tried by tests/system/test_remote.py and test_system.py.
-ELSEWHERE = {"remote.md", "system.md"}
+# Of two machines, several users, and what not every machine lets one do: these are tried by tests/system/test_remote.py,
+# test_system.py and test_sandbox.py.
+ELSEWHERE = {"remote.md", "system.md", "sandbox.md"}
 DOCUMENTS = [
     "README.md",
     "docs/shell.md",

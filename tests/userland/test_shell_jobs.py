@@ -192,7 +192,7 @@ def test_a_reader_that_leaves_interrupts_the_agent_that_speaks_to_it(shell: Term
     with speaking(shell, kernel, "max", f"say NAME '{STORY}' | true; echo $?") as pid:
         pass
     shell.expect(r"\n141\n")
-    assert kernel(Getinfo(pid)).finish is Finish.INTERRUPT
+    eventually(lambda: kernel(Getinfo(pid)).finish is Finish.INTERRUPT, "its step has ended")
 
 
 def test_a_full_reader_makes_the_writer_wait(shell: Terminal, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ class System(Connection):
 
         Example:
             may = {agent: ["read", "control"]}  # talking takes both
-            with system.sandbox(["python3", "tool.py"], grants=may, read=["work"], directory="work") as tool:
+            with system.sandbox(["ls"], grants=may, read=[folder], directory=folder) as tool:
                 print(tool.wait())
         """
         named = [(thing.pid if isinstance(thing, Process) else thing, rights) for thing, rights in (grants or {}).items()]

@@ -274,8 +274,8 @@ class System(AsyncConnection):
 
         Example:
             may = {agent: ["read", "control"]}  # talking takes both
-            with system.sandbox(["python3", "tool.py"], grants=may, read=["work"], directory="work") as tool:
-                print(tool.wait())
+            async with await system.sandbox(["ls"], grants=may, read=[folder], directory=folder) as tool:
+                print(await tool.wait())
         """
         named = [(thing.pid if isinstance(thing, Process) else thing, rights) for thing, rights in (grants or {}).items()]
         given = [(thing, rights_of([one] if isinstance(one, str) else one)) for thing, one in named]
