@@ -25,6 +25,7 @@ from llmasos.syscalls.atomic_file import make_directory, sync_directory, write_a
 from llmasos.syscalls.errno import Errno, SyscallError
 
 Anew = Callable[[Slot], Slot | None]  # makes of an entry that which a new file is to have
+_PIECE = SLOT_BYTES << 9  # bytes of the file that are looked through at once
 _WASTE = 1 << 16  # bytes of overwritten slots below which a file is left as it is
 _TURNS = 8  # of catching up with other processes, before they have to wait
 
@@ -72,9 +73,20 @@ class SlotFile:
         """The entry of that name as it is in the file; None: there is none, or not any more."""
         with self._own:
             if (at := self._at.get(name)) is None and self._images:
-                at = slots.place(self._data(), name)
+                at = self._found(name)
             slot = self._slot_at(at) if at is not None else None
             return slot if slot is not None and slot.name == name else None
+
+    def _found(self, name: bytes) -> int | None:
+        """Where the latest entry of that name is, by looking through the file from its end."""
+        end = self._read_to
+        while end:
+            start = (end - 1) // _PIECE * _PIECE
+            for at in slots.places(os.pread(self._descriptor, end - start, start), name):
+                if (slot := self._slot_at(start + at)) is not None and slot.name == name:
+                    return start + at
+            end = start
+        return None
 
     def append(self, slot: Slot) -> None:
         slot.at = self._read_to

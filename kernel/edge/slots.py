@@ -92,15 +92,13 @@ def parsed(data: bytes, at: int, start: int) -> Slot | None:
     return Slot(kind, name, parent, pid, nonce, wrapped, text.decode(), start + at)
 
 
-def place(data: bytes, name: bytes) -> int | None:
-    """Where in a whole file the latest entry of that name is."""
+def places(data: bytes, name: bytes) -> Iterator[int]:
+    """Where in a piece of a file, which begins at a slot, entries of that name seem to be, the last one first."""
     at = len(data)
     while (at := data.rfind(name, 0, at)) >= 0:
-        start = at - _NAME_AT
-        if start % SLOT_BYTES == 0 and (slot := parsed(data, start, 0)) is not None and slot.name == name:
-            return start
+        if (start := at - _NAME_AT) >= 0 and start % SLOT_BYTES == 0:
+            yield start
         at += len(name) - 1
-    return None
 
 
 def latest(data: bytes) -> dict[bytes, Slot]:

@@ -201,3 +201,21 @@ def test_what_another_process_has_erased_does_not_come_back_with_a_renewed_file(
     fresh = keys_in(tmp_path).files
     assert [name for name in names if fresh.get(name) is None] == names[3:5]
     assert [slot.name for slot in fresh.find(PROCESS)] == [*names[:3], *names[5:]]
+
+
+def test_a_key_of_an_image_is_found_in_a_long_file_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = keys_in(tmp_path)
+    made = [keys.files.add(IMAGE, number) for number in range(1500)]
+    sizes, pread = list[int](), os.pread
+
+    def counted(descriptor: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return pread(descriptor, size, at)
+
+    monkeypatch.setattr(os, "pread", counted)
+    for name, key in (made[0], made[511], made[512], made[-1]):
+        assert keys.files.get(name) == key
+    assert keys.files.get(secrets.token_bytes(len(made[0][0]))) is None
+    assert max(sizes) <= 1 << 16 < os.stat(keys.files.path).st_size
