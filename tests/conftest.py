@@ -46,16 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.addaudithook(_no_process)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One more than there are cores: tests wait for other processes, and for time to pass. PYTEST_XDIST_AUTO_NUM_WORKERS
-    says otherwise."""
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return None
-    affine = getattr(os, "sched_getaffinity", None)
-    return 1 + (len(affine(0)) if affine else os.cpu_count() or 1)
-
-
 def _no_process(event: str, arguments: tuple[Any, ...]) -> None:
     if event in STARTS and _running[0]:
         raise AssertionError(f"{event} {arguments[0]}: a test that starts an OS process is marked `processes`")

@@ -173,7 +173,7 @@ def test_without_a_kernel_there_is_no_complaint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_every_kind_of_word_is_completed_or_is_free(name: str) -> None:
-    free = {Kind.NAME, Kind.INTEGER, Kind.DECIMAL, Kind.TEXT, Kind.WORDS, Kind.SIGNAL}
+    free = {Kind.NAME, Kind.TIME, Kind.INTEGER, Kind.DECIMAL, Kind.TEXT, Kind.WORDS, Kind.SIGNAL}
     asked = {*completing._ASK, Kind.FILE, Kind.COLUMN, Kind.COLUMNS}
     command = VERBS[name]
     kinds = {param.kind for param in command.params} | {option.kind for option in command.options if option.kind}

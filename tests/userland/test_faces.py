@@ -17,7 +17,15 @@ from llmasos import aio
 from llmasos.syscalls.table import Ps
 from tests.booted import SIM, Booted, booted
 
-OWN = ["System", "Process", "LLM", "Client", "Image", "Instance"]  # a class for each face; all other names are shared
+OWN = [
+    "System",
+    "Process",
+    "LLM",
+    "Client",
+    "Image",
+    "Instance",
+    "Sandboxed",
+]  # a class for each face; all other names are shared
 
 
 def face(module: ModuleType) -> set[str]:
