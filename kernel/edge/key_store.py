@@ -79,11 +79,6 @@ class Store:
             above = self._file.above.get(slot.parent) if slot is not None else None
             return above.text if above is not None else None
 
-    def owner_key(self, owner: str = OWN) -> bytes:
-        """An owner's key, for what is derived of it."""
-        with told(self.path), self._file.held():
-            return bytes(self._owner(owner).key)
-
     def owners(self) -> list[str]:
         """All that have a key here."""
         with told(self.path), self._file.held():

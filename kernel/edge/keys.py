@@ -8,7 +8,6 @@ that protects, and what it does not.
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import threading
 from contextlib import closing, suppress
@@ -155,11 +154,6 @@ class Keys:
     def files(self) -> Store:
         """The keys of the user's image files."""
         return self.store(FILES)
-
-    def derived(self, purpose: str) -> bytes:
-        """A key of the user's for another purpose, 32 bytes, the same in all his kernels until he forgets it; empty if
-        nothing is encrypted."""
-        return b"" if self.plain else hmac.digest(self.files.owner_key(), b"llmasos " + purpose.encode(), "sha256")
 
     def rotate(self, new: bytes | None = None) -> tuple[int, list[str]]:
         """Wrap what is under the master key under a new one, wherever it is, and forget the old ones. Returns how many

@@ -1,7 +1,8 @@
 """Policies from modules of the user's: loaded from a file, checked, and kept beside the journal.
 
 They become code in the kernel, which can do all that its user can. So a file must belong to the user whose kernel this
-is, and a kernel of several users must not be given `Modules`. Each policy stands in a guard (guards.py).
+is; where a kernel serves several users, only root and the kernel's own user may name one (kernel/calls/system.py). Each
+policy stands in a guard (guards.py).
 
 A text is known by its digest, and kept under it: the next kernel goes on with what this one had, wherever it is started
 and whatever has become of the file.
