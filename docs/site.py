@@ -30,7 +30,7 @@ PAGES = {
 
 # The API reference: the faces, what each has of its own, and where that stands which both have.
 FACES = {"llmasos": "llmasos/__init__.py", "llmasos.aio": "llmasos/aio.py"}
-OWN = ("System", "Process", "LLM", "Client", "Image", "Instance")
+OWN = ("System", "Process", "LLM", "Client", "Image", "Instance", "Sandboxed")
 ERRORS, RECORDS, SDK = "llmasos.syscalls.errno", "llmasos.syscalls.records", "llmasos.userland.sdk"
 VALUES = {
     "Errors": [f"{ERRORS}.SyscallError", f"{ERRORS}.Errno"],
