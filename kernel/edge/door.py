@@ -30,7 +30,7 @@ import trio
 from llmasos.kernel.edge import listening
 from llmasos.kernel.edge.connections import Connections
 from llmasos.kernel.edge.listening import PRIVATE, Reach
-from llmasos.kernel.edge.peers import Account, Gone, Peer
+from llmasos.kernel.edge.peers import Account, Gone, Peer, in_sandbox
 from llmasos.syscalls import wire, zmtp
 from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other m
     from llmasos.kernel.edge.gate import Change, Gate
 
 NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
+SANDBOXED = "this program is in a sandbox, which has an endpoint of its own; another kernel's is not for it"
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
 NEWCOMERS = 16  # places for OS processes that have no connection yet;
 OPERATORS = 8  # of them, in a kernel of several users, those that are for its operators
@@ -177,6 +178,8 @@ class Door:
             if peer.uid is None:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
+        if self._admits is None and in_sandbox(peer):
+            return Errno.EPERM(SANDBOXED)
         inside, payers = self.connections.inside, self.connections.payers
         told = Counter(one.payer for one in self.connections.refused)  # for them, and their processes, room is kept
         alone = sum(account.connections == refused for account, refused in told.items())
