@@ -158,6 +158,9 @@ class Client:
         with self._lock:
             if self._closed:
                 return
+            if not self._down and self._gone is None:
+                for frame in self._calls.leaving(self.place, getattr(self, "boot", None)):
+                    self._line.send(frame)
             self._closed = True
             self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
             while self._leader is not None:  # the leader waits on descriptors, which must not be closed under it
@@ -448,6 +451,7 @@ class Client:
                 else:
                     for frame in self._calls.left():  # and what callers took back meanwhile
                         line.send(frame)
+                    self._calls.settled()
                     self._line, self._down = line, False
                     self._turn.notify_all()
                     return True

@@ -135,6 +135,9 @@ class Client:
         the OS process does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
+        if self._up and not self._closed and self._gone is None:
+            for frame in self._calls.leaving(self.place, getattr(self, "boot", None)):
+                self._link.send(frame)
         self._closed = True
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         if self._search is not None:
@@ -325,6 +328,7 @@ class Client:
                 self._link, self._up = link, True
                 for frame in self._calls.left():  # and what callers took back meanwhile
                     link.send(frame)
+                self._calls.settled()
             finally:
                 if not self._up:
                     search.refused = link.refused

@@ -25,6 +25,8 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )  # fmt: skip
 
+_LEAVE = 1000  # milliseconds that the last words of a program have to leave, also at the end of its OS process
+
 
 class Dealer:
     """One connection. `fd` and `monitor_fd` become readable when something may have arrived, or the connection has
@@ -93,4 +95,4 @@ class Dealer:
         if not self._raw.closed:
             self._raw.disable_monitor()
             self._monitor.close()
-            self._raw.close(linger=0)
+            self._raw.close(linger=_LEAVE)  # libzmq's thread sends what waits; nobody waits for it here

@@ -1,4 +1,5 @@
-"""After the kernel has died: is there a next one, and does it know this program? What both clients share of it.
+"""After the kernel has died, or the way to it was cut: is there one, and does it know this program? What both clients
+share of it.
 
 A kernel that keeps a journal gives each program a ticket. When such a kernel dies, its journal stays in the runtime
 directory; the program waits there for the next kernel, shows the ticket, and sends its unanswered calls again. A kernel
@@ -96,6 +97,12 @@ class Search:
         self._tell(boot)
 
     def _refused(self, why: str) -> SyscallError:
+        if isinstance(self._directory, Remote):
+            return SyscallError(
+                Errno.EPIPE,
+                f"the connection to the kernel at {self._directory} was lost, and the kernel that is there does not take "
+                f"this program up: {why}; connect anew",
+            )
         return SyscallError(
             Errno.EPIPE,
             f"the kernel of {self._directory} has died, and the next one does not take this program up: {why}; "

@@ -45,6 +45,7 @@ from llmasos.kernel.events import (
     Audit,
     Cancel,
     CloseSandbox,
+    CutOff,
     DeviceConfig,
     Disconnected,
     DriverExited,
@@ -54,6 +55,7 @@ from llmasos.kernel.events import (
     FromDevice,
     Halt,
     HaltRequest,
+    KeyRevoked,
     KillDriver,
     Log,
     Noted,
@@ -299,6 +301,9 @@ class Server:
                 self._supervisor.kill(action.device, action.incarnation, action.reason)
             case SignalProgram():
                 self._signal(action)
+            case CutOff():
+                if (peer := self._peers.numbered(action.peer)) is not None:
+                    self._programs.cut(peer, action.reason)
             case WallAt():
                 self._wall.wake_at(action.at)
             case OpenSandbox():
@@ -359,7 +364,8 @@ class Server:
         if self._files is not None:
             call, files = self._files.named(peer, request.seq, call)
         who = peer.os_pid, peer.uid, drawn, size, peer.tenant, files, peer.sandbox
-        self._handle(Syscall(peer.number, request.seq, call, *who))
+        key = peer.key.public if peer.key is not None else b""
+        self._handle(Syscall(peer.number, request.seq, call, *who, key=key))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
         try:
@@ -376,6 +382,8 @@ class Server:
             on: dict[str, str | int] = {"key": change.key.name, "public": curve_keys.text_of(change.key.public)}
             text = f"key {change.key.name} ({change.key.owner}) {what}"
             self._handle(Noted("info", text, change.what, on | {"owner": change.key.owner}))
+            if change.what == "key revoke":
+                self._handle(KeyRevoked(change.key.public))
 
     def _lost_program(self, peer: Peer) -> None:
         if self._peers.numbered(peer.number) is not None:
@@ -383,7 +391,8 @@ class Server:
             if self._files is not None:
                 self._files.gone(peer.number)
             if not self._halt.is_set():
-                self._handle(Disconnected(peer.number))
+                holds = peer.key is not None and self._gate is not None and self._gate.holds(peer)
+                self._handle(Disconnected(peer.number, cut=holds and not peer.expelled))
 
     def _note(self, peer: Peer, text: str) -> None:
         self._handle(Noted("warning", text))
