@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from llmasos.syscalls import calls, wire
+from llmasos.syscalls import calls, scarce, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.line import Line
@@ -57,9 +57,10 @@ def connect(
     Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and
     does not answer within `timeout` seconds. When a kernel with a journal dies, waits `reconnect` seconds for the next
     one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is its program, and goes on with
-    what the journal has.
+    what the journal has. EAGAIN: the operating system has not the descriptors that a connection takes.
     """
-    return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
+    with scarce.told():
+        return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class _Waiter:
@@ -122,11 +123,20 @@ class Client:
             self.showing = showing_to(place, tenant)
             if self.reconnect > 0 and self.boot.ticket:
                 self._bell, self._ring = sockets.socketpair()
-                self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
-                self._watch.start()
+                self._begin_watch()
         except BaseException:
             self.close()
             raise
+
+    def _begin_watch(self) -> None:
+        self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
+        try:
+            self._watch.start()
+        except RuntimeError as error:
+            self._watch = None
+            self._bell.close()
+            self._ring.close()
+            raise Errno.EAGAIN(f"this program gets no thread for its connection: {error}; try again later") from None
 
     def _enter(self, deadline: float, timeout: float) -> bool:
         """Attach. False: the line was refused or lost, as happens when very many programs connect at once."""
@@ -399,7 +409,12 @@ class Client:
         died too."""
         while not search.found(time.monotonic()):
             self._pause()
-        line = Line(calls.endpoint(self.place))
+        try:
+            line = Line(calls.endpoint(self.place))
+        except SyscallError as error:  # a moment later there may be a descriptor for it
+            search.refused = error
+            self._pause()
+            return False
         try:
             if self._shown(line, search) and self._sent_again(line):
                 return True

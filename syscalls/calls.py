@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from llmasos.syscalls import runtime, wire, zeromq
+from llmasos.syscalls import runtime, scarce, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import BootInfo, Signal
@@ -118,7 +118,8 @@ def endpoint(place: Place) -> str | Remote:
 
 
 def kernel_listens(place: Place) -> bool:
-    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED if none runs."""
+    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED if none runs; EAGAIN: this
+    program has no descriptor to look."""
     if isinstance(place, Remote):
         return True  # to connect is the only way to know
     directory = place
@@ -131,6 +132,8 @@ def kernel_listens(place: Place) -> bool:
         raise SyscallError(Errno.EINVAL, str(error)) from None
     except PermissionError:
         raise Errno.EPERM(_not_yours(directory)) from None
+    except OSError as error:
+        raise scarce.refused(error) from None
     if held is None and runtime.is_system(directory):
         raise Errno.ECONNREFUSED(
             f"the machine's kernel does not run now ({directory}); who administers the machine starts it (`systemctl "

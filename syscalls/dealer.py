@@ -16,7 +16,7 @@ from itertools import islice
 
 import zmq
 
-from llmasos.syscalls import limits, zeromq
+from llmasos.syscalls import limits, scarce, zeromq
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.remote import Remote
 
@@ -37,10 +37,19 @@ class Dealer:
     waits = False  # libzmq sends by itself
 
     def __init__(self, remote: Remote) -> None:
+        """Raises OSError: there are no descriptors for it."""
         self._remote = remote
-        self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        remote.secure(self._raw)
-        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(_EVENTS))
+        scarce.check_descriptors()
+        try:
+            self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
+            try:
+                remote.secure(self._raw)
+                self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(_EVENTS))
+            except BaseException:
+                self._raw.close(linger=0)
+                raise
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from None
         self.fd, self.monitor_fd = zeromq.descriptor(self._raw), self._monitor.fd
         self._next = partial(self._raw.recv, zeromq.NOBLOCK)
         self._raw.connect(str(remote))

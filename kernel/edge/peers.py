@@ -272,12 +272,12 @@ def unmapped_uid() -> int:
 
 
 def in_sandbox(peer: Peer) -> bool:
-    """Whether an OS process is in a sandbox that bubblewrap has made for it (userland/programs/bubblewrap.py). It has the
-    endpoint of that one, and a socket that it finds in what was bound in, of another kernel of its user's, is not for it.
+    """Whether an OS process is in a sandbox that was made for it (userland/programs/bubblewrap.py). It has the endpoint
+    of that one; a socket of another kernel that it finds in what was bound in is not for it.
 
     Such a process is in a user namespace of its own, and what it has for a runtime directory holds a socket and no lock;
-    it can change neither. Of one that has gone, and may have passed its connection on, nothing is known any more. Of other
-    users' processes the operating system does not tell."""
+    it can change neither. Of one that has gone, and may have passed its connection on, nothing is known any more. Of
+    other users' processes the operating system does not tell."""
     if sys.platform != "linux" or peer.host or peer.sandbox or peer.uid != os.getuid():
         return False
     process = f"/proc/{peer.os_pid}"
