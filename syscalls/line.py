@@ -117,14 +117,14 @@ class Line:
 
     def nudge(self) -> None:
         if not self._dealer.closed:  # then nobody waits
-            with suppress(BlockingIOError):
+            with suppress(OSError):  # it is full, or being closed
                 self._nudge.send(b"!")
 
     def close(self) -> None:
-        if not self._dealer.closed:
-            self._dealer.close()
+        if not self._dealer.closed:  # which is last: Ctrl-C may come in between, and it be called again
             self._nudged.close()
             self._nudge.close()
+            self._dealer.close()
 
 
 def connection(endpoint: str | Remote, most: int = 0) -> Stream | Dealer:

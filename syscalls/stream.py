@@ -201,7 +201,7 @@ class Stream:
 
     def close(self) -> None:
         if not self.closed:
-            self.closed = True
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # a child may hold the descriptor
             self._socket.close()
+            self.closed = True  # last: Ctrl-C may come in between, and it be called again

@@ -40,7 +40,7 @@ from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import pids
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
+from llmasos.syscalls.records import GroupSettings, Kind, SchedClass, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
@@ -152,7 +152,12 @@ def recover(system: System, state: State) -> None:
     for owner in state.owners.values():
         system.groups.home(system.owners.recall(owner.name, owner.salt))
     for path, settings in state.groups.items():
-        system.groups.recall(path).change(settings)
+        group = system.groups.recall(path)
+        if group.settings not in (settings, GroupSettings()):
+            system.log(
+                "info", f"journal: group {path} has what was set while a kernel ran, not what the configuration says"
+            )
+        group.change(settings)
     for path, tokens in state.spent.items():
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
