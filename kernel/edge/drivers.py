@@ -14,8 +14,9 @@ import trio
 
 from llmasos.drivers import protocol
 from llmasos.kernel.edge.door import Door
-from llmasos.kernel.edge.files import Files, Given
+from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.images import Images
+from llmasos.kernel.edge.intake import Given
 from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.peers import Peer
 from llmasos.kernel.edge.supervision import Supervisor

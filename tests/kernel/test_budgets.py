@@ -282,7 +282,7 @@ def test_one_connection_reaches_its_end_and_another_goes_on(name: str, shrink: S
     trio.run(main)
 
 
-FILES = {"shown files", "file copies"}  # tests/kernel/test_files.py
+FILES = {"shown files", "file copies"}  # tests/kernel/test_admission.py, test_file_copies.py
 
 
 def test_every_budget_is_driven_to_its_end_here() -> None:
