@@ -49,6 +49,7 @@ from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.spare_memory import one_pool
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
@@ -160,6 +161,7 @@ def _place(args: argparse.Namespace) -> Path:
 
 
 def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
+    one_pool()  # before there are threads
     place = Place(directory, lock.hold(directory))
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
