@@ -59,6 +59,7 @@ SIM_MODEL = "sim:1k,context=4096"
 ALLOWED = 0.02  # of what a figure was, or
 GRAIN = {"descriptors": 2, "threads": 1, "files": 2}  # so many: 2 % of ten is nothing
 SAMPLES = 5
+IMAGES = (1, 3, 5)  # of a process: so many that soon there are all lines of the log and names of keys that are kept
 MINUTE = 60  # of the load: seconds before a rest in which memory is looked at once a second
 RECORDS = [bytes(1 << 14)] * 4  # that make the journal long
 
@@ -126,8 +127,9 @@ class Load:
         kernel(GroupMove(pid, group), timeout=SECONDS)
         born = [pid, *kernel(Fork(pid, 2), timeout=SECONDS)]
         image = os.fspath(self.target.base / f"image-{self.number}")
-        kernel(Checkpoint(pid, image), timeout=SECONDS)
-        born.append(kernel(Restore(image), timeout=SECONDS))
+        for _ in range(pick.choice(IMAGES)):
+            kernel(Checkpoint(pid, image), timeout=SECONDS)
+            born.append(kernel(Restore(image), timeout=SECONDS))
         kernel(Decode(born[-1], 2), timeout=SECONDS)
         kernel(Truncate(pid, 2), timeout=SECONDS)
         kernel(Ps(), timeout=SECONDS)
