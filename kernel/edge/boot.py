@@ -131,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
             return detach(directory, given)
         if not args.debuggable:
             undumped.shut()
+        one_pool()  # before there are threads
         return _serve(core, config, directory, args)
     except SyscallError as error:
         print(f"llmasos boot: {error.reason}", file=sys.stderr)
@@ -161,7 +162,6 @@ def _place(args: argparse.Namespace) -> Path:
 
 
 def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: argparse.Namespace) -> int:
-    one_pool()  # before there are threads
     place = Place(directory, lock.hold(directory))
     halted = kept = failed = False
     journal, standing, gate = None, Standing(), None
