@@ -49,6 +49,7 @@ from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.spare_memory import one_pool
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
@@ -130,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
             return detach(directory, given)
         if not args.debuggable:
             undumped.shut()
+        one_pool()  # before there are threads
         return _serve(core, config, directory, args)
     except SyscallError as error:
         print(f"llmasos boot: {error.reason}", file=sys.stderr)
