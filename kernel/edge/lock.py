@@ -86,7 +86,7 @@ def _check_links(directory: Path) -> None:
 
 def hold(directory: Path) -> int:
     """Take the lock, for as long as the returned descriptor is open. Raises SyscallError EBUSY: another kernel holds
-    it."""
+    it; OSError."""
     deadline = time.monotonic() + _PATIENCE
     path = directory / runtime.LOCK
     while True:
@@ -102,6 +102,9 @@ def hold(directory: Path) -> int:
                 found = os.pread(lock, 100, 0).split()
                 os.close(lock)
                 raise Errno.EBUSY(_held(directory, found)) from None
+        except OSError:
+            os.close(lock)
+            raise
         # A program asks about it in this instant, or its last holder removed it after we had opened it.
         os.close(lock)
         time.sleep(0.02)
@@ -109,10 +112,16 @@ def hold(directory: Path) -> int:
 
 def release(directory: Path, lock: int, *, keep_log: bool = False) -> None:
     """Remove the kernel's files from the runtime directory, and let go of it. `keep_log` keeps the log of one that
-    failed."""
+    failed. Raises SyscallError EIO: some are left, and it has let go nevertheless."""
+    left = []
     for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.FILES, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
-        (directory / name).unlink(missing_ok=True)
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            left.append(f"{directory / name} cannot be removed: {error.strerror}")
     os.close(lock)
+    if left:
+        raise Errno.EIO(f"{'; '.join(left)}; the kernel has ended, and the next one that is booted here replaces that")
 
 
 def _held(directory: Path, found: list[bytes]) -> str:

@@ -27,6 +27,8 @@ from llmasos.syscalls.errno import Errno, SyscallError
 Anew = Callable[[Slot], Slot | None]  # makes of an entry that which a new file is to have
 _PIECE = SLOT_BYTES << 9  # bytes of the file that are looked through at once
 _WASTE = 1 << 16  # bytes of overwritten slots below which a file is left as it is
+_TRIES = 2  # to write a key, where what is read then is something else
+_ASTRAY = "what is read is not what was written"
 _TURNS = 8  # of catching up with other processes, before they have to wait
 
 
@@ -91,18 +93,31 @@ class SlotFile:
     def append(self, slot: Slot) -> None:
         slot.at = self._read_to
         packed = slot.packed()
-        if os.pwrite(self._descriptor, packed, slot.at) != len(packed):
-            os.ftruncate(self._descriptor, slot.at)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._put_at_end(packed, slot.at)
         self._read_to += len(packed)
         self._know(slot)
         self._writes += 1
+
+    def _put_at_end(self, data: bytes, at: int) -> None:
+        """Write behind what is known, and look whether it is there: without a key all is lost that was ever written under
+        it. What went astray is cut off, since nobody needs what is there, and no copy of a key is to be left."""
+        for _ in range(_TRIES):
+            done = os.pwrite(self._descriptor, data, at)
+            if done == len(data) and os.pread(self._descriptor, len(data), at) == data:
+                return
+            os.ftruncate(self._descriptor, at)
+        if done < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.EIO, _ASTRAY)
 
     def erase(self, slot: Slot) -> None:
         """Overwrite an entry, unless something else is in its place by now."""
         if (found := self._slot_at(slot.at)) is None or (found.name, found.nonce) != (slot.name, slot.nonce):
             return
-        os.pwrite(self._descriptor, bytes(SLOT_BYTES * slot.slots), slot.at)
+        zeros = bytes(SLOT_BYTES * slot.slots)
+        os.pwrite(self._descriptor, zeros, slot.at)
+        if os.pread(self._descriptor, len(zeros), slot.at) != zeros:
+            raise OSError(errno.EIO, "a key that was overwritten is still there")
         if self._at.get(slot.name) == slot.at:  # else it has been written anew
             del self._at[slot.name]
             self.above.pop(slot.name, None)
@@ -269,13 +284,8 @@ class SlotFile:
 
     def _read(self, size: int) -> None:
         """Take in what stands beyond what is known."""
-        if size == 0:  # its name is on the disk before the first key is used
-            sync_directory(self.path.parent)
-            os.pwrite(self._descriptor, slots.head(), 0)
-            size = SLOT_BYTES
         if self._read_to == 0:
-            if not slots.is_head(os.pread(self._descriptor, SLOT_BYTES, 0)):
-                raise Errno.EINVAL(f"{self.path} is no file of keys of version {slots.VERSION}; it has not been touched")
+            size = self._begun(size)
             self._read_to = SLOT_BYTES
         if size <= self._read_to:
             return
@@ -287,6 +297,19 @@ class SlotFile:
                 self._know(slot)
         self._read_to += len(data) // SLOT_BYTES * SLOT_BYTES
         self._foreign += 1
+
+    def _begun(self, size: int) -> int:
+        """Have a head in the file; returns its size then. One without any entry protects nothing: it is begun anew,
+        whatever became of its head."""
+        start = os.pread(self._descriptor, min(size, _PIECE), 0)
+        if slots.is_head(start):
+            return size
+        if size > _PIECE or not slots.is_blank(start):
+            raise Errno.EINVAL(f"{self.path} is no file of keys of version {slots.VERSION}; it has not been touched")
+        os.ftruncate(self._descriptor, 0)
+        sync_directory(self.path.parent)  # its name is on the disk before the first key is used
+        self._put_at_end(slots.head(), 0)
+        return SLOT_BYTES
 
     # --- a new file in its place ------------------------------------------------------------------------------------
 
@@ -313,6 +336,7 @@ class SlotFile:
                         mine = self._foreign == foreign and not self._erased_by_others(before, now)
                         if still and (mine or turn == _TURNS):
                             new.follow(before, now, sync=not mine)
+                            new.check()
                             return self._exchange(new, writes)
         finally:
             new.close()
@@ -340,8 +364,9 @@ class SlotFile:
         new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(new, fcntl.LOCK_EX)
-            write_all(new, b"".join([slots.head(), *(slot.packed() for slot in entries)]))
+            write_all(new, data := b"".join([slots.head(), *(slot.packed() for slot in entries)]))
             os.fsync(new)
+            _same(new, data)
             os.replace(beside, self.path)
             sync_directory(self.path.parent)
         except OSError:
@@ -356,6 +381,12 @@ class SlotFile:
         finally:
             os.close(old)
         self._read(os.fstat(new).st_size)
+
+
+def _same(descriptor: int, data: bytes | bytearray) -> None:
+    for at in range(0, len(data), _PIECE):
+        if os.pread(descriptor, _PIECE, at) != data[at : at + _PIECE]:
+            raise OSError(errno.EIO, _ASTRAY)
 
 
 class _New:
@@ -374,11 +405,13 @@ class _New:
         self.places: dict[bytes, int] = {}
         self.above: dict[bytes, Slot] = {}
         self.end = self.free = self.images = 0
+        self._wrote = bytearray()  # what it is to be
         self._made: dict[bytes, Slot] = {}  # what was made, by the name of that of which it was
 
     def begin(self, first: Sequence[Slot]) -> None:
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, slots.head(), 0)
+        self._wrote[:] = slots.head()
         self.end = SLOT_BYTES
         self._put(first)
 
@@ -403,6 +436,10 @@ class _New:
         if changed and sync:
             os.fsync(self.descriptor)
 
+    def check(self) -> None:
+        """Raises OSError EIO: what was written is not what is read. The file whose place it is to take is overwritten."""
+        _same(self.descriptor, self._wrote)
+
     def taken(self) -> int:
         """The descriptor, which is the caller's now."""
         descriptor, self.descriptor = self.descriptor, -1
@@ -426,11 +463,13 @@ class _New:
             if slot.kind in ABOVE:
                 self.above[slot.name] = slot
         os.lseek(self.descriptor, start, os.SEEK_SET)
-        write_all(self.descriptor, b"".join(packed))
+        write_all(self.descriptor, data := b"".join(packed))
+        self._wrote += data
 
     def _erase(self, slot: Slot) -> None:
         size = SLOT_BYTES * slot.slots
         os.pwrite(self.descriptor, bytes(size), slot.at)
+        self._wrote[slot.at : slot.at + size] = bytes(size)
         self.free += size
         if self.places.get(slot.name) == slot.at:
             del self.places[slot.name]
