@@ -72,9 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--moment", action="append", choices=[moment.name for moment in MOMENTS], help="only these")
     parser.add_argument("--device", default=SIM, help="cpu:threads=1: the embedded model's")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with this text in their names")
-    parser.add_argument(
-        "--part", default="1/1", metavar="N/OF", help="the Nth of so many parts, which may run side by side"
-    )
+    parser.add_argument("--part", default="1/1", metavar="N/OF", help="one of so many parts, to run side by side")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="in a drawn order")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long")
     chosen = parser.parse_args(arguments)
