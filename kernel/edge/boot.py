@@ -289,15 +289,15 @@ def _open_audit(
     return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
 
 
-def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> None:
-    """The devices are up: these words boot a kernel. Tell the command that waits for it."""
-    if journal is not None:
-        note_words(journal.path.with_name(runtime.BOOTED), words)
+def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> str:
+    """The devices are up: these words boot a kernel. Tell the command that waits for it. Returns what went wrong."""
+    trouble = note_words(journal.path.with_name(runtime.BOOTED), words) if journal is not None else ""
     args.manager.tell("READY=1")
     if args.ready >= 0:
         with contextlib.suppress(OSError):  # who asked has gone
             os.write(args.ready, b"\n")
         os.close(args.ready)
+    return trouble
 
 
 def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:

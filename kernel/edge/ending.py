@@ -50,7 +50,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         for one in error.exceptions:
             yield from _leaves(one)
     elif isinstance(error, trio.TrioInternalError) and error.__cause__ is not None:
-        yield from _leaves(error.__cause__)
+        found = list(_leaves(error.__cause__))
+        yield from [one for one in found if isinstance(one, OSError)] or found  # the loop adds errors of its own
     else:
         yield error
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from llmasos.syscalls import runtime, zeromq
+from llmasos.syscalls.atomic_file import write_all
 from llmasos.syscalls.errno import Errno
 
 _PATIENCE = 0.5  # seconds: a program that only asks whether a kernel runs holds the lock for an instant
@@ -95,7 +96,7 @@ def hold(directory: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
                 os.ftruncate(lock, 0)
-                os.write(lock, f"{os.getpid()} {time.time():.3f}\n".encode())
+                write_all(lock, f"{os.getpid()} {time.time():.3f}\n".encode())
                 return lock
         except BlockingIOError:
             if time.monotonic() > deadline:

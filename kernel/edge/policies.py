@@ -32,7 +32,7 @@ from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.sched.force import DEFAULTS
 from llmasos.kernel.sched.policies import POLICIES, Sources
 from llmasos.kernel.sched.policy import Policy
-from llmasos.syscalls.atomic_file import opened, replacing
+from llmasos.syscalls.atomic_file import opened, replacing, write_all
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import SPEC, digest_of
 from llmasos.syscalls.records import PolicyOut
@@ -178,7 +178,7 @@ class Modules(Sources):
         index = self._index()
         if index.get(short) != digest:
             with replacing(folder / NAMES) as descriptor:
-                os.write(descriptor, msgspec.json.encode({**index, short: digest}))
+                write_all(descriptor, msgspec.json.encode({**index, short: digest}))
 
     def _kept(self, name: str, digest: str) -> bytes:
         text = self._texts.get(digest)

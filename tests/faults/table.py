@@ -87,9 +87,6 @@ QUIET = (
         r"libzmq|edge/(door|connections|listening|peers|payers)\.py",
         "a connection that breaks: who had it connects anew",
     ),
-    Quiet(
-        "open.*|read|f?write.*|rename.*|link.*|fl?ock|fsync", r"edge/boot\.py", "the words for who boots the next kernel"
-    ),
 )
 
 

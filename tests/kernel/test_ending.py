@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +16,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from llmasos.kernel.edge import lock
+from llmasos.kernel.edge import door, lock
+from llmasos.kernel.edge.detached import note_words
 from llmasos.kernel.edge.ending import every, reasons
 from llmasos.kernel.edge.journal_file import open_journal
+from llmasos.kernel.edge.peers import unmapped_uid
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Ps, Spawn
@@ -45,7 +50,7 @@ def test_the_line_names_the_innermost_place_of_the_kernels_own_that_asked(tmp_pa
 def test_tasks_and_the_event_loop_end_with_the_lines_of_what_was_refused_in_them() -> None:
     full, none_left = refused(errno.ENOSPC, "/a"), Errno.EINVAL("a kernel needs 256 descriptors")
     loop = trio.TrioInternalError("internal error")
-    loop.__cause__ = refused(errno.ENOMEM)
+    loop.__cause__ = BaseExceptionGroup("", [refused(errno.ENOMEM), AssertionError()])  # its own, that comes of it
     found = reasons(BaseExceptionGroup("", [ExceptionGroup("", [full, none_left]), loop]))
     assert [line.partition(";")[0] for line in found] == [
         "/a cannot be used: No space left on device (ENOSPC)",
@@ -143,3 +148,46 @@ def test_a_halt_that_cannot_remove_all_says_so_by_a_line_and_its_status_and_lose
     finally:
         kernel.kill()
         kernel.wait()
+
+
+def test_where_nobody_would_be_heard_there_is_no_socket_and_the_door_still_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise refused(errno.ENOMEM)
+
+    async def scenario() -> None:
+        there = door.Door(256, lambda peer, frame: None, lambda peer: None, lambda peer, text: None)
+        listener = socket.socket(socket.AF_UNIX)
+        with monkeypatch.context() as patched:
+            patched.setattr(selectors.DefaultSelector, "register", fails)
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                there.listen(tmp_path / "kernel.sock")
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                there.open_sandbox(1, listener)
+        assert not os.listdir(tmp_path)
+        assert listener.fileno() < 0
+        there.close()
+
+    trio.run(scenario)
+
+
+def test_the_words_for_the_next_kernel_are_whole_or_it_is_said_that_they_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, whole = ["--device", "sim"], os.writev
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "writev", lambda fd, pieces: whole(fd, [bytes(pieces[0])[:1]]))  # a byte at a time
+        assert note_words(tmp_path / "words", words) == ""
+    assert json.loads((tmp_path / "words").read_bytes())["arguments"] == words
+    (tmp_path / "file").touch()
+    assert "cannot be kept" in note_words(tmp_path / "file" / "words", words)
+
+
+def test_whom_to_refuse_is_not_guessed_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Path, *_: object) -> str:
+        raise refused(errno.EMFILE)
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(OSError, match="Too many open files"):
+        unmapped_uid()
