@@ -69,8 +69,9 @@ def _place(error: BaseException) -> str:
     """The innermost place of the kernel's own that the error came by."""
     found, step = "", error.__traceback__
     while step is not None:
-        file = Path(step.tb_frame.f_code.co_filename).resolve()
-        if file.is_relative_to(_OURS) and ".venv" not in (inside := file.relative_to(_OURS)).parts:
-            found = f", {inside}:{step.tb_lineno}"
+        file = Path(step.tb_frame.f_code.co_filename)  # of code that has no file, some name
+        if file.is_absolute() and (file := file.resolve()).is_relative_to(_OURS):
+            file = file.relative_to(_OURS)
+            found = f", {file}:{step.tb_lineno}" if ".venv" not in file.parts else found
         step = step.tb_next
     return found

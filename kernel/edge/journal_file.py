@@ -30,6 +30,7 @@ from llmasos.kernel.edge.slots import JOURNAL, Slot
 from llmasos.kernel.journal.records import BadFrame, Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime
+from llmasos.syscalls.atomic_file import read_at
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NAME = runtime.JOURNAL
@@ -249,7 +250,7 @@ def remove_open_copies(path: Path) -> list[Path]:
     for aside in sorted(path.parent.glob(f"{path.name}.damaged-*")):
         descriptor = os.open(aside, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if os.pread(descriptor, _HEADER.size, 0) == header(ENCRYPTED):
+            if read_at(descriptor, _HEADER.size) == header(ENCRYPTED):
                 continue
             overwrite(descriptor)
             aside.unlink()

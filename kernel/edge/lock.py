@@ -103,9 +103,9 @@ def hold(directory: Path) -> int:
                 found = os.pread(lock, 100, 0).split()
                 os.close(lock)
                 raise Errno.EBUSY(_held(directory, found)) from None
-        except OSError:
+        except OSError as error:
             os.close(lock)
-            raise
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         # A program asks about it in this instant, or its last holder removed it after we had opened it.
         os.close(lock)
         time.sleep(0.02)

@@ -32,7 +32,7 @@ from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.sched.force import DEFAULTS
 from llmasos.kernel.sched.policies import POLICIES, Sources
 from llmasos.kernel.sched.policy import Policy
-from llmasos.syscalls.atomic_file import opened, replacing, write_all
+from llmasos.syscalls.atomic_file import opened, read_at, replacing, write_all
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import SPEC, digest_of
 from llmasos.syscalls.records import PolicyOut
@@ -235,7 +235,7 @@ def _read(path: str) -> bytes:
                     f"the policy's file {path} can be written by other users, and would be code in the kernel; it must "
                     "be your own (chmod o-w, or copy it)"
                 )
-            text = os.read(descriptor, MOST_BYTES + 1)
+            text = read_at(descriptor, MOST_BYTES + 1)
     except OSError as error:
         raise Errno.ENOENT(f"the policy's file {path} cannot be read: {error.strerror}") from None
     if len(text) > MOST_BYTES:

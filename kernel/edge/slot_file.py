@@ -21,7 +21,7 @@ from threading import Lock, RLock
 from llmasos.kernel.edge import slots
 from llmasos.kernel.edge.master import overwrite
 from llmasos.kernel.edge.slots import ABOVE, FREE, IMAGE, SLOT_BYTES, Slot
-from llmasos.syscalls.atomic_file import make_directory, sync_directory, write_all
+from llmasos.syscalls.atomic_file import make_directory, read_at, sync_directory, write_all, write_at
 from llmasos.syscalls.errno import Errno, SyscallError
 
 Anew = Callable[[Slot], Slot | None]  # makes of an entry that which a new file is to have
@@ -84,7 +84,7 @@ class SlotFile:
         end = self._read_to
         while end:
             start = (end - 1) // _PIECE * _PIECE
-            for at in slots.places(os.pread(self._descriptor, end - start, start), name):
+            for at in slots.places(read_at(self._descriptor, end - start, start), name):
                 if (slot := self._slot_at(start + at)) is not None and slot.name == name:
                     return start + at
             end = start
@@ -102,12 +102,14 @@ class SlotFile:
         """Write behind what is known, and look whether it is there: without a key all is lost that was ever written under
         it. What went astray is cut off, since nobody needs what is there, and no copy of a key is to be left."""
         for _ in range(_TRIES):
-            done = os.pwrite(self._descriptor, data, at)
-            if done == len(data) and os.pread(self._descriptor, len(data), at) == data:
-                return
+            try:
+                write_at(self._descriptor, data, at)
+                if read_at(self._descriptor, len(data), at) == data:
+                    return
+            except OSError:
+                os.ftruncate(self._descriptor, at)
+                raise
             os.ftruncate(self._descriptor, at)
-        if done < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise OSError(errno.EIO, _ASTRAY)
 
     def erase(self, slot: Slot) -> None:
@@ -115,8 +117,8 @@ class SlotFile:
         if (found := self._slot_at(slot.at)) is None or (found.name, found.nonce) != (slot.name, slot.nonce):
             return
         zeros = bytes(SLOT_BYTES * slot.slots)
-        os.pwrite(self._descriptor, zeros, slot.at)
-        if os.pread(self._descriptor, len(zeros), slot.at) != zeros:
+        write_at(self._descriptor, zeros, slot.at)
+        if read_at(self._descriptor, len(zeros), slot.at) != zeros:
             raise OSError(errno.EIO, "a key that was overwritten is still there")
         if self._at.get(slot.name) == slot.at:  # else it has been written anew
             del self._at[slot.name]
@@ -125,11 +127,11 @@ class SlotFile:
         self._writes += 1
 
     def _slot_at(self, at: int) -> Slot | None:
-        data = os.pread(self._descriptor, SLOT_BYTES, at)
+        data = read_at(self._descriptor, SLOT_BYTES, at)
         if len(data) < SLOT_BYTES:
             return None
         if (size := slots.length(data)) > SLOT_BYTES:
-            data += os.pread(self._descriptor, size - SLOT_BYTES, at + SLOT_BYTES)
+            data += read_at(self._descriptor, size - SLOT_BYTES, at + SLOT_BYTES)
         return slots.parsed(data, 0, at)
 
     def _know(self, slot: Slot) -> None:
@@ -188,7 +190,7 @@ class SlotFile:
             self._descriptor = -1
 
     def _data(self) -> bytes:
-        return os.pread(self._descriptor, self._read_to, 0)
+        return read_at(self._descriptor, self._read_to, 0)
 
     def _sync(self) -> None:
         with self._own:
@@ -289,7 +291,7 @@ class SlotFile:
             self._read_to = SLOT_BYTES
         if size <= self._read_to:
             return
-        data = os.pread(self._descriptor, size - self._read_to, self._read_to)
+        data = read_at(self._descriptor, size - self._read_to, self._read_to)
         for at in range(0, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
             if data[at] == FREE:
                 self._free += SLOT_BYTES
@@ -301,7 +303,7 @@ class SlotFile:
     def _begun(self, size: int) -> int:
         """Have a head in the file; returns its size then. One without any entry protects nothing: it is begun anew,
         whatever became of its head."""
-        start = os.pread(self._descriptor, min(size, _PIECE), 0)
+        start = read_at(self._descriptor, min(size, _PIECE), 0)
         if slots.is_head(start):
             return size
         if size > _PIECE or not slots.is_blank(start):
@@ -385,7 +387,7 @@ class SlotFile:
 
 def _same(descriptor: int, data: bytes | bytearray) -> None:
     for at in range(0, len(data), _PIECE):
-        if os.pread(descriptor, _PIECE, at) != data[at : at + _PIECE]:
+        if read_at(descriptor, _PIECE, at) != data[at : at + _PIECE]:
             raise OSError(errno.EIO, _ASTRAY)
 
 
@@ -410,7 +412,7 @@ class _New:
 
     def begin(self, first: Sequence[Slot]) -> None:
         os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, slots.head(), 0)
+        write_at(self.descriptor, slots.head(), 0)
         self._wrote[:] = slots.head()
         self.end = SLOT_BYTES
         self._put(first)
@@ -468,7 +470,7 @@ class _New:
 
     def _erase(self, slot: Slot) -> None:
         size = SLOT_BYTES * slot.slots
-        os.pwrite(self.descriptor, bytes(size), slot.at)
+        write_at(self.descriptor, bytes(size), slot.at)
         self._wrote[slot.at : slot.at + size] = bytes(size)
         self.free += size
         if self.places.get(slot.name) == slot.at:

@@ -324,3 +324,17 @@ def test_a_kernel_is_told_at_once_that_keys_of_images_are_not_at_hand_and_each_i
         patched.setattr("fcntl.flock", fails)
         assert "cannot be used: Input/output error" in keys.serve(images=True)
     assert keys.files.add(IMAGE)
+
+
+def test_reads_and_writes_that_end_early_go_on_and_no_key_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pread, os.pwrite
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read(fd, -(-size // 2), at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, data[: -(-len(data) // 2)], at))
+    store = keys_in(tmp_path).store("0" * 16)
+    (gone, _), kept = store.add(PROCESS, 1), dict(store.add(PROCESS, pid) for pid in range(2, 9))
+    store.forget([gone])
+    store.renew()
+    again = keys_in(tmp_path).store("0" * 16)
+    assert {name: again.get(name) for name in (gone, *kept)} == {gone: None, **kept}
