@@ -98,17 +98,27 @@ class Door:
         listens no longer. Raises OSError."""
         self._deafen(path)
         self._listeners[path] = listener = listening.listen(path, reach)
-        self.connections.listen(listener)
-        self._spare.keep()
+        try:
+            self.connections.listen(listener)
+            self._spare.keep()
+        except OSError:  # whoever came there would wait for ever
+            self._deafen(path)
+            path.unlink(missing_ok=True)
+            raise
 
     def _deafen(self, path: Path) -> None:
         if (listener := self._listeners.pop(path, None)) is not None:
             self.connections.deafen(listener)
 
     def open_sandbox(self, number: int, listener: socket.socket) -> None:
-        """Let those in that come by the endpoint of a sandbox, and know them by it. The door closes the listener."""
+        """Let those in that come by the endpoint of a sandbox, and know them by it. The door closes the listener. Raises
+        OSError."""
+        try:
+            self.connections.listen(listener)
+        except OSError:
+            listener.close()
+            raise
         self._sandboxes[listener] = number
-        self.connections.listen(listener)
 
     def close_sandbox(self, number: int) -> None:
         """Nobody comes by it any more, and whoever has come is cut off."""

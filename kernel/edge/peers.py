@@ -263,10 +263,11 @@ class Peer:
 
 
 def unmapped_uid() -> int:
-    """The uid by which the operating system shows users that have none here (those of other user namespaces)."""
+    """The uid by which the operating system shows users that have none here (those of other user namespaces). Raises
+    OSError: it does not say; whom to refuse is not guessed."""
     try:
         return int(_OVERFLOW.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # no Linux, or no /proc
         return 65534
 
 

@@ -100,16 +100,16 @@ class Server:
         audit: Callable[[Callable[[Event], None]], AuditKeeper] | None = None,
         notes: Sequence[tuple[str, str]] = (),
         wanted: bool = False,
-        ready: Callable[[], None] = lambda: None,
+        ready: Callable[[], str | None] = lambda: None,
         images: Images | None = None,
         gate: tuple[Gate, socket.socket] | None = None,
         files: Files | None = None,
         reach: listening.Reach = listening.PRIVATE,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
-        again. One that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices
-        are `wanted`, and not just those that there may be, or if it is the last; `failed` says so then. `reach`: who may
-        connect."""
+        again, and returns what went wrong. One that says that it cannot start, by its options or for lack of hardware,
+        ends the kernel if the devices are `wanted`, and not just those that there may be, or if it is the last; `failed`
+        says so then. `reach`: who may connect."""
         self._core = core
         self._devices = devices
         self._place, self._directory = place, place.directory
@@ -311,10 +311,11 @@ class Server:
         try:
             durable = self._keeper is not None and not self._die_with_parent
             listener, place = entrances.make(self._directory, action.number, durable=durable)
+            self.programs.door.open_sandbox(action.number, listener)
         except OSError as error:
+            entrances.remove(self._directory, action.number)
             self._handle(SandboxOpened(action.number, error=str(error)))
             return
-        self.programs.door.open_sandbox(action.number, listener)
         self._handle(SandboxOpened(action.number, str(place.absolute())))
 
     def _decided(self, device: str, unusable: str) -> None:
@@ -326,8 +327,8 @@ class Server:
         if unusable and (self._wanted or len(self._lost) == len(self._devices)):
             self.failed = f"device {device} cannot start: {unusable}"
             self._handle(HaltRequest(self.failed, self._has_agents))
-        elif not self._undecided:
-            self._ready()
+        elif not self._undecided and (trouble := self._ready()):
+            self._handle(Noted("warning", trouble))
 
     # --- files that somebody may remove ---------------------------------------------------------------------------------
 
