@@ -162,6 +162,7 @@ class Server:
         self._undecided = {device.name for device in devices}
         self._lost: set[str] = set()  # devices that cannot start
         self.failed = ""  # why the kernel could not be booted
+        self.late = False  # what came last is not on the disk
         self._attached = trio.Event()  # set while a program may be
         self.lost_replies = 0  # to programs that had gone
 
@@ -441,6 +442,7 @@ class Server:
 
     def _told_at_last(self, what: str, trouble: str) -> None:
         if trouble:
+            self.late = True
             text = f"what came last in {what} is not on the disk as the kernel halts: {trouble}"
             self._console(Log(seconds(self._now), "error", text))
 
