@@ -38,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option, "numprocesses", None
     ):  # workers of xdist are tests' processes
         os.environ["PYTHONOPTIMIZE"] = "1"
+    for name in ("COLUMNS", "LINES"):  # readline, which pytest imports, sets them to those of no terminal
+        os.environ.pop(name, None)
     if config.option.default_dtype:
         os.environ[hal.BF16] = str(int(config.option.default_dtype == "bf16"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a worker, or in the background: programs that are started

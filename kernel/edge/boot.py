@@ -50,6 +50,7 @@ from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.spare_memory import one_pool
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
@@ -131,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
             return detach(directory, given)
         if not args.debuggable:
             undumped.shut()
+        one_pool()  # before there are threads
         return _serve(core, config, directory, args)
     except (OSError, SyscallError, BaseExceptionGroup, trio.TrioInternalError) as error:
         if not (found := reasons(error)):

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import trio
+
 from llmasos.syscalls import zeromq, zmtp
 from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.curve_keys import Key
@@ -274,9 +276,17 @@ class Peers:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Peer] = {}
+        self._came = trio.Event()
 
     def add(self, peer: Peer) -> None:
         self._by_number[peer.number] = peer
+        self._came.set()
+
+    async def some(self) -> None:
+        """Return when there are any."""
+        if not self._by_number:
+            self._came = trio.Event()
+            await self._came.wait()
 
     def remove(self, peer: Peer) -> None:
         self._by_number.pop(peer.number, None)
