@@ -81,7 +81,8 @@ class Target:
     _process: subprocess.Popen[bytes] | None = None
     _wanted: bool = False  # it is to run
     _turn: threading.Lock = field(default_factory=threading.Lock)
-    _read: int = 0  # bytes of its log that were looked at
+    _read: int = 0  # how much of its log was looked at,
+    _began: int = 0  # and was there when the kernel was booted
 
     def __post_init__(self) -> None:
         # Drivers that have died often are to be there again at once: each death is another case.
@@ -139,6 +140,7 @@ class Target:
         if self._process is not None and self._process.poll() is None:
             return True
         self.boots += 1
+        self._began = len(self.log)
         devices = [word for device in self.devices for word in ("--device", device)]
         config = os.fspath(self.base / "kernel.toml")
         words = [*command(self.place, *devices, "--journal", os.fspath(self.base / "journal"), "--config", config)]
@@ -176,11 +178,13 @@ class Target:
 
     def halt(self) -> None:
         """SIGTERM: it ends in good order, and its journal is kept. The next one is booted."""
-        process = self._process
-        assert process is not None
-        process.terminate()
-        process.wait(SECONDS)
-        self.boot()
+        with self._turn:
+            process = self._process
+            assert process is not None
+            process.terminate()
+            process.wait(SECONDS)
+            self._buried(process)
+            self._boot()
 
     def reboot(self, arm: Callable[[], None], *, first: bool = False) -> None:
         """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another. `first`: of
@@ -212,7 +216,9 @@ class Target:
     def _buried(self, process: subprocess.Popen[bytes]) -> None:
         if self.shim is not None:
             self.shim.disarm()
-        if process.returncode not in (0, -signal.SIGKILL):
+        if re.search(r"^[ |+]*Traceback ", self.log[self._began :], re.MULTILINE):
+            self.ended.append("")  # that is no line for those who want to know what to do
+        elif process.returncode not in (0, -signal.SIGKILL):
             lines = [line for line in self.log[-4000:].splitlines() if line.strip()]
             said = [line for line in lines[-6:] if not re.match(r"\[ *\d+\.\d+\] (?!warning: |error: )", line)]
             self.ended.append(f"status {process.returncode}: {' | '.join(said[-3:])}" if said else "")

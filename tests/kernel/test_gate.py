@@ -27,6 +27,7 @@ from tests.zmtp_client import GREETING, frame, ready
 
 pytest.importorskip("nacl", reason="CURVE needs the extra `net`")
 gates = pytest.importorskip("llmasos.kernel.edge.gate")
+outside = pytest.importorskip("llmasos.kernel.edge.outside")
 curve = pytest.importorskip("llmasos.syscalls.curve")
 
 Pair = tuple[bytes, bytes]  # public, secret
@@ -236,8 +237,8 @@ def test_garbage_is_cut_off_with_a_line_that_says_why(tmp_path: Path, said: byte
 
 
 def test_a_handshake_has_a_deadline_and_strangers_few_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "STRANGER_SECONDS", 0.3)
-    monkeypatch.setattr(gates, "STRANGERS", 3)
+    monkeypatch.setattr(outside, "STRANGER_SECONDS", 0.3)
+    monkeypatch.setattr(outside, "STRANGERS", 3)
 
     async def main() -> None:
         async with gateway(tmp_path) as way:
