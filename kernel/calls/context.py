@@ -28,7 +28,7 @@ def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> i
     process.records.check_room(call.records, process.pid)
     process.check_log(len(call.tokens), call.records)
     if call.records:
-        process.records.add(len(process.log), call.records)
+        process.records = process.records.with_more(len(process.log), call.records)
         system.journal.noted(process)
     process.fed_from = min(process.fed_from, len(process.log))
     process.log.extend(call.tokens)
