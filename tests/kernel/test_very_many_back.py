@@ -24,7 +24,9 @@ def killed_with_many() -> Simulation:
     saved = sim.kernel.snapshot()
     head = saved.processes[pid].head
     for number in range(FIRST, FIRST + MANY):
-        saved.processes[number] = SavedProcess(replace(head, pid=number, group="/users/user"), log_of([number % 90, 7]), 2)
+        saved.processes[number] = SavedProcess(
+            replace(head, pid=number, group="/users/user"), log_of([number % 90, 7]), 2
+        )
     saved.next_pid = FIRST + MANY
     sim.kill()
     sim.checked = False  # it looks at all of them after every event
