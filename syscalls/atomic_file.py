@@ -83,6 +83,23 @@ def write_all(descriptor: int, *buffers: bytes | memoryview) -> int:
     return size
 
 
+def write_at(descriptor: int, data: bytes, at: int) -> None:
+    """Write all of the data at a place, however many calls that takes. Raises OSError."""
+    done = 0
+    while done < len(data):
+        if (count := os.pwrite(descriptor, data[done:], at + done)) == 0:
+            raise OSError(errno.EIO, "nothing more is written")
+        done += count
+
+
+def read_at(descriptor: int, size: int, at: int = 0) -> bytes:
+    """So many bytes of a file from `at` on, or those up to its end, however many calls that takes. Raises OSError."""
+    found = os.pread(descriptor, size, at)
+    while len(found) < size and (more := os.pread(descriptor, size - len(found), at + len(found))):
+        found += more
+    return found
+
+
 def _linked(beside: str, path: str) -> bool:
     """Give a file a name that nothing has; False: nothing has it, and there are no hard links here. Raises OSError."""
     try:

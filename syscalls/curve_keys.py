@@ -24,7 +24,7 @@ import zmq
 from zmq.utils import z85
 
 from llmasos.syscalls import limits, runtime
-from llmasos.syscalls.atomic_file import make_directory, opened, replacing, write_all
+from llmasos.syscalls.atomic_file import make_directory, opened, read_at, replacing, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
 
 AUTHORIZED, SERVER, CLIENT, KNOWN = "authorized_keys", "server.key", "client.key", "known_kernels"
@@ -235,7 +235,7 @@ def _lines(path: Path, *, private: bool) -> Iterator[str]:
             if about.st_uid not in (os.getuid(), 0) or about.st_mode & (0o077 if private else 0o022):
                 what = "read" if private else "changed"
                 raise Errno.EPERM(f"{path} can be {what} by others; `chmod {'600' if private else 'go-w'} {path}`")
-            text = os.read(descriptor, MOST_BYTES + 1)
+            text = read_at(descriptor, MOST_BYTES + 1)
     except FileNotFoundError:
         return
     except OSError as error:

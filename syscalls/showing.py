@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from llmasos.syscalls import limits, runtime, shown
-from llmasos.syscalls.atomic_file import replacing, write_all
+from llmasos.syscalls.atomic_file import read_at, replacing, write_all
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import CheckpointInfo, EstimateInfo, ModelInfo, ProcessInfo
 from llmasos.syscalls.shown import Denied, File, Kept, Show, Taken, ToKernel, Whole
@@ -222,7 +222,7 @@ class Attempt:
                 if not stat.S_ISREG(os.lstat(path).st_mode):
                     raise Errno.EINVAL(f"{path} is no regular file; name a file, such as {path}.img")
                 with _opened(path) as descriptor:
-                    if os.pread(descriptor, len(shown.IMAGE_MAGIC), 0) not in (b"", shown.IMAGE_MAGIC):
+                    if read_at(descriptor, len(shown.IMAGE_MAGIC)) not in (b"", shown.IMAGE_MAGIC):
                         raise Errno.EINVAL(f"{path} is there and is no process image; remove it, or choose another name")
             return self._targets.enter_context(replacing(path, durable=True))
         except OSError as error:

@@ -5,6 +5,7 @@ start without asserts, `--default-dtype` says what a model gets where nobody nam
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,12 +39,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option, "numprocesses", None
     ):  # workers of xdist are tests' processes
         os.environ["PYTHONOPTIMIZE"] = "1"
+    for name in ("COLUMNS", "LINES"):  # readline, which pytest imports, sets them to those of no terminal
+        os.environ.pop(name, None)
     if config.option.default_dtype:
         os.environ[hal.BF16] = str(int(config.option.default_dtype == "bf16"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a worker, or in the background: programs that are started
         signal.signal(signal.SIGINT, signal.default_int_handler)  # would not hear Ctrl-C either
     if "not processes" in config.option.markexpr:  # as `make quick` says
         sys.addaudithook(_no_process)
+
+
+def pytest_collection_finish() -> None:
+    """The collector of cycles looks at what tests make, not at the half million objects of torch and of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def _no_process(event: str, arguments: tuple[Any, ...]) -> None:

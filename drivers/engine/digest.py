@@ -7,7 +7,6 @@ drivers share: by the file's identity, size and times of change.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -69,4 +68,4 @@ def _digest_of(path: Path, memory: Path | None, tick: Callable[[], None]) -> str
 def _remember(memory: Path, known_by: str, found: str) -> None:
     memory.mkdir(parents=True, exist_ok=True)
     with atomic_file.replacing(memory / known_by) as descriptor:
-        os.write(descriptor, found.encode())
+        atomic_file.write_all(descriptor, found.encode())

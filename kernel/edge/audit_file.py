@@ -22,7 +22,7 @@ from typing import Any
 
 from llmasos.kernel.edge.journal_file import sync_directory, write_all
 from llmasos.syscalls import audit_chain
-from llmasos.syscalls.atomic_file import replacing
+from llmasos.syscalls.atomic_file import read_at, replacing, write_at
 from llmasos.syscalls.audit_chain import KEY_BYTES, NOTHING, SUFFIX, Chain, file_name
 from llmasos.syscalls.errno import Errno
 
@@ -124,7 +124,7 @@ class AuditFile:
                 os.fdatasync(fd)
         key = os.open(self.directory / KEY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(key, state, 0)
+            write_at(key, state, 0)
             if fsync:
                 os.fdatasync(key)
         finally:
@@ -283,7 +283,7 @@ def _followed(log: AuditFile) -> bytes:
         while (end := rest.find(b"\n")) >= 0:
             line = audit_chain.parse(rest[:end])
             if line is None or not log.chain.follow(line):
-                return os.pread(log.fd, os.fstat(log.fd).st_size, log.size)
+                return read_at(log.fd, os.fstat(log.fd).st_size, log.size)
             log.size += end + 1
             rest = rest[end + 1 :]
     return rest

@@ -31,6 +31,7 @@ from llmasos.kernel.edge.audit_keeper import AuditKeeper
 from llmasos.kernel.edge.console import console, open_log
 from llmasos.kernel.edge.copies import PLACE as COPIES
 from llmasos.kernel.edge.detached import detach, note_words, without_place
+from llmasos.kernel.edge.ending import every, reasons
 from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
@@ -50,6 +51,7 @@ from llmasos.kernel.edge.standing import MARK, Standing
 from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.spare_memory import one_pool
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
@@ -93,7 +95,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 after a halt; 1 with one readable line if the kernel cannot be booted."""
+    """0 after a halt; 1 with a readable line if the kernel cannot be booted, or could not end in good order."""
     given = sys.argv[1:] if arguments is None else arguments
     args = parse(given)
     try:
@@ -131,10 +133,19 @@ def main(arguments: list[str] | None = None) -> int:
             return detach(directory, given)
         if not args.debuggable:
             undumped.shut()
+        one_pool()  # before there are threads
         return _serve(core, config, directory, args)
-    except SyscallError as error:
-        print(f"llmasos boot: {error.reason}", file=sys.stderr)
-        return 1
+    except (OSError, SyscallError, BaseExceptionGroup, trio.TrioInternalError) as error:
+        if not (found := reasons(error)):
+            raise
+        return _told(found)
+
+
+def _told(troubles: list[str]) -> int:
+    """The exit status, after a line for each trouble."""
+    for trouble in troubles:
+        print(f"llmasos boot: {trouble}", file=sys.stderr, flush=True)
+    return 1 if troubles else 0
 
 
 def _print_unit(args: argparse.Namespace) -> int:
@@ -175,8 +186,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             journal, fsync = open_journal(Path(config.journal.directory), keys, progress.read), config.journal.fsync
             stamp(journal.state, damaged=any(level != "info" for level, _ in journal.notes))
             config.journal_path = os.fspath(journal.path)
-            sign = _sign(directory, journal)
-            if sign.is_symlink():
+            if (sign := _sign(directory, journal)).is_symlink():
                 place.sign = sign, journal.path.absolute()
             notes = journal.notes
         else:
@@ -186,6 +196,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         standing = Standing(folder, directory / MARK if folder is not None else None)
         core.sources = modules = Modules(folder, Watchdog(standing, end_kernel), standing)
         notes += modules.recall(config.devices)
+        images = _images(keys, why, journal, notes)
         server = Server(
             core,
             config.devices,
@@ -199,7 +210,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments, progress),
             progress=progress,
-            images=_images(keys, why, journal),
+            images=images,
             gate=gate,
             files=_files(core, config, journal, directory),
             reach=_reach(config),
@@ -211,16 +222,15 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             raise Errno.ENODEV(server.failed)
     finally:
         stop_watching()
-        standing.close()
-        if gate is not None:
-            gate[1].close()
+        steps: list[Callable[[], object]] = [standing.close, *([gate[1].close] if gate is not None else [])]
         if journal is not None and halted and not kept:
-            sign.unlink(missing_ok=True)
-            modules.forget()
-        _let_go(directory, place.lock, journal, remove=halted and not kept, keep_log=failed or not halted)
+            steps += [partial(sign.unlink, missing_ok=True), modules.forget]
+        let_go = partial(_let_go, journal, remove=halted and not kept)
+        release = partial(lock.release, directory, place.lock, keep_log=failed or not halted)
+        status = _told(every(*steps, let_go, release))
         if args.own_runtime:
             _remove_empty(directory)
-    return 0
+    return status or int(server.late)
 
 
 def _remove_empty(directory: Path) -> None:
@@ -262,14 +272,12 @@ def _files(core: Kernel, config: boot_config.BootConfig, journal: Opened | None,
         raise Errno.EIO(f"{place}, where copies of files are kept, cannot be used: {error.strerror or error}") from None
 
 
-def _let_go(directory: Path, held: int, journal: Opened | None, *, remove: bool, keep_log: bool) -> None:
-    """Give back journal and runtime directory. `remove` the journal: programs that were expected back have ended with the
-    system."""
+def _let_go(journal: Opened | None, *, remove: bool) -> None:
+    """Give back the journal. `remove` it: programs that were expected back have ended with the system."""
     if journal is not None:
         journal.close(remove=remove)
         if not journal.path.exists():
             journal.path.with_name(runtime.BOOTED).unlink(missing_ok=True)
-    lock.release(directory, held, keep_log=keep_log)
 
 
 def _open_audit(
@@ -285,13 +293,13 @@ def _open_audit(
     return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
 
 
-def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str], progress: Progress) -> None:
-    """The devices are up: these words boot a kernel. Tell the command that waits for it."""
-    if journal is not None:
-        note_words(journal.path.with_name(runtime.BOOTED), words)
+def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str], progress: Progress) -> str:
+    """The devices are up: these words boot a kernel. Tell the command that waits for it. Returns what went wrong."""
+    trouble = note_words(journal.path.with_name(runtime.BOOTED), words) if journal is not None else ""
     args.manager.tell("READY=1")
     if args.ready >= 0:
         progress.ready()
+    return trouble
 
 
 def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:
@@ -308,10 +316,10 @@ def _keys(config: boot_config.BootConfig) -> tuple[Keys | None, str]:
     return keys, ""
 
 
-def _images(keys: Keys | None, why: str, journal: Opened | None) -> Images:
+def _images(keys: Keys | None, why: str, journal: Opened | None, notes: list[tuple[str, str]]) -> Images:
     """The keys of process images; from here on this thread handles events."""
-    if keys is not None and not keys.plain:
-        keys.serve(images=journal is not None)
+    if keys is not None and not keys.plain and (trouble := keys.serve(images=journal is not None)):
+        notes.append(("warning", f"the keys of process images are not at hand: {trouble}; each image tries again"))
     return Images(keys, why, journal.seal if journal is not None else None)
 
 

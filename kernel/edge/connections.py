@@ -94,7 +94,8 @@ class Connections:
         self._selector.register(listener, READ, None)
 
     def deafen(self, listener: socket.socket) -> None:
-        self._selector.unregister(listener)
+        with suppress(KeyError):  # there was no room for it in the operating system's list
+            self._selector.unregister(listener)
         listener.close()
 
     def look(self) -> Iterator[socket.socket]:

@@ -6,7 +6,6 @@ booted, not where and how, are kept beside the journal: the next kernel is boote
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from llmasos.kernel.edge import lock
 from llmasos.syscalls import readiness, runtime
-from llmasos.syscalls.atomic_file import replacing
+from llmasos.syscalls.atomic_file import replacing, write_all
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import located_policy
 
@@ -84,8 +83,14 @@ def without_place(given: list[str]) -> list[str]:
     return words
 
 
-def note_words(path: Path, words: list[str]) -> None:
+def note_words(path: Path, words: list[str]) -> str:
     """Keep the words of the command line beside the journal: who boots the next kernel and says nothing of its own gets
-    the same devices and models, which the processes want. Without this file they have to be said."""
-    with contextlib.suppress(OSError), replacing(path) as file:
-        os.write(file, json.dumps({"directory": os.getcwd(), "arguments": words}).encode())
+    the same devices and models, which the processes want. Without this file they have to be said. Returns why they could
+    not be kept."""
+    try:
+        with replacing(path) as file:
+            write_all(file, json.dumps({"directory": os.getcwd(), "arguments": words}).encode())
+    except OSError as error:
+        why = f"the words that the next kernel is to be booted with cannot be kept in {path}: {error.strerror or error}"
+        return f"{why}; name its devices and models when you boot it"
+    return ""

@@ -5,13 +5,10 @@ would accept tens of thousands in a second and abort the whole process when no d
 messages that are not whole where nobody sees them; it counts messages where bytes matter. Here each byte is charged
 before it is kept (payers.py, peers.py), and whoever goes beyond what he may have is told so, or cut off.
 
-Who has sent something gets a turn (turns.py): a few messages, or a piece of a long one.
+Who has sent something gets a turn (turns.py): a few messages, or a piece of a long one. Who says nothing is cut off after
+a while. For whom there is a place says capacity.py.
 
-Places. When all are taken, newcomers are let in to hear why they cannot stay. The last places are for OS processes that
-have no connection yet, so that one which takes all it can get does not lock out a `kill` or a `halt`. Who says nothing is
-cut off after a while.
-
-Programs on other machines come by the same door, through its gate (gate.py), and are served alike: budgets, turns and
+Programs on other machines come by the same door, through its gate (outside.py), and are served alike: budgets, turns and
 places know no difference, but that a host stands in for an OS process, and a key for its user.
 """
 
@@ -19,7 +16,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,28 +24,23 @@ from typing import TYPE_CHECKING
 import trio
 
 from llmasos.kernel.edge import listening
+from llmasos.kernel.edge.capacity import TOLD, Capacity
 from llmasos.kernel.edge.connections import Connections
 from llmasos.kernel.edge.listening import PRIVATE, Reach
-from llmasos.kernel.edge.peers import Account, Gone, Peer
+from llmasos.kernel.edge.peers import Gone, Peer
 from llmasos.syscalls import wire, zmtp
-from llmasos.syscalls.budgets import ANSWERS, CONNECTIONS, RECEIVED, Allowance
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.budgets import ANSWERS, RECEIVED, Allowance
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.records import Budget
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Change, Gate
+    from llmasos.kernel.edge.outside import Outside
 
-NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
-OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
-NEWCOMERS = 16  # places for OS processes that have no connection yet;
-OPERATORS = 8  # of them, in a kernel of several users, those that are for its operators
-USERS = 8  # in that kernel a user has at most one part of the places in so many
 TELL_SECONDS = 0.5  # for which a refused connection stays, to hear why
 SILENT_SECONDS = 30.0  # for which one stays that says nothing, or stops in the middle of a request
 _MESSAGES = 16  # of one turn, at most,
 _TURN = 0.0003  # and seconds
-_TOLD = 16  # refused connections that stay at once, beside those that are in
-_FIRST = 2  # a program looks whether a kernel listens, then connects
 
 
 class Door:
@@ -74,14 +65,11 @@ class Door:
         admits: Callable[[int], bool] | None = None,
         operators: frozenset[int] | None = None,
     ) -> None:
-        """`descriptors`: the limit of the operating system for this process. `received`, `sends`: the bounds of what
-        comes, and of what goes. `refuses` is told why a connection is refused. `strangers`: uids that are nobody's.
-        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may. `operators`: who
-        may have all places; without it everybody may, since all are one user's."""
+        """`received`, `sends`: the bounds of what comes, and of what goes. `refuses` is told why a connection is refused.
+        `admits(pid)` says which OS processes may connect, and these are not paced; without it, all may. `descriptors`,
+        `strangers`, `operators`: see Capacity."""
         self._deliver, self._gone, self._refuses = deliver, gone, refuses
-        self._received, self._sends, self._strangers, self._admits = received, sends, strangers, admits
-        self._descriptors, self._operators = descriptors, operators
-        self.most = descriptors - min(OWN, descriptors // 4) - 2 * _TOLD  # connections
+        self._received, self._sends, self._admits = received, sends, admits
         self._refused = 0
         self._number = 0  # of the latest connection
         self._timed = trio.Event()  # set when something is due earlier, or later, than it was
@@ -95,12 +83,11 @@ class Door:
             self._look_soon,
             paced=admits is None,
         )
+        self.capacity = Capacity(descriptors, strangers, operators, self.connections)
         self._listeners: dict[Path, socket.socket] = {}
         self._sandboxes: dict[socket.socket, int] = {}  # by their listeners
         self._spare = listening.Spare()
-        self.gate: Gate | None = None
-        self._outside: socket.socket | None = None  # where those from other machines come
-        self._changes: Callable[[list[Change]], None] = lambda changes: None
+        self._outside: Outside | None = None  # None: nobody comes from other machines
         self._token: trio.lowlevel.TrioToken | None = None
         self._closed = False
 
@@ -111,17 +98,27 @@ class Door:
         listens no longer. Raises OSError."""
         self._deafen(path)
         self._listeners[path] = listener = listening.listen(path, reach)
-        self.connections.listen(listener)
-        self._spare.keep()
+        try:
+            self.connections.listen(listener)
+            self._spare.keep()
+        except OSError:  # whoever came there would wait for ever
+            self._deafen(path)
+            path.unlink(missing_ok=True)
+            raise
 
     def _deafen(self, path: Path) -> None:
         if (listener := self._listeners.pop(path, None)) is not None:
             self.connections.deafen(listener)
 
     def open_sandbox(self, number: int, listener: socket.socket) -> None:
-        """Let those in that come by the endpoint of a sandbox, and know them by it. The door closes the listener."""
+        """Let those in that come by the endpoint of a sandbox, and know them by it. The door closes the listener. Raises
+        OSError."""
+        try:
+            self.connections.listen(listener)
+        except OSError:
+            listener.close()
+            raise
         self._sandboxes[listener] = number
-        self.connections.listen(listener)
 
     def close_sandbox(self, number: int) -> None:
         """Nobody comes by it any more, and whoever has come is cut off."""
@@ -134,8 +131,9 @@ class Door:
 
     def open_gate(self, gate: Gate, listener: socket.socket, changes: Callable[[list[Change]], None]) -> None:
         """Let programs on other machines come by TCP, too. `changes` is told what has become of keys."""
-        self._outside, self.gate, self._changes = listener, gate, changes
-        self.connections.listen(listener)
+        from llmasos.kernel.edge.outside import Outside
+
+        self._outside = Outside(gate, listener, self.connections, changes)
 
     def __len__(self) -> int:
         return self.connections.inside
@@ -146,9 +144,8 @@ class Door:
         try:
             peer = Peer(self._number, connection, self._received, self._sends)
             peer.sandbox = sandbox
-            if peer.host and self.gate is not None:
-                self.gate.prepare(connection)
-                peer.incoming = peer.curve = self.gate.incoming(self._received.each)
+            if peer.host and self._outside is not None:
+                self._outside.prepare(peer)
         except OSError:  # it has gone
             connection.close()
             return
@@ -158,82 +155,24 @@ class Door:
             return
         all, payers = self.connections, self.connections.payers
         process = payers.process(peer)
-        peer.refused = self._refusal(peer, process)
+        peer.refused = self.capacity.refusal(peer, process, len(self._sandboxes))
         self._refused += peer.refused is not None
-        if peer.refused is not None and len(all.refused) >= _TOLD:
+        if peer.refused is not None and len(all.refused) >= TOLD:
             connection.close()  # there is no room to tell everybody; who is cut off tries again
             payers.forget(process)
             return
         all.add(peer, process, TELL_SECONDS if peer.refused else SILENT_SECONDS)
         if peer not in all:
             return
-        if self.gate is not None and peer.curve is not None:
-            self._is_stranger(peer, self.gate)
+        if self._outside is not None and peer.curve is not None:
+            self._outside.challenge(peer)
         else:
             all.offer(peer, zmtp.OPENING)
 
-    def _refusal(self, peer: Peer, process: Account) -> SyscallError | None:
-        if peer.uid in self._strangers and not peer.host:
-            if peer.uid is None:
-                return Errno.EAGAIN("the operating system does not say whose program this is; try again")
-            return Errno.EPERM(NOBODY)
-        inside, payers = self.connections.inside, self.connections.payers
-        told = Counter(one.payer for one in self.connections.refused)  # for them, and their processes, room is kept
-        alone = sum(account.connections == refused for account, refused in told.items())
-        count, most = inside + len(payers.processes) - alone + len(self._sandboxes) + 1, self.most
-        if self._operators is not None and peer.uid not in self._operators:
-            owner, part = payers.owner(peer), self.most // USERS
-            if owner.connections >= part:
-                return CONNECTIONS.refuse(owner.name, owner.connections, part)
-            most -= OPERATORS
-        if count <= self.most - NEWCOMERS or (count <= most and process.connections < _FIRST):
-            return None
-        return CONNECTIONS.errno(
-            f"{inside} programs are connected, and more than {self.most} cannot be (`ulimit -n` is "
-            f"{self._descriptors} for this kernel); end some, or boot it with a higher limit"
-        )
-
-    # --- those from other machines ----------------------------------------------------------------------------------
-
-    def _is_stranger(self, peer: Peer, gate: Gate) -> None:
-        """It has to show a key, within seconds; if there are too many of these, the oldest goes."""
-        from llmasos.kernel.edge.gate import STRANGER_SECONDS, STRANGERS
-        from llmasos.syscalls.curve import OPENING
-
-        self.connections.stays.until(peer, STRANGER_SECONDS)
-        gate.strangers[peer] = None
-        while len(gate.strangers) > STRANGERS:
-            self.cut(gate.one_too_many(), f"{STRANGERS} have not shown a key, and newer ones have come")
-        self.connections.offer(peer, OPENING)
-
-    def _shown(self, peer: Peer, shown: zmtp.Shown) -> None:
-        """It holds a key; whether that may come in."""
-        from llmasos.syscalls import curve
-        from llmasos.syscalls.curve_keys import text_of
-
-        gate, incoming = self.gate, peer.curve
-        assert gate is not None
-        assert incoming is not None
-        self.look_at_keys()
-        if why := gate.refusal(shown.public):
-            self.connections.offer(peer, curve.turned_away())
-            self.cut(peer, f"its key {text_of(shown.public)} is not accepted: {why}")
-            return
-        gate.strangers.pop(peer, None)
-        self.connections.payers.known(peer, gate.keys[shown.public])
-        self.connections.stays.until(peer, TELL_SECONDS if peer.refused else SILENT_SECONDS)
-        self.connections.offer(peer, incoming.welcome())
-        self._arrived(peer, zmtp.Ready(shown.identity))
-
     def look_at_keys(self) -> None:
-        """Read the file of keys if it has changed, and cut off whoever came by one that may no longer."""
-        if self.gate is None or not (changes := self.gate.look()):
-            return
-        for peer in self.connections:
-            if not self.gate.holds(peer):
-                peer.drop()
-                self.connections.end(peer)
-        self._changes(changes)
+        """Cut off whoever came by a key that may come no longer."""
+        if self._outside is not None:
+            self._outside.look()
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
@@ -368,7 +307,9 @@ class Door:
             case zmtp.Pong():
                 self.connections.offer(peer, arrived.frame)
             case zmtp.Shown():
-                self._shown(peer, arrived)
+                seconds = TELL_SECONDS if peer.refused else SILENT_SECONDS
+                if self._outside is not None and self._outside.shown(peer, arrived, seconds):
+                    self._arrived(peer, zmtp.Ready(arrived.identity))
             case zmtp.Full():
                 self.connections.starve(peer)
             case _ if peer.refused is None:
@@ -414,7 +355,7 @@ class Door:
 
     def budgets(self) -> list[Budget]:
         """What programs use of the edge's resources."""
-        return self.connections.payers.budgets(self.connections.inside, self.refused, self.most)
+        return self.connections.payers.budgets(self.connections.inside, self.refused, self.capacity.most)
 
     @property
     def refused(self) -> int:
@@ -431,8 +372,8 @@ class Door:
         self.connections.cut(peer, why)
 
     def _left(self, peer: Peer) -> None:
-        if self.gate is not None:
-            self.gate.strangers.pop(peer, None)
+        if self._outside is not None:
+            self._outside.left(peer)
         self._gone(peer)
 
     def close(self) -> None:
@@ -446,6 +387,6 @@ class Door:
             self.connections.deafen(listener)
         self._sandboxes.clear()
         if self._outside is not None:
-            self.connections.deafen(self._outside)
+            self._outside.close()
         self.connections.close()
         self._spare.close()

@@ -4,8 +4,8 @@ CURVE (syscalls/curve.py) is the only mechanism here; there is no way to have an
 in a file. It is read anew whenever it has changed, and that is looked at before anything is taken from such a connection
 or given to it: what a revoked key still sends is not heard, also before the file's change was noticed by itself.
 
-Strangers, who have not shown a key yet, have a few places and a few seconds. If these are taken, the oldest one of the
-host that has most of them goes, so that a flood from one place keeps nobody elsewhere out.
+Strangers, who have not shown a key yet, have a few places and a few seconds (outside.py). If these are taken, the oldest
+one of the host that has most of them goes, so that a flood from one place keeps nobody elsewhere out.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import BY_RECORD, Call
 from llmasos.syscalls.zeromq import LISTEN_QUEUE
 
-STRANGERS = 64  # connections that have not shown a key
-STRANGER_SECONDS = 5.0  # for the whole handshake
 # Seconds (the last: milliseconds) until a dead host is noticed, one that says nothing and one that acknowledges nothing.
 _ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 120_000))
 

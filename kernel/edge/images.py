@@ -22,6 +22,7 @@ from llmasos.kernel.edge.key_store import OWN, Store
 from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import overwrite
 from llmasos.kernel.edge.slots import IMAGE
+from llmasos.syscalls.atomic_file import read_at
 from llmasos.syscalls.errno import Errno, SyscallError
 
 _NAME = 8  # bytes of a key's name; in a file it has 16
@@ -47,7 +48,7 @@ def remove_image(path: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     try:
-        if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
+        if read_at(descriptor, len(MAGIC)) != MAGIC:
             return "another file has its name now"
         overwrite(descriptor)
         path.unlink()

@@ -30,6 +30,7 @@ from llmasos.kernel.edge.slots import JOURNAL, Slot
 from llmasos.kernel.journal.records import BadFrame, Frame, encode
 from llmasos.kernel.journal.state import State
 from llmasos.syscalls import runtime
+from llmasos.syscalls.atomic_file import read_at
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NAME = runtime.JOURNAL
@@ -264,7 +265,7 @@ def remove_open_copies(path: Path) -> list[Path]:
     for aside in sorted(path.parent.glob(f"{path.name}.damaged-*")):
         descriptor = os.open(aside, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if os.pread(descriptor, _HEADER.size, 0) == header(ENCRYPTED):
+            if read_at(descriptor, _HEADER.size) == header(ENCRYPTED):
                 continue
             overwrite(descriptor)
             aside.unlink()
@@ -320,14 +321,29 @@ class Opened:
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the journal. `remove` deletes it: nothing is to come back. A fresh journal in which nothing was
-        written is deleted too: then the kernel could not be booted."""
+        written is deleted too: then the kernel could not be booted. Raises SyscallError EIO: it is still there; OSError.
+        It is let go in any case."""
+        try:
+            self._close(remove=remove)
+        finally:
+            os.close(self.lock)
+
+    def _close(self, *, remove: bool) -> None:
         if remove or (self.fresh and self.path.exists() and self.path.stat().st_size == self.size):
-            self.path.unlink(missing_ok=True)
-            if self.seal is not None:
-                with contextlib.suppress(SyscallError):  # then `seal status` shows keys that nothing needs
-                    self.seal.keys.remove(self.seal.store)
+            self._remove()
         _beside(self.path).unlink(missing_ok=True)
-        os.close(self.lock)
+
+    def _remove(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Errno.EIO(
+                f"the journal {self.path} cannot be removed: {error.strerror}; what has ended comes back with the next "
+                "kernel there, unless you remove it"
+            ) from None
+        if self.seal is not None:
+            with contextlib.suppress(SyscallError):  # then `seal status` shows keys that nothing needs
+                self.seal.keys.remove(self.seal.store)
 
 
 def open_journal(
@@ -439,10 +455,15 @@ def _hold(directory: Path) -> int:
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         raise Errno.EBUSY(
             f"another kernel keeps its journal in {directory}; name another directory for this one"
+        ) from None
+    except OSError as error:
+        os.close(lock)
+        raise Errno.EIO(
+            f"the directory {directory} of the journal cannot be held by one kernel alone: {error.strerror}; name another"
         ) from None
     return lock
 

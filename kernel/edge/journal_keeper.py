@@ -75,6 +75,7 @@ class Keeper:
     ) -> None:
         self.path, self._opened, self._seal = opened.path, opened, opened.seal
         self.failing = ""
+        self.position = opened.state.position if opened.state is not None else 0  # of the latest frame
         self._copies = [_Copy(opened.fd, opened.size)]  # two while the file is being replaced
         self._fsync = fsync
         self._report = report
@@ -103,6 +104,7 @@ class Keeper:
     def append(self, frame: Frame) -> None:
         """Write a frame, or note that it could not be written."""
         self._frames += 1
+        self.position = frame.position
         try:
             data = file.framed(encode(frame) if self._seal is None else self._seal.live.encode(frame))
         except SyscallError as error:  # there is no place for a key

@@ -66,13 +66,18 @@ class Keys:
         self._asking: threading.Thread | None = None
         self._answered = False
 
-    def serve(self, *, images: bool) -> None:
+    def serve(self, *, images: bool) -> str:
         """This thread handles events from here on, so that it must not wait for a command. The master key is not kept:
-        for all that is in use the root keys are at hand, and that of `images` if it will be in use."""
+        for all that is in use the root keys are at hand, and that of `images` if it will be in use; returns why not:
+        whoever writes an image has it tried again."""
+        trouble = ""
         if images or self.source.slow:
-            with suppress(SyscallError):  # whoever writes an image is told
+            try:
                 self.files.open()
+            except SyscallError as error:
+                trouble = error.reason
         self._loop, self._known = threading.get_ident(), []
+        return trouble
 
     def masters(self, anew: bool = False) -> list[bytes]:
         """The master keys, newest first; read `anew`, or as they are known. The first of all is made here, if its place

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from llmasos.syscalls import runtime, zeromq
+from llmasos.syscalls.atomic_file import write_all
 from llmasos.syscalls.errno import Errno
 
 _PATIENCE = 0.5  # seconds: a program that only asks whether a kernel runs holds the lock for an instant
@@ -86,7 +87,7 @@ def _check_links(directory: Path) -> None:
 
 def hold(directory: Path) -> int:
     """Take the lock, for as long as the returned descriptor is open. Raises SyscallError EBUSY: another kernel holds
-    it."""
+    it; OSError."""
     deadline = time.monotonic() + _PATIENCE
     path = directory / runtime.LOCK
     while True:
@@ -95,13 +96,16 @@ def hold(directory: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
                 os.ftruncate(lock, 0)
-                os.write(lock, f"{os.getpid()} {time.time():.3f}\n".encode())
+                write_all(lock, f"{os.getpid()} {time.time():.3f}\n".encode())
                 return lock
         except BlockingIOError:
             if time.monotonic() > deadline:
                 found = os.pread(lock, 100, 0).split()
                 os.close(lock)
                 raise Errno.EBUSY(_held(directory, found)) from None
+        except OSError as error:
+            os.close(lock)
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         # A program asks about it in this instant, or its last holder removed it after we had opened it.
         os.close(lock)
         time.sleep(0.02)
@@ -109,10 +113,16 @@ def hold(directory: Path) -> int:
 
 def release(directory: Path, lock: int, *, keep_log: bool = False) -> None:
     """Remove the kernel's files from the runtime directory, and let go of it. `keep_log` keeps the log of one that
-    failed."""
+    failed. Raises SyscallError EIO: some are left, and it has let go nevertheless."""
+    left = []
     for name in (runtime.PROGRAMS, runtime.DRIVERS, runtime.FILES, *(() if keep_log else (runtime.LOG,)), runtime.LOCK):
-        (directory / name).unlink(missing_ok=True)
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            left.append(f"{directory / name} cannot be removed: {error.strerror}")
     os.close(lock)
+    if left:
+        raise Errno.EIO(f"{'; '.join(left)}; the kernel has ended, and the next one that is booted here replaces that")
 
 
 def _held(directory: Path, found: list[bytes]) -> str:

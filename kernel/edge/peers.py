@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import trio
+
 from llmasos.syscalls import zeromq, zmtp
 from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.curve_keys import Key
@@ -261,10 +263,11 @@ class Peer:
 
 
 def unmapped_uid() -> int:
-    """The uid by which the operating system shows users that have none here (those of other user namespaces)."""
+    """The uid by which the operating system shows users that have none here (those of other user namespaces). Raises
+    OSError: it does not say; whom to refuse is not guessed."""
     try:
         return int(_OVERFLOW.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # no Linux, or no /proc
         return 65534
 
 
@@ -273,9 +276,17 @@ class Peers:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Peer] = {}
+        self._came = trio.Event()
 
     def add(self, peer: Peer) -> None:
         self._by_number[peer.number] = peer
+        self._came.set()
+
+    async def some(self) -> None:
+        """Return when there are any."""
+        if not self._by_number:
+            self._came = trio.Event()
+            await self._came.wait()
 
     def remove(self, peer: Peer) -> None:
         self._by_number.pop(peer.number, None)

@@ -32,7 +32,7 @@ from llmasos.kernel.memory.victims import Victims
 from llmasos.kernel.sched.force import DEFAULTS
 from llmasos.kernel.sched.policies import POLICIES, Sources
 from llmasos.kernel.sched.policy import Policy
-from llmasos.syscalls.atomic_file import opened, replacing
+from llmasos.syscalls.atomic_file import opened, read_at, replacing, write_all
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import SPEC, digest_of
 from llmasos.syscalls.records import PolicyOut
@@ -178,7 +178,7 @@ class Modules(Sources):
         index = self._index()
         if index.get(short) != digest:
             with replacing(folder / NAMES) as descriptor:
-                os.write(descriptor, msgspec.json.encode({**index, short: digest}))
+                write_all(descriptor, msgspec.json.encode({**index, short: digest}))
 
     def _kept(self, name: str, digest: str) -> bytes:
         text = self._texts.get(digest)
@@ -235,7 +235,7 @@ def _read(path: str) -> bytes:
                     f"the policy's file {path} can be written by other users, and would be code in the kernel; it must "
                     "be your own (chmod o-w, or copy it)"
                 )
-            text = os.read(descriptor, MOST_BYTES + 1)
+            text = read_at(descriptor, MOST_BYTES + 1)
     except OSError as error:
         raise Errno.ENOENT(f"the policy's file {path} cannot be read: {error.strerror}") from None
     if len(text) > MOST_BYTES:

@@ -21,12 +21,14 @@ from threading import Lock, RLock
 from llmasos.kernel.edge import slots
 from llmasos.kernel.edge.master import overwrite
 from llmasos.kernel.edge.slots import ABOVE, FREE, IMAGE, SLOT_BYTES, Slot
-from llmasos.syscalls.atomic_file import make_directory, sync_directory, write_all
+from llmasos.syscalls.atomic_file import make_directory, read_at, sync_directory, write_all, write_at
 from llmasos.syscalls.errno import Errno, SyscallError
 
 Anew = Callable[[Slot], Slot | None]  # makes of an entry that which a new file is to have
 _PIECE = SLOT_BYTES << 9  # bytes of the file that are looked through at once
 _WASTE = 1 << 16  # bytes of overwritten slots below which a file is left as it is
+_TRIES = 2  # to write a key, where what is read then is something else
+_ASTRAY = "what is read is not what was written"
 _TURNS = 8  # of catching up with other processes, before they have to wait
 
 
@@ -82,7 +84,7 @@ class SlotFile:
         end = self._read_to
         while end:
             start = (end - 1) // _PIECE * _PIECE
-            for at in slots.places(os.pread(self._descriptor, end - start, start), name):
+            for at in slots.places(read_at(self._descriptor, end - start, start), name):
                 if (slot := self._slot_at(start + at)) is not None and slot.name == name:
                     return start + at
             end = start
@@ -91,18 +93,33 @@ class SlotFile:
     def append(self, slot: Slot) -> None:
         slot.at = self._read_to
         packed = slot.packed()
-        if os.pwrite(self._descriptor, packed, slot.at) != len(packed):
-            os.ftruncate(self._descriptor, slot.at)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._put_at_end(packed, slot.at)
         self._read_to += len(packed)
         self._know(slot)
         self._writes += 1
+
+    def _put_at_end(self, data: bytes, at: int) -> None:
+        """Write behind what is known, and look whether it is there: without a key all is lost that was ever written under
+        it. What went astray is cut off, since nobody needs what is there, and no copy of a key is to be left."""
+        for _ in range(_TRIES):
+            try:
+                write_at(self._descriptor, data, at)
+                if read_at(self._descriptor, len(data), at) == data:
+                    return
+            except OSError:
+                os.ftruncate(self._descriptor, at)
+                raise
+            os.ftruncate(self._descriptor, at)
+        raise OSError(errno.EIO, _ASTRAY)
 
     def erase(self, slot: Slot) -> None:
         """Overwrite an entry, unless something else is in its place by now."""
         if (found := self._slot_at(slot.at)) is None or (found.name, found.nonce) != (slot.name, slot.nonce):
             return
-        os.pwrite(self._descriptor, bytes(SLOT_BYTES * slot.slots), slot.at)
+        zeros = bytes(SLOT_BYTES * slot.slots)
+        write_at(self._descriptor, zeros, slot.at)
+        if read_at(self._descriptor, len(zeros), slot.at) != zeros:
+            raise OSError(errno.EIO, "a key that was overwritten is still there")
         if self._at.get(slot.name) == slot.at:  # else it has been written anew
             del self._at[slot.name]
             self.above.pop(slot.name, None)
@@ -110,11 +127,11 @@ class SlotFile:
         self._writes += 1
 
     def _slot_at(self, at: int) -> Slot | None:
-        data = os.pread(self._descriptor, SLOT_BYTES, at)
+        data = read_at(self._descriptor, SLOT_BYTES, at)
         if len(data) < SLOT_BYTES:
             return None
         if (size := slots.length(data)) > SLOT_BYTES:
-            data += os.pread(self._descriptor, size - SLOT_BYTES, at + SLOT_BYTES)
+            data += read_at(self._descriptor, size - SLOT_BYTES, at + SLOT_BYTES)
         return slots.parsed(data, 0, at)
 
     def _know(self, slot: Slot) -> None:
@@ -173,7 +190,7 @@ class SlotFile:
             self._descriptor = -1
 
     def _data(self) -> bytes:
-        return os.pread(self._descriptor, self._read_to, 0)
+        return read_at(self._descriptor, self._read_to, 0)
 
     def _sync(self) -> None:
         with self._own:
@@ -269,17 +286,12 @@ class SlotFile:
 
     def _read(self, size: int) -> None:
         """Take in what stands beyond what is known."""
-        if size == 0:  # its name is on the disk before the first key is used
-            sync_directory(self.path.parent)
-            os.pwrite(self._descriptor, slots.head(), 0)
-            size = SLOT_BYTES
         if self._read_to == 0:
-            if not slots.is_head(os.pread(self._descriptor, SLOT_BYTES, 0)):
-                raise Errno.EINVAL(f"{self.path} is no file of keys of version {slots.VERSION}; it has not been touched")
+            size = self._begun(size)
             self._read_to = SLOT_BYTES
         if size <= self._read_to:
             return
-        data = os.pread(self._descriptor, size - self._read_to, self._read_to)
+        data = read_at(self._descriptor, size - self._read_to, self._read_to)
         for at in range(0, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
             if data[at] == FREE:
                 self._free += SLOT_BYTES
@@ -287,6 +299,19 @@ class SlotFile:
                 self._know(slot)
         self._read_to += len(data) // SLOT_BYTES * SLOT_BYTES
         self._foreign += 1
+
+    def _begun(self, size: int) -> int:
+        """Have a head in the file; returns its size then. One without any entry protects nothing: it is begun anew,
+        whatever became of its head."""
+        start = read_at(self._descriptor, min(size, _PIECE), 0)
+        if slots.is_head(start):
+            return size
+        if size > _PIECE or not slots.is_blank(start):
+            raise Errno.EINVAL(f"{self.path} is no file of keys of version {slots.VERSION}; it has not been touched")
+        os.ftruncate(self._descriptor, 0)
+        sync_directory(self.path.parent)  # its name is on the disk before the first key is used
+        self._put_at_end(slots.head(), 0)
+        return SLOT_BYTES
 
     # --- a new file in its place ------------------------------------------------------------------------------------
 
@@ -313,6 +338,7 @@ class SlotFile:
                         mine = self._foreign == foreign and not self._erased_by_others(before, now)
                         if still and (mine or turn == _TURNS):
                             new.follow(before, now, sync=not mine)
+                            new.check()
                             return self._exchange(new, writes)
         finally:
             new.close()
@@ -340,8 +366,9 @@ class SlotFile:
         new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(new, fcntl.LOCK_EX)
-            write_all(new, b"".join([slots.head(), *(slot.packed() for slot in entries)]))
+            write_all(new, data := b"".join([slots.head(), *(slot.packed() for slot in entries)]))
             os.fsync(new)
+            _same(new, data)
             os.replace(beside, self.path)
             sync_directory(self.path.parent)
         except OSError:
@@ -356,6 +383,12 @@ class SlotFile:
         finally:
             os.close(old)
         self._read(os.fstat(new).st_size)
+
+
+def _same(descriptor: int, data: bytes | bytearray) -> None:
+    for at in range(0, len(data), _PIECE):
+        if read_at(descriptor, _PIECE, at) != data[at : at + _PIECE]:
+            raise OSError(errno.EIO, _ASTRAY)
 
 
 class _New:
@@ -374,11 +407,13 @@ class _New:
         self.places: dict[bytes, int] = {}
         self.above: dict[bytes, Slot] = {}
         self.end = self.free = self.images = 0
+        self._wrote = bytearray()  # what it is to be
         self._made: dict[bytes, Slot] = {}  # what was made, by the name of that of which it was
 
     def begin(self, first: Sequence[Slot]) -> None:
         os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, slots.head(), 0)
+        write_at(self.descriptor, slots.head(), 0)
+        self._wrote[:] = slots.head()
         self.end = SLOT_BYTES
         self._put(first)
 
@@ -403,6 +438,10 @@ class _New:
         if changed and sync:
             os.fsync(self.descriptor)
 
+    def check(self) -> None:
+        """Raises OSError EIO: what was written is not what is read. The file whose place it is to take is overwritten."""
+        _same(self.descriptor, self._wrote)
+
     def taken(self) -> int:
         """The descriptor, which is the caller's now."""
         descriptor, self.descriptor = self.descriptor, -1
@@ -426,11 +465,13 @@ class _New:
             if slot.kind in ABOVE:
                 self.above[slot.name] = slot
         os.lseek(self.descriptor, start, os.SEEK_SET)
-        write_all(self.descriptor, b"".join(packed))
+        write_all(self.descriptor, data := b"".join(packed))
+        self._wrote += data
 
     def _erase(self, slot: Slot) -> None:
         size = SLOT_BYTES * slot.slots
-        os.pwrite(self.descriptor, bytes(size), slot.at)
+        write_at(self.descriptor, bytes(size), slot.at)
+        self._wrote[slot.at : slot.at + size] = bytes(size)
         self.free += size
         if self.places.get(slot.name) == slot.at:
             del self.places[slot.name]

@@ -75,6 +75,11 @@ def is_head(data: bytes) -> bool:
     return bool(magic == MAGIC and version == VERSION)
 
 
+def is_blank(data: bytes) -> bool:
+    """Whether a file has nothing but zeros, and at most a head that went astray."""
+    return not data.replace(head(), b"").strip(b"\0")
+
+
 def length(data: bytes) -> int:
     """Bytes of the entry that begins there, if one does."""
     return SLOT_BYTES * (1 + int(_SLOT.unpack_from(data)[1]))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from llmasos.syscalls.atomic_file import replacing
+from llmasos.syscalls.atomic_file import replacing, write_all
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import PolicyOut
 
@@ -107,7 +107,7 @@ class Standing:
         self.outs = [*self.outs[1 - MOST_OUTS :], PolicyOut(name, self._clock(), printable(why)[:MOST_WHY])]
         if self._folder is not None:
             with suppress(OSError), replacing(self._folder / OUTS) as descriptor:
-                os.write(descriptor, msgspec.json.encode(self.outs))
+                write_all(descriptor, msgspec.json.encode(self.outs))
 
     def hung(self, name: str) -> None:
         """Nothing ends a call of the policy but the kernel's end, which follows."""

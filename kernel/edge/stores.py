@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmasos.syscalls.atomic_file import make_directory, sync_directory
+from llmasos.syscalls.atomic_file import make_directory, sync_directory, write_all
 from llmasos.syscalls.errno import Errno
 
 _REMOVED = "removed"
@@ -73,8 +73,7 @@ class Listed:
     def _add(self, what: object) -> None:
         with self._opened() as descriptor:
             line = b"\n" + json.dumps(what).encode() + b"\n"  # the first ends what a crash cut short
-            if os.write(descriptor, line) != len(line):
-                raise OSError(28, "no space left on device")
+            write_all(descriptor, line)
             os.fsync(descriptor)
             sync_directory(self.path.parent)
 

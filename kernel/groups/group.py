@@ -164,10 +164,7 @@ class Group:
     @property
     def shares_prefixes(self) -> bool:
         """Whether processes that are born here have the names of their KV's blocks in common with other owners."""
-        for group in self.chain:  # asked at each birth, and `any` costs more than the rest of it
-            if group.settings.share_prefixes:
-                return True
-        return False
+        return any(group.settings.share_prefixes for group in self.chain)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ def spread(system: System) -> None:
         system.returns = system.timers.at(system.now + 1, _next_some, None)
 
 
-def _next_some(system: System, _: None) -> None:
+def _next_some(system: System, nothing: None) -> None:
     """The next ones. A moment later, and not at once: what is due now is all done in one event."""
     for _ in range(min(AT_ONCE, len(system.returning))):
         system.woken.append(system.returning.popleft())

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--moment", action="append", choices=[moment.name for moment in MOMENTS], help="only these")
     parser.add_argument("--device", default=SIM, help="cpu:threads=1: the embedded model's")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases with this text in their names")
+    parser.add_argument("--part", default="1/1", metavar="N/OF", help="one of so many parts, to run side by side")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="in a drawn order")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so long")
     chosen = parser.parse_args(arguments)
@@ -87,10 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
         under_test(Path(place), device=chosen.device) as (agent, shim),
     ):
         rows = [case for case in cases(explore(agent, shim, moments), chosen.skips) if chosen.only in case.key]
-        left = [case for case in rows if case.key not in done]
+        part, parts = map(int, chosen.part.split("/"))
+        left = [case for case in rows[part - 1 :: parts] if case.key not in done]
         if chosen.shuffle is not None:
             random.Random(chosen.shuffle).shuffle(left)
-        print(f"{len(rows)} cases at {len({case.site for case in rows})} places, {len(rows) - len(left)} are done")
+        print(f"{len(rows)} cases at {len({case.site for case in rows})} places, {len(left)} are to be tried")
         for number, case in enumerate(left, 1):
             if time.monotonic() - began > chosen.seconds:
                 print(f"{len(left) - number + 1} are left")

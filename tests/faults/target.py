@@ -81,14 +81,18 @@ class Target:
     _process: subprocess.Popen[bytes] | None = None
     _wanted: bool = False  # it is to run
     _turn: threading.Lock = field(default_factory=threading.Lock)
-    _read: int = 0  # bytes of its log that were looked at
+    _read: int = 0  # how much of its log was looked at,
+    _began: int = 0  # and was there when the kernel was booted
 
     def __post_init__(self) -> None:
         # Drivers that have died often are to be there again at once: each death is another case.
         patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\n"
         again = "restart_max = 0.1\nrestart_forgiven = 0.01\n"
-        audit = "[audit]\nkeep = 2\n"  # files: as many as it comes to keep, soon
-        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}{again}[journal]\nfsync = "{self.fsync}"\n{audit}')
+        # As much as it comes to keep, soon.
+        lines, audit = "log_lines = 512\n", "[audit]\nkeep = 2\n"
+        (self.base / "kernel.toml").write_text(
+            f'[kernel]\n{patience}{again}{lines}[journal]\nfsync = "{self.fsync}"\n{audit}'
+        )
         (self.base / "log").touch()
 
     # --- the kernel ---
@@ -139,6 +143,7 @@ class Target:
         if self._process is not None and self._process.poll() is None:
             return True
         self.boots += 1
+        self._began = len(self.log)
         devices = [word for device in self.devices for word in ("--device", device)]
         config = os.fspath(self.base / "kernel.toml")
         words = [*command(self.place, *devices, "--journal", os.fspath(self.base / "journal"), "--config", config)]
@@ -176,11 +181,15 @@ class Target:
 
     def halt(self) -> None:
         """SIGTERM: it ends in good order, and its journal is kept. The next one is booted."""
-        process = self._process
-        assert process is not None
-        process.terminate()
-        process.wait(SECONDS)
-        self.boot()
+        with self._turn:
+            process = self._process
+            assert process is not None
+            process.terminate()
+            process.wait(SECONDS)
+            if process.returncode == 0 and "as the kernel halts: " in self.log[self._began :]:
+                raise Broken("what came last is not on the disk, and the kernel's exit status does not say so")
+            self._buried(process)
+            self._boot()
 
     def reboot(self, arm: Callable[[], None], *, first: bool = False) -> None:
         """SIGKILL, and a boot with what `arm` lets fail in the way; if that one ends with a reason, another. `first`: of
@@ -212,7 +221,9 @@ class Target:
     def _buried(self, process: subprocess.Popen[bytes]) -> None:
         if self.shim is not None:
             self.shim.disarm()
-        if process.returncode not in (0, -signal.SIGKILL):
+        if re.search(r"^[ |+]*Traceback ", self.log[self._began :], re.MULTILINE):
+            self.ended.append("")  # that is no line for those who want to know what to do
+        elif process.returncode not in (0, -signal.SIGKILL):
             lines = [line for line in self.log[-4000:].splitlines() if line.strip()]
             said = [line for line in lines[-6:] if not re.match(r"\[ *\d+\.\d+\] (?!warning: |error: )", line)]
             self.ended.append(f"status {process.returncode}: {' | '.join(said[-3:])}" if said else "")

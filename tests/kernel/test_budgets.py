@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from llmasos.kernel.calls import context
-from llmasos.kernel.edge import door
+from llmasos.kernel.edge import capacity
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import budgets, wire
 from llmasos.syscalls.budgets import Allowance
@@ -210,13 +210,13 @@ async def one_more(way: Doorway) -> bytes:
 
 
 async def connections(way: Doorway, stack: ExitStack) -> str:
-    way.door.most = door.NEWCOMERS + 3
+    way.door.capacity.most = capacity.NEWCOMERS + 3
     while not way.door.refused:
         await apart(lambda: stack.enter_context(Raw(way.path)))
     last = await apart(lambda: stack.enter_context(Raw(way.path)))
     reply = wire.decode_reply(await apart(last.message))
     assert reply.errno is budgets.CONNECTIONS.errno
-    way.door.most = 100
+    way.door.capacity.most = 100
     return wire.reason(reply)
 
 
@@ -282,7 +282,7 @@ def test_one_connection_reaches_its_end_and_another_goes_on(name: str, shrink: S
     trio.run(main)
 
 
-FILES = {"shown files", "file copies"}  # tests/kernel/test_files.py
+FILES = {"shown files", "file copies"}  # tests/kernel/test_admission.py, test_file_copies.py
 
 
 def test_every_budget_is_driven_to_its_end_here() -> None:

@@ -18,7 +18,7 @@ import pytest
 import trio
 import zmq
 
-from llmasos.kernel.edge import connections, door, listening, peers, turns
+from llmasos.kernel.edge import capacity, connections, door, listening, peers, turns
 from llmasos.syscalls import budgets, wire, zeromq, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
@@ -276,14 +276,14 @@ def test_a_full_house_says_why_and_takes_people_again(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with doorway(tmp_path) as way:
-            places, way.door.most = way.door.most, 0
+            places, way.door.capacity.most = way.door.capacity.most, 0
             for _ in range(3):
                 told = await apart(refused)
                 assert told is not None
                 assert (told.seq, told.errno) == (0, Errno.EAGAIN)
                 assert "programs are connected" in wire.reason(told)
             assert (len(way.door), way.door.refused) == (0, 3)
-            way.door.most, full[0] = places, False
+            way.door.capacity.most, full[0] = places, False
             assert await apart(refused) is None
             assert way.door.refused == 3
 
@@ -411,7 +411,7 @@ def test_the_last_places_are_for_processes_that_have_none(tmp_path: Path, monkey
 
                 while not await connect(7):
                     pass
-                assert len(one) == one.most - door.NEWCOMERS - 1  # its process takes a descriptor too
+                assert len(one) == one.capacity.most - capacity.NEWCOMERS - 1  # its process takes a descriptor too
                 assert [await connect(pid) for pid in (8, 8, 8)] == [False, False, True]
 
     trio.run(main)
@@ -438,15 +438,15 @@ def test_a_user_of_a_kernel_of_several_has_a_part_of_the_places_and_the_last_one
                     await until(lambda: len(one) > before or one.refused > refused)
                     return one.refused > refused
 
-                part = one.most // door.USERS
+                part = one.capacity.most // capacity.USERS
                 assert [await connect(1001) for _ in range(part + 2)] == [False] * part + [True] * 2
                 assert not await connect(1002)
                 for uid in range(1003, 1020):
-                    while not await connect(uid) and len(one) < one.most:
+                    while not await connect(uid) and len(one) < one.capacity.most:
                         pass
                 taken = len(one)
                 assert await connect(1030)
-                found = [await connect(0) for _ in range(door.OPERATORS // 2)]
+                found = [await connect(0) for _ in range(capacity.OPERATORS // 2)]
                 assert found == [False] * len(found)
                 assert len(one) == taken + len(found)
 

@@ -276,7 +276,7 @@ def test_a_program_that_leaves_is_disconnected_once_and_late_replies_are_dropped
             await until(lambda: late)
             nursery.cancel_scope.cancel()
         await until(lambda: core.seen(Disconnected))
-        assert server.lost_replies == 1
+        assert server.programs.lost_replies == 1
 
     serve(core, scenario)
     assert len(core.seen(Disconnected)) == 1

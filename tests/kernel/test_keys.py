@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -14,7 +15,7 @@ import pytest
 from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.keys import Keys
 from llmasos.kernel.edge.master import FileSource
-from llmasos.kernel.edge.slots import IMAGE, PROCESS
+from llmasos.kernel.edge.slots import IMAGE, PROCESS, SLOT_BYTES
 from llmasos.syscalls.errno import Errno, SyscallError
 
 PATIENCE = 60.0
@@ -219,3 +220,121 @@ def test_a_key_of_an_image_is_found_in_a_long_file_a_piece_at_a_time(
         assert keys.files.get(name) == key
     assert keys.files.get(secrets.token_bytes(len(made[0][0]))) is None
     assert max(sizes) <= 1 << 16 < os.stat(keys.files.path).st_size
+
+
+# --- writes that go astray ------------------------------------------------------------------------------------------
+
+
+def first_time(monkeypatch: pytest.MonkeyPatch, wrong: Callable[[int, bytes, int], int], times: int = 1) -> None:
+    """Let `wrong` do the next writes of `os.pwrite`."""
+    whole, left = os.pwrite, [wrong] * times
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: left.pop()(fd, data, at) if left else whole(fd, data, at))
+
+
+def astray(whole: Callable[[int, bytes, int], int]) -> Callable[[int, bytes, int], int]:
+    return lambda fd, data, at: whole(fd, data, at + 4096)
+
+
+def torn(whole: Callable[[int, bytes, int], int]) -> Callable[[int, bytes, int], int]:
+    return lambda fd, data, at: whole(fd, data[: len(data) // 2].ljust(len(data), b"\0"), at)
+
+
+@pytest.mark.parametrize("wrong", [astray, torn])
+def test_a_key_of_which_something_else_is_read_than_was_written_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Callable[[int, bytes, int], int]]
+) -> None:
+    store = keys_in(tmp_path).store("0" * 16)
+    store.add(PROCESS, 1)
+    size = store.path.stat().st_size
+    with monkeypatch.context() as patched:
+        first_time(patched, wrong(os.pwrite))
+        name, key = store.add(PROCESS, 2)
+    assert store.path.stat().st_size == size + SLOT_BYTES  # and no copy is left where a shredded key would outlive it
+    assert keys_in(tmp_path).store("0" * 16).get(name) == key
+
+
+def test_a_key_that_can_never_be_read_as_it_was_written_is_not_given_to_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keys_in(tmp_path).store("0" * 16)
+    name, key = store.add(PROCESS, 1)
+    with monkeypatch.context() as patched:
+        first_time(patched, torn(os.pwrite), 99)
+        with pytest.raises(SyscallError, match="what is read is not what was written") as caught:
+            store.add(PROCESS, 2)
+    assert caught.value.errno is Errno.EIO
+    assert keys_in(tmp_path).store("0" * 16).get(name) == key
+
+
+def test_a_file_of_keys_whose_head_went_astray_is_begun_anew_and_one_with_a_key_is_not_touched(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path)
+    store = keys.store("0" * 16)
+    head = store.path.read_bytes()
+    name, key = store.add(PROCESS, 1)
+    with_keys = store.path.read_bytes()
+    for blank in (bytes(5000), bytes(4096) + head, b"\0"):
+        store.path.write_bytes(blank)
+        assert keys_in(tmp_path).store("0" * 16).get(name) is None
+        assert store.path.read_bytes() == head
+    headless = bytes(len(head)) + with_keys[len(head) :]
+    store.path.write_bytes(headless)
+    with pytest.raises(SyscallError, match="is no file of keys of version") as caught:
+        keys_in(tmp_path).store("0" * 16)
+    assert caught.value.errno is Errno.EINVAL
+    assert store.path.read_bytes() == headless
+    store.path.write_bytes(with_keys)
+    assert keys_in(tmp_path).store("0" * 16).get(name) == key
+
+
+def test_keys_that_are_renewed_leave_the_old_file_alone_until_the_new_one_is_read_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keys_in(tmp_path).store("0" * 16)
+    name, key = store.add(PROCESS, 1)
+    before = store.path.read_bytes()
+    with monkeypatch.context() as patched:
+        first_time(patched, astray(os.pwrite))  # the head of the new file
+        with pytest.raises(SyscallError, match="what is read is not what was written"):
+            store.renew()
+    assert store.path.read_bytes() == before
+    store.renew()
+    assert keys_in(tmp_path).store("0" * 16).get(name) == key
+
+
+def test_a_key_that_is_still_there_after_it_was_overwritten_is_not_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keys_in(tmp_path).store("0" * 16)
+    name, _ = store.add(PROCESS, 1)
+    first_time(monkeypatch, astray(os.pwrite))
+    with pytest.raises(SyscallError, match="a key that was overwritten is still there"):
+        store.forget([name])
+    store.forget([name])
+    assert store.get(name) is None
+
+
+def test_a_kernel_is_told_at_once_that_keys_of_images_are_not_at_hand_and_each_image_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(descriptor: int, how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    keys = keys_in(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("fcntl.flock", fails)
+        assert "cannot be used: Input/output error" in keys.serve(images=True)
+    assert keys.files.add(IMAGE)
+
+
+def test_reads_and_writes_that_end_early_go_on_and_no_key_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pread, os.pwrite
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read(fd, -(-size // 2), at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: write(fd, data[: -(-len(data) // 2)], at))
+    store = keys_in(tmp_path).store("0" * 16)
+    (gone, _), kept = store.add(PROCESS, 1), dict(store.add(PROCESS, pid) for pid in range(2, 9))
+    store.forget([gone])
+    store.renew()
+    again = keys_in(tmp_path).store("0" * 16)
+    assert {name: again.get(name) for name in (gone, *kept)} == {gone: None, **kept}

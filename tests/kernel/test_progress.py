@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.kernel.edge import lock, progress
+from llmasos.kernel.edge import lock
 from llmasos.kernel.edge.progress import Progress
 from llmasos.kernel.edge.service import Manager
 from llmasos.kernel.events import Log
@@ -29,7 +29,7 @@ class Told(Manager):
 def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock of what is tested, as its only element."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("llmasos.kernel.edge.progress.time.monotonic", lambda: now[0])
     return now
 
 

@@ -16,8 +16,8 @@ from textwrap import dedent
 import psutil
 import pytest
 
+from llmasos.kernel.edge.capacity import NEWCOMERS
 from llmasos.kernel.edge.connections import HOLD_ANSWERS
-from llmasos.kernel.edge.door import NEWCOMERS
 from llmasos.syscalls import blocking, runtime, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Budget

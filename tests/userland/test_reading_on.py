@@ -35,7 +35,9 @@ class Few:
         answer = None
         try:
             while True:
-                answer = self(script.send(answer))
+                call = script.send(answer)
+                assert isinstance(call, Call)
+                answer = self(call)
         except StopIteration as end:
             return end.value
 

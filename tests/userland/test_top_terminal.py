@@ -73,6 +73,22 @@ def test_a_signal_ends_it_and_the_terminal_is_as_before(kernel: Booted, number: 
         assert screen.ended() == (0 if number is signal.SIGINT else -number)
 
 
+def test_it_fills_the_terminal_that_it_has_whatever_size_the_environment_names(kernel: Booted) -> None:
+    command = [sys.executable, "-m", "llmasos", "top", "--seconds", "0.2"]
+    told = {"LLMASOS_RUNTIME": os.fspath(kernel.place), "COLUMNS": "80", "LINES": "24", "PYTHONWARNINGS": "ignore"}
+
+    def fills(screen: ScreenOf, lines: int) -> bool:
+        shown = screen.screen[:lines]
+        return shown[0].startswith("llmasos") and shown[-1].startswith("q leaves") and "  PID NAME" in screen.text
+
+    with ScreenOf(command, told, size=(60, 15)) as screen:
+        screen.until(lambda: fills(screen, 15), "the picture fills it")
+        screen.child.setwinsize(12, 60)
+        screen.until(lambda: fills(screen, 12), "the picture fills the smaller one")
+        screen.press("q")
+        assert screen.ended() == 0
+
+
 def test_its_terminal_may_vanish(kernel: Booted) -> None:
     screen, _ = opened(kernel)
     with kernel.connect() as client:

@@ -1,9 +1,10 @@
-"""textual's driver of the terminal, mended in three places: where it writes, what happens when the terminal is gone, and
-a CONT after a STOP."""
+"""textual's driver of the terminal, mended in four places: where it writes, how large the terminal is, what happens when
+it is gone, and a CONT after a STOP."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -29,6 +30,16 @@ class Terminal(LinuxDriver):
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._file: Any = _Output(sys.__stdout__ or io.StringIO(), lambda: app.post_message(TerminalGone()))
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Columns and lines as the terminal has them. textual believes COLUMNS and LINES first, which programs inherit
+        from another terminal and which stay as they are when a window is resized: lines drawn below the last one scroll
+        the picture away."""
+        try:
+            asked = os.get_terminal_size(self.fileno)
+        except OSError:
+            return super()._get_terminal_size()
+        return (asked.columns, asked.lines) if asked.columns and asked.lines else super()._get_terminal_size()
 
     def resume_application_mode(self) -> None:
         """Take the terminal again. Who was stopped by STOP, not by Ctrl-Z, has it still when CONT comes: textual would

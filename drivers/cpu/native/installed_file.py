@@ -173,7 +173,8 @@ def write(path: Path, blueprint: Blueprint, digest: str, bits: int, progress: Ca
     start = _up(_PRELUDE.size + len(header))
     tables_at = _up(start + weights_size)
     with atomic_file.replacing(path) as descriptor:
-        os.write(descriptor, _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header)) + header)
+        prelude = _PRELUDE.pack(_MAGIC, len(header), xxhash.xxh3_64_intdigest(header))
+        atomic_file.write_all(descriptor, prelude, header)
         done = 0
         for memory, at, size in (
             (blueprint.weights, start, weights_size),
