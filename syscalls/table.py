@@ -188,7 +188,7 @@ def _call(
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
-        result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]  # Call[R]
         failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
         kept = draws, audit, tells, synced, dated
         entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, *kept)
