@@ -8,7 +8,6 @@ Ctrl-C in the terminal goes to the program and does not end the system.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Shutdown
+from llmasos.syscalls.version import version
 
 BOOT_SECONDS = 60.0
 HALT_SECONDS = 15.0
@@ -73,7 +73,7 @@ def booted_words(boot: BootInfo) -> list[str]:
 def take_over(where: Path, boot: BootInfo) -> list[str]:
     """Let a running kernel of an older version hand over to this one; if it cannot, it stays. Returns what to tell
     people: nothing, if it is not older. Programs that are attached go on with the new kernel."""
-    mine = own_version()
+    mine = version()
     if not _older(boot.version, mine):
         return []
     if runtime.is_system(where):
@@ -101,14 +101,6 @@ def _boot_lasting(where: Path, flags: Sequence[str], directory: str | None = Non
     if done.returncode:
         said = done.stderr.strip().removeprefix("llmasos boot: ")
         raise _not_booted(done.returncode, said.splitlines()[-1] if done.returncode == USAGE and said else said)
-
-
-def own_version() -> str:
-    """The version of this package; empty if it is not installed."""
-    try:
-        return importlib.metadata.version("llmasos")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _older(one: str, other: str) -> bool:
