@@ -135,6 +135,7 @@ class Server:
         self._undecided = {device.name for device in devices}
         self._lost: set[str] = set()  # devices that cannot start
         self.failed = ""  # why the kernel could not be booted
+        self.late = False  # what came last is not on the disk
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
         """Run until the core says Halt; returns whether the journal is to be kept. Reports `started` when programs can
@@ -289,6 +290,7 @@ class Server:
 
     def _told_at_last(self, what: str, trouble: str) -> None:
         if trouble:
+            self.late = True
             self._tell("error", f"what came last in {what} is not on the disk as the kernel halts: {trouble}")
 
     async def _forget(self, action: Forget) -> None:
