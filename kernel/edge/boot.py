@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import socket
 import stat
@@ -52,6 +51,7 @@ from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.spare_memory import one_pool
+from llmasos.syscalls.version import version
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             arguments=without_place(given),
         )
         file = settings.read(_configured(args), system=args.system)
-        config = boot_config.build(file, over, directory, version())
+        config = boot_config.build(file, over, directory, version() or "unknown (not installed)")
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
@@ -361,13 +361,6 @@ def _left_alone(journal: Path) -> list[tuple[str, str]]:
         return []
     text = f"journal: that of the kernel that died here, {journal}, is left alone; `llmasos boot --detach` has it back"
     return [("warning", text)]
-
-
-def version() -> str:
-    try:
-        return importlib.metadata.version("llmasos")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed)"
 
 
 def _positive(text: str) -> int:

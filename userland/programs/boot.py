@@ -8,7 +8,6 @@ Ctrl-C in the terminal goes to the program and does not end the system.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Shutdown
+from llmasos.syscalls.version import version
 
 BOOT_SECONDS = 60.0  # until a kernel must be up, or say how far it has come
 HALT_SECONDS = 15.0
@@ -74,7 +74,7 @@ def take_over(where: Path, boot: BootInfo, say: Callable[[str], object] = lambda
     """Let a running kernel of an older version hand over to this one; if it cannot, it stays. Returns what to tell
     people: nothing, if it is not older; `say` as of `boot_if_none`. Programs that are attached go on with the new
     kernel."""
-    mine = own_version()
+    mine = version()
     if not _older(boot.version, mine):
         return []
     if runtime.is_system(where):
@@ -110,14 +110,6 @@ def _boot_lasting(
             errors.seek(0)
             said = errors.read().strip().removeprefix("llmasos boot: ")
             raise _not_booted(boot.returncode, said.splitlines()[-1] if boot.returncode == USAGE and said else said)
-
-
-def own_version() -> str:
-    """The version of this package; empty if it is not installed."""
-    try:
-        return importlib.metadata.version("llmasos")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _older(one: str, other: str) -> bool:
