@@ -94,7 +94,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 after a halt; 1 with one readable line if the kernel cannot be booted."""
+    """0 after a halt; 1 with a readable line if the kernel cannot be booted, or could not end in good order."""
     given = sys.argv[1:] if arguments is None else arguments
     args = parse(given)
     try:
@@ -228,7 +228,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         status = _told(every(*steps, let_go, release))
         if args.own_runtime:
             _remove_empty(directory)
-    return status
+    return status or int(server.late)
 
 
 def _remove_empty(directory: Path) -> None:

@@ -41,6 +41,7 @@ from llmasos.kernel.events import (
     Append,
     Audit,
     CloseSandbox,
+    CutOff,
     DeviceConfig,
     Event,
     Forget,
@@ -135,6 +136,7 @@ class Server:
         self._undecided = {device.name for device in devices}
         self._lost: set[str] = set()  # devices that cannot start
         self.failed = ""  # why the kernel could not be booted
+        self.late = False  # what came last is not on the disk
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
         """Run until the core says Halt; returns whether the journal is to be kept. Reports `started` when programs can
@@ -268,6 +270,8 @@ class Server:
                 self._drivers.supervisor.kill(action.device, action.incarnation, action.reason)
             case SignalProgram():
                 self._tell("warning", self.programs.signal(action))
+            case CutOff():
+                self.programs.cut_off(action)
             case WallAt():
                 self._wall.wake_at(action.at)
             case OpenSandbox():
@@ -289,6 +293,7 @@ class Server:
 
     def _told_at_last(self, what: str, trouble: str) -> None:
         if trouble:
+            self.late = True
             self._tell("error", f"what came last in {what} is not on the disk as the kernel halts: {trouble}")
 
     async def _forget(self, action: Forget) -> None:

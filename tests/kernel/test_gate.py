@@ -104,6 +104,13 @@ def event(monitor: Any, *wanted: int) -> tuple[int, int]:
 FAILED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 
 
+async def answered(*dealers: Any) -> None:
+    """Each of these is let in, and heard."""
+    for one in dealers:
+        one.send(b"here")
+        assert await apart(one.recv) == b"here"
+
+
 def test_messages_of_an_official_client_come_and_go_encrypted(tmp_path: Path) -> None:
     async def main() -> None:
         async with gateway(tmp_path) as way:
@@ -134,9 +141,7 @@ def test_a_message_for_which_there_is_no_room_waits_until_there_is(tmp_path: Pat
     async def main() -> None:
         async with gateway(tmp_path) as way:
             with dealer(way.address, ADA) as (raw, _), dealer(way.address, BOB) as (other, _):
-                for one in (raw, other):
-                    one.send(b"here")
-                    assert await apart(one.recv) == b"here"
+                await answered(raw, other)
                 host = way.payers.processes["127.0.0.1"]
                 host.received += RECEIVED.process
                 raw.send(bytes(1 << 20))
@@ -263,9 +268,7 @@ def test_a_revoked_key_is_cut_off_and_not_heard_any_more(tmp_path: Path) -> None
     async def main() -> None:
         async with gateway(tmp_path) as way:
             with dealer(way.address, ADA) as (ada, seen), dealer(way.address, BOB) as (bob, _):
-                for one in (ada, bob):
-                    one.send(b"here")
-                    assert await apart(one.recv) == b"here"
+                await answered(ada, bob)
                 (peer,) = (one for one in way.connections if one.tenant == "key-ada")
                 way.write(BOB)
                 assert not way.door.send(peer, b"secret"), "nothing goes to it once the file says so"
