@@ -9,7 +9,7 @@ becomes a frame of the journal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llmasos.kernel import audit, desk, events, grants, sandboxes
 from llmasos.kernel.calls import inventory, shred
@@ -20,7 +20,7 @@ from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.life import end_program
 from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.recovery import recovery
+from llmasos.kernel.recovery import recovery, rejoin
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -46,11 +46,16 @@ class Kernel(System):
     # --- in and out -------------------------------------------------------------------------------------------------
 
     def boot(
-        self, now: int, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0
+        self,
+        now: int,
+        saved: Saved | None = None,
+        notes: Sequence[tuple[str, str]] = (),
+        wall: int = 0,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> list[events.Action]:
         """Start: init, the devices, their drivers. Call once, first. `saved` is the journal's state (taken over, not
         copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept. `wall`: as in
-        events.Wall."""
+        events.Wall. `progress` is told now and then how many of how many processes are back."""
         self.started = self.now = now
         self.wall = max(wall, saved.wall if saved is not None else 0)
         blocked = State.BLOCKED, WaitFor.CHILD, now
@@ -67,7 +72,7 @@ class Kernel(System):
         for device in self.config.devices:
             reincarnation.add_device(self, device)
         if saved is not None:
-            recovery.recover(self, saved)
+            recovery.recover(self, saved, progress)
         return self._finish()
 
     def handle(self, event: events.Event, now: int) -> list[events.Action]:
@@ -171,6 +176,8 @@ class Kernel(System):
                 self._give_up_reconciling()
                 return
             settle_stale(self)
+            if len(self.woken) > rejoin.AT_ONCE:
+                rejoin.spread(self)
             for _ in range(len(self.woken)):
                 dispatch(self, *self.woken.popleft())
                 settle_stale(self)

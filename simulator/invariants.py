@@ -324,8 +324,8 @@ def check_requests(system: System) -> None:
 
 
 def check_spending(system: System) -> None:
-    """What the budgets say is spent is what the calls that wait, and the logs, come to."""
-    programs = {process for process in system.table if isinstance(process, Program)} | {system.own}
+    """What the budgets say is spent is what the calls of programs that wait, and the logs, come to."""
+    programs = {process for process in system.table if isinstance(process, Program)}
     parked = [request for program in programs for request in program.parked.values()]
     counted = len(parked), sum(request.size for request in parked)
     told = system.spending.all.calls, system.spending.all.bytes

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from llmasos.syscalls import runtime, scarce, wire, zeromq
+from llmasos.syscalls import readiness, runtime, scarce, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
 from llmasos.syscalls.records import BootInfo, Signal
@@ -167,6 +167,11 @@ def retry_pause() -> float:
 def silent(directory: Place, seconds: float) -> SyscallError:
     if isinstance(directory, Remote):
         return Errno.ETIME(f"{directory} has not answered within {seconds:g} s; is the address right, and the way open?")
+    if told := readiness.noted(directory):
+        return Errno.ETIME(
+            f"the kernel of {directory} (pid {runtime.holder(directory)}) is booting, and takes programs when that is "
+            f"done ({told}); try again"
+        )
     return SyscallError(
         Errno.ETIME,
         f"the kernel of {directory} (pid {runtime.holder(directory)}) has not answered within {seconds:g} s; "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from llmasos.syscalls import calls, runtime, scarce, wire
+from llmasos.syscalls import calls, readiness, runtime, scarce, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.remote import Place, Remote
@@ -27,12 +27,14 @@ up."""
 
 
 class Search:
-    """The wait for the next kernel of a place, for a number of seconds from `now` at most. Every error is an EPIPE: there
-    is nothing to wait for. `refused` is why the latest attempt to connect has failed, where something is known."""
+    """The wait for the next kernel of a place, for a number of seconds at most from `now`, or from when one that boots
+    has last said how far it has come. Every error is an EPIPE: there is nothing to wait for. `refused` is why the latest
+    attempt to connect has failed, where something is known."""
 
     def __init__(self, place: Place, seconds: float, now: float, notify: Notify | None) -> None:
         self._directory, self._seconds, self._notify = place, seconds, notify
         self._told = False
+        self._said = ""  # how far the kernel that boots there had come
         self._next = now  # when to try the other machine again
         self.refused: SyscallError | None = None
         self.until = now + seconds
@@ -41,7 +43,7 @@ class Search:
         """Whether a kernel listens. False: ask again a little later. Raises EPIPE: none will come, or it took too
         long."""
         self._check_halted()
-        if now >= self.until:
+        if now >= self.until and not self._comes(now):
             raise self.in_vain()
         if isinstance(self._directory, Remote):
             if found := now >= self._next:
@@ -59,6 +61,15 @@ class Search:
         self._check_halted()  # it may have halted between the looks
         self._died()
         return False
+
+    def _comes(self, now: float) -> bool:
+        """Whether a kernel is booting there that has said something new since the last time this was asked: it may have
+        very many processes to bring back, and gets more time for each such line."""
+        said = "" if isinstance(self._directory, Remote) else readiness.noted(self._directory)
+        if not said or said == self._said:
+            return False
+        self._said, self.until = said, now + self._seconds
+        return True
 
     def _check_halted(self) -> None:
         try:

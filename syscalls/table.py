@@ -684,7 +684,8 @@ class Decode(Call[DecodeResult]):
 
 @_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(_process(Names.LOG, N.READ),))
 class Read(Call[ReadResult]):
-    """At most `limit` tokens of the log, from `position` on (-1: its end).
+    """At most `limit` tokens of the log, from `position` on (-1: its end), and no more than 65,536 in one answer: whoever
+    wants more reads on from there, until what he has reaches `length`.
 
     If there are none yet, waits while the process is decoding (with `follow`: also while it is idle), for `timeout` at
     most (then ETIME). Any position can be read again, so a client that reconnects loses nothing. EBUSY: after a boot the

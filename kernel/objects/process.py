@@ -18,7 +18,7 @@ from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable, table_of
-from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.log_records import NO_RECORDS, LogRecords
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.kernel.objects.reserve import Reserve
@@ -227,7 +227,7 @@ class LLMProcess(Process):
     stranded: str = ""  # why it cannot have it
     # context
     log: Log = field(default_factory=log_of)
-    records: LogRecords = field(default_factory=LogRecords)
+    records: LogRecords = NO_RECORDS
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
     recorded: int = 0  # and the journal

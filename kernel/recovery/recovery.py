@@ -10,6 +10,7 @@ one that waited for a decode goes on waiting, and everything else is done now, b
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
@@ -26,7 +27,7 @@ from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.grant import Grant
-from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.log_records import NO_RECORDS, LogRecords
 from llmasos.kernel.objects.process import INIT_PID, WAITS, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
@@ -44,6 +45,7 @@ from llmasos.syscalls.records import GroupSettings, Kind, SchedClass, Usage, Wai
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
+_TOLD = 256  # processes that come back between two looks whether to say so
 _MOST_WAIT = 1 << 61  # nanoseconds that a record may tell
 
 # --- tickets --------------------------------------------------------------------------------------------------------
@@ -146,8 +148,8 @@ def answer_again(system: System, request: Request) -> bool:
 # --- boot -----------------------------------------------------------------------------------------------------------
 
 
-def recover(system: System, state: State) -> None:
-    """Bring back the state that the journal has, and record from here on."""
+def recover(system: System, state: State, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
+    """Bring back the state that the journal has, and record from here on. `progress`: as of Kernel.boot."""
     system.secret = state.secret
     for owner in state.owners.values():
         system.groups.home(system.owners.recall(owner.name, owner.salt))
@@ -164,7 +166,11 @@ def recover(system: System, state: State) -> None:
     _schedule(system, state)
     resume_pids(system, state)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
-    processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
+    processes: list[LLMProcess] = []
+    for saved in state.processes.values():
+        processes.append(_process(system, saved, state, programs))
+        if not len(processes) % _TOLD:
+            progress(len(processes), len(state.processes))
     system.table.sort()
     _grants(system, state, programs)
     forget_old(system)
@@ -275,7 +281,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         saved=head,
         log=saved.log,
         recorded=len(saved.log),
-        records=LogRecords(saved.records),
+        records=LogRecords(saved.records) if saved.records else NO_RECORDS,
         finish=head.finish,
         ahead=False,  # its pages come back with its next feed, truncate or decode
         stopped=head.stopped,
