@@ -242,8 +242,8 @@ def test_whose_keys_are_destroyed_is_whom_the_kernel_of_that_user_means(
     monkeypatch.chdir(tmp_path)
     said = owner_named(named)
     assert said is not None
-    whose, _, tenant = said.partition("/")
-    meant = owners.of(int(whose), tenant, 0)
+    user, _, named_tenant = said.partition("/")
+    meant = owners.of(int(user), named_tenant, 0)
     want = {owner.key for owner in owners if owner is meant or owner.base is meant}
     found = {slot.name for slot in store.of_owner(key_name(said), PROCESS)}
     assert found == {keys[key][0] for key in want}

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -218,7 +219,7 @@ with llmasos.System.connect(timeout=100.0) as system:
     with tempfile.TemporaryDirectory(dir=tmp_path) as project:
         place = Path(project) / "run"
         words = [sys.executable, "-c", tool, str(place)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with (
             system.sandbox(words, grants={agent: "read"}, write=[project], **pipes) as tool_there,
             booted(place=place) as other,  # it is there only after the sandbox is
