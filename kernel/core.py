@@ -85,8 +85,13 @@ class Kernel(System):
                 self._cancel(event)
             case events.Disconnected():
                 program = self.programs.get(event.peer)
-                if program is not None:
+                if program is not None and event.cut and recovery.may_come_back(self, program):
+                    recovery.lose(self, program)
+                elif program is not None:
                     end_program(self, program, 0, "its connection ended")
+            case events.KeyRevoked():
+                for program in [one for one in self.away.values() if one.key == event.key]:
+                    end_program(self, program, 0, "its key was revoked while it was away")
             case events.DriverExited():
                 reincarnation.driver_exited(self, event)
             case events.DriverPrinted():
@@ -271,7 +276,7 @@ class Kernel(System):
         blocked = State.BLOCKED, WaitFor.INPUT, self.now
         group = self.groups.session(pid, owner) if sandbox is None else sandbox.starter.group
         program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, owner=owner, peer=event.peer)
-        program.os_pid, program.rights = event.os_pid, owner.rights
+        program.os_pid, program.rights, program.key = event.os_pid, owner.rights, event.key
         if sandbox is not None:
             sandboxes.confine(self, sandbox, program, event.drawn)
         self.programs[event.peer] = program

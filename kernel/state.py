@@ -53,6 +53,7 @@ class System:
         self.sandboxes = Sandboxes()
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
+        self.away: dict[int, Program] = {}  # by pid, whose connections were cut, and who may come back
         # makes the kernel's own calls
         self.own = Program(INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0, peer=-1)
         self.timers = Timers()

@@ -57,7 +57,7 @@ def check_structs(system: System) -> None:
     system.table.check()
     structs: list[tuple[str, Iterable[tuple[object, _Checked]]]] = [
         ("process", ((process.pid, process) for process in _llms(system))),
-        ("program", ((program.pid, program) for program in system.programs.values())),
+        ("program", ((program.pid, program) for program in (*system.programs.values(), *system.away.values()))),
         ("device", system.devices.items()),
         ("image", ((image.name, image) for device in system.devices.values() for image in device.images.values())),
     ]

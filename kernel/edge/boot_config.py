@@ -205,6 +205,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
         grace=file.journal.grace,
+        cut_grace=file.net.grace,
         **_tuned(file.kernel),
     )
 

@@ -223,6 +223,7 @@ class Connections:
         """End a connection, and say why in the log; of a stranger's the audit tells, too."""
         if peer not in self:
             return
+        peer.expelled = True
         if peer.stranger:
             self.turned_away += 1
             self._tell(peer, f"{peer.shown} is refused: {why}")

@@ -41,6 +41,7 @@ from llmasos.kernel.events import (
     Append,
     Audit,
     CloseSandbox,
+    CutOff,
     DeviceConfig,
     Event,
     Forget,
@@ -269,6 +270,8 @@ class Server:
                 self._drivers.supervisor.kill(action.device, action.incarnation, action.reason)
             case SignalProgram():
                 self._tell("warning", self.programs.signal(action))
+            case CutOff():
+                self.programs.cut_off(action)
             case WallAt():
                 self._wall.wake_at(action.at)
             case OpenSandbox():

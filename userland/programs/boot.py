@@ -164,7 +164,7 @@ def private_kernel(
         *flags,
     ]
     ready, told = os.pipe()
-    with tempfile.TemporaryFile() as said, os.fdopen(ready, "rb") as heard:
+    with os.fdopen(ready, "rb") as heard, os.fdopen(told, "wb") as telling, tempfile.TemporaryFile() as said:
         kernel = subprocess.Popen(
             [*command, "--ready", str(told)],
             stdin=subprocess.PIPE,
@@ -174,7 +174,7 @@ def private_kernel(
             env=runtime.environment(),
             pass_fds=[told],
         )
-        os.close(told)
+        telling.close()
         try:
             _await(kernel, where, heard, said.fileno())
             yield kernel
