@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from llmasos.kernel.edge.progress import Progress
 from llmasos.kernel.edge.service import Manager
 from llmasos.kernel.events import Log
 from llmasos.simulator import simulate
-from llmasos.syscalls import readiness
+from llmasos.syscalls import readiness, runtime
+from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.table import Spawn
+from llmasos.userland.programs.boot import boot_if_none
 
 
 class Told(Manager):
@@ -92,3 +95,21 @@ def test_the_core_tells_how_many_processes_are_back(monkeypatch: pytest.MonkeyPa
     saved, told = sim.kernel.snapshot(), list[tuple[int, int]]()
     sim.core(sim.file).boot(0, saved, progress=lambda done, of: told.append((done, of)))
     assert told == [(2, 5), (4, 5)]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("boots", [True, False])
+def test_who_boots_a_kernel_that_lasts_hears_how_far_it_is_and_its_last_words_alone(
+    boots: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detached = tmp_path / "detached.py"  # says what `boot --detach` says
+    ends = "print('kernel 1 runs')" if boots else "sys.exit(print('llmasos boot: no disk', file=sys.stderr) or 1)"
+    detached.write_text(f"import sys\nprint('journal: restored 1 of 2 processes', flush=True)\n{ends}\n")
+    monkeypatch.setattr(runtime, "module", lambda name: [sys.executable, str(detached)])
+    said: list[str] = []
+    if boots:
+        assert boot_if_none(tmp_path / "run", say=said.append)
+    else:
+        with pytest.raises(SyscallError, match=r"^EIO: the kernel did not boot: no disk$"):
+            boot_if_none(tmp_path / "run", say=said.append)
+    assert said == ["journal: restored 1 of 2 processes"]
