@@ -65,7 +65,6 @@ def refused(connect: Callable[[], object]) -> SyscallError | None:
 
 def tries(connect: Callable[[], object]) -> list[str]:
     """What comes of connecting with ever more descriptors, until it works; nothing else than EAGAIN does before."""
-    connect()  # what is imported late
     before, said = opened(), list[str]()
     for count in range(MOST):
         with left(count):
@@ -73,7 +72,7 @@ def tries(connect: Callable[[], object]) -> list[str]:
                 return said
         said.append(error.reason)
         assert error.errno is Errno.EAGAIN, error
-        assert opened() == before, f"{count} were left, and something stays open"
+        assert set(opened()) <= set(before), f"{count} were left, and something stays open"
     raise AssertionError(f"{MOST} descriptors are not enough")
 
 
@@ -90,6 +89,7 @@ def by_the_sdk(kernel: Booted) -> None:
 def test_a_program_without_descriptors_is_told_how_to_have_some(
     kernel: Booted, connect: Callable[[Booted], None]
 ) -> None:
+    connect(kernel)  # what is imported late
     said = tries(lambda: connect(kernel))
     assert len(said) >= 4  # to look for it, for the connection, two to wake up, two for the thread
     assert all("as many files and sockets open as it may have" in one and "ulimit -n" in one for one in said)
@@ -121,7 +121,7 @@ def test_a_program_under_an_event_loop_is_told_too(kernel: Booted) -> None:
 def test_libzmq_is_not_asked_for_what_it_would_end_the_program_without() -> None:
     far = Remote("127.0.0.1", 1, bytes(31) + b"\1", bytes(31) + b"\2")
     said = tries(lambda: scarce_dealer(far))
-    assert len(said) == scarce.LIBZMQ
+    assert scarce.LIBZMQ - 4 <= len(said) <= scarce.LIBZMQ  # libzmq's threads may still close what was used before
 
 
 def scarce_dealer(far: Remote) -> None:
