@@ -24,8 +24,8 @@ def new_job(shell: Session, source: str, *, foreground: bool) -> Job:
 
 
 class _CtrlC:
-    """Ctrl-C while a job has the foreground: it interrupts the wait for the job, and is kept until there is one. Elsewhere
-    it would leave a job behind that has the terminal and that nobody waits for."""
+    """Ctrl-C while a job has the foreground: it interrupts the wait for the job, and is kept until there is one.
+    Elsewhere it would leave a job behind that has the terminal and that nobody waits for."""
 
     def __init__(self) -> None:
         self._waits = self.kept = False
