@@ -33,7 +33,7 @@ def digests(package: Path = PACKAGE, rest: Callable[[], None] = lambda: None) ->
     found: dict[str, str] = {}
     for place, folders, names in os.walk(
         package, onerror=_raise, followlinks=True
-    ):  # in the repository its folders are links
+    ):  # in the repository folders are links
         folders[:] = sorted(name for name in folders if name not in _MADE and not name.startswith("."))
         for name in sorted(names):
             path = Path(place, name)
