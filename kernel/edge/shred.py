@@ -86,11 +86,19 @@ def owner_named(word: str) -> str | None:
     return f"{uid}{tenant}"
 
 
+def key_name(owner: str) -> str:
+    """What an owner is called in files of keys. Root and the user of the kernel are one owner there, as they are in the
+    kernel, and their tenants are that user's."""
+    uid, _, tenant = owner.partition("/")
+    if int(uid) not in (0, os.geteuid()):
+        return owner
+    return f"{os.geteuid()}/{tenant}" if tenant else OWN
+
+
 def shred_owner(keys: Keys, owner: str, directory: Path) -> None:
     """Forget all of an owner, in the kernel that runs, if one does, and in the files of this user. Raises SyscallError,
     ESRCH if there is nothing of it."""
-    uid, _, tenant = owner.partition("/")
-    key = OWN if not tenant and int(uid) in (0, os.geteuid()) else owner
+    key = key_name(owner)
     told: list[ShredInfo] = []
     journal, unknown = "", None
     if runtime.holder(directory) is not None:

@@ -59,7 +59,7 @@ SIM_MODEL = "sim:1k,context=4096"
 ALLOWED = 0.02  # of what a figure was, or
 GRAIN = {"descriptors": 2, "threads": 1, "files": 2}  # so many: 2 % of ten is nothing
 SAMPLES = 5
-IMAGES = (1, 3, 5)  # of a process: so many that soon there are all lines of the log and names of keys that are kept
+IMAGES = (4, 6, 8)  # of a process: so that soon there are all names of keys that the kernel keeps
 MINUTE = 60  # of the load: seconds before a rest in which memory is looked at once a second
 RECORDS = [bytes(1 << 14)] * 4  # that make the journal long
 

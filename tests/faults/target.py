@@ -88,8 +88,11 @@ class Target:
         # Drivers that have died often are to be there again at once: each death is another case.
         patience = f"hang_seconds = {HANG_SECONDS}\nstart_seconds = {HANG_SECONDS}\n"
         again = "restart_max = 0.1\nrestart_forgiven = 0.01\n"
-        audit = "[audit]\nkeep = 2\n"  # files: as many as it comes to keep, soon
-        (self.base / "kernel.toml").write_text(f'[kernel]\n{patience}{again}[journal]\nfsync = "{self.fsync}"\n{audit}')
+        # As much as it comes to keep, soon.
+        lines, audit = "log_lines = 512\n", "[audit]\nkeep = 2\n"
+        (self.base / "kernel.toml").write_text(
+            f'[kernel]\n{patience}{again}{lines}[journal]\nfsync = "{self.fsync}"\n{audit}'
+        )
         (self.base / "log").touch()
 
     # --- the kernel ---
@@ -183,6 +186,8 @@ class Target:
             assert process is not None
             process.terminate()
             process.wait(SECONDS)
+            if process.returncode == 0 and "as the kernel halts: " in self.log[self._began :]:
+                raise Broken("what came last is not on the disk, and the kernel's exit status does not say so")
             self._buried(process)
             self._boot()
 

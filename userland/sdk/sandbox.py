@@ -340,7 +340,7 @@ def literals(source: str) -> str:
     read."""
     try:
         return "\0".join(_strings(_Environment().parse(source)))
-    except Exception:
+    except Exception:  # a template is anybody's text
         return ""
 
 
