@@ -211,7 +211,8 @@ class Audit(msgspec.Struct, forbid_unknown_fields=True):
 class Privacy(msgspec.Struct, forbid_unknown_fields=True):
     """The `[privacy]` of the file."""
 
-    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows.
+    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows,
+    # without what only their users may know: names of agents, groups and models of their own.
     ps: Literal["count", "rows"] = "count"
 
 
