@@ -53,10 +53,11 @@ def test_a_file_that_its_file_system_does_not_let_be_closed_holds_up_its_user_on
     monkeypatch.setattr(user_io, "MOST_CLOSING", 0)
     never, close, main_thread = threading.Event(), os.close, threading.get_ident()
     shown_file = plain(tmp_path)
+    own: list[int] = []
 
     def flushing(descriptor: int) -> None:
         """As of FUSE, of which each close asks whoever serves it."""
-        if os.path.realpath(f"/proc/self/fd/{descriptor}") == os.fspath(shown_file):
+        if descriptor not in own and os.path.realpath(f"/proc/self/fd/{descriptor}") == os.fspath(shown_file):
             assert threading.get_ident() != main_thread
             never.wait()
         close(descriptor)
@@ -66,9 +67,11 @@ def test_a_file_that_its_file_system_does_not_let_be_closed_holds_up_its_user_on
             before = len(os.listdir("/proc/self/fd"))
             with Raw(tmp_path).socket as mine:
                 with opened(shown_file, os.O_RDONLY) as descriptor:
+                    own.append(descriptor)
+                    monkeypatch.setattr(os, "close", flushing)  # before it is shown: it may be closed at once
                     first = shown.framed(Show("model", ""))
                     await apart(lambda: socket.send_fds(mine, [first], [descriptor]))
-                monkeypatch.setattr(os, "close", flushing)
+                own.clear()
                 await until(lambda: ME in served._io.closing)
                 assert isinstance(await apart(lambda: show(tmp_path, Names.MODEL)), Denied)
                 served._io.close(ME + 1, os.open(os.devnull, os.O_RDONLY))
