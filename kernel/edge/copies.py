@@ -267,9 +267,9 @@ class Copies:
                 self._link(item, coming / item.name)
             sync_directory(coming)
             coming.rename(place)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(coming, ignore_errors=True)
-            if not place.exists():  # else another call has made it
+            if not (isinstance(error, OSError) and place.exists()):  # else another call has made it
                 raise
         sync_directory(place.parent)
         with replacing(self.place / MANIFESTS / digest, durable=True) as file:
