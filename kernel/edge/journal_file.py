@@ -70,7 +70,8 @@ def header(version: int = VERSION) -> bytes:
 
 
 def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None, keys: Keys | None = None) -> Found:
-    """Read a file, or its first `upto` bytes, which are known to be whole. `rest` is called often.
+    """Read a file, or its first `upto` bytes, which are known to be whole: those of a kernel that runs and has rows of
+    processes whose keys are gone (shredded ones, until they are reaped), so these stay. `rest` is called often.
 
     Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read; EPERM: it is
     encrypted, and a key is not at hand.
@@ -81,7 +82,8 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
             head = file.read(_HEADER.size)
             if trouble := _check_header(path, head):
                 return Found(State(b""), 0, trouble)
-            return _read_frames(file, size, rest, Reader(keys, encrypted=head == header(ENCRYPTED)))
+            reader = Reader(keys, encrypted=head == header(ENCRYPTED))
+            return _read_frames(file, size, rest, reader, rows=upto is not None)
     except OSError as error:
         raise Errno.EIO(
             f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
@@ -108,13 +110,13 @@ def _check_header(path: Path, found: bytes) -> str:
     return ""
 
 
-def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader) -> Found:
+def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader, *, rows: bool) -> Found:
     found = Found(State(b""), _HEADER.size)
     try:
         return _read_each(file, size, rest, reader, found)
     finally:
         found.lost, found.journal, found.names = reader.lost, reader.journal, reader.names
-        for pid in found.lost:
+        for pid in () if rows else found.lost:
             found.state.processes.pop(pid, None)
 
 
