@@ -55,7 +55,7 @@ def attempt(request: Work, act: Callable[[], R], tell: Callable[[str], None]) ->
         return Failed(ref, error.errno, reason, isinstance(error, Broken), sealed)
     except MemoryError as error:
         return Failed(ref, Errno.ENOMEM, f"{name}: out of memory {error}".rstrip())
-    except Exception as error:
+    except Exception as error:  # whatever it is, the request is answered
         tell(last_lines(traceback.format_exc()))
         return Failed(ref, Errno.EIO, f"{name}: {type(error).__name__}: {error}")
 

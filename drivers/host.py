@@ -246,7 +246,7 @@ if __name__ == "__main__":
         status = main()
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:
+    except BaseException:  # the last that it says
         traceback.print_exc()
         status = 1
     with suppress(OSError):

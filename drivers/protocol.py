@@ -356,13 +356,15 @@ class RunResult(_Message):
 
 class StepDone(_Message):
     """The results in the order of the step's runs; `phases` are seconds by name (prepare, swap, copy, model, sample).
-    `unwritten` are indices of `outs` that could not be written (no space, an error of the disk)."""
+    `unwritten` are indices of `outs` that could not be written (no space, an error of the disk). `changed` are images of
+    whose files, while they are used, something is not what was loaded: their runs have failed."""
 
     ref: Amount
     results: list[RunResult]
     seconds: Seconds
     phases: Annotated[dict[Word, Seconds], msgspec.Meta(max_length=64)] = {}
     unwritten: list[Amount] = []
+    changed: list[Amount] = []
 
 
 class Exported(_Message):

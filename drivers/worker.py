@@ -126,7 +126,7 @@ class Worker:
             device: Device = importlib.import_module(f"llmasos.drivers.{self._kind}").open_device(self._options)
         except SyscallError as error:
             return self._soon(self._owner.refused, str(error))
-        except Exception as error:
+        except Exception as error:  # of whatever libraries the device has
             traceback.print_exc()
             return self._soon(self._owner.refused, f"{type(error).__name__}: {error}")
         # Before the hello: after it the kernel may ask for a load and abandon it at once.
@@ -164,7 +164,7 @@ class Worker:
         """Let the device begin a step that nobody has asked for yet."""
         try:
             device.go_on(lambda: not self._work.empty())
-        except Exception:
+        except Exception:  # the step is asked for yet, and fails then
             self._tell(last_lines(traceback.format_exc()))
 
     def _measure(self, device: Device, load: Load) -> None:

@@ -22,6 +22,7 @@ from llmasos.kernel.events import Audit, AuditLine, Syscall
 from llmasos.kernel.objects.auditor import Refusals, Stage
 from llmasos.kernel.objects.process import Process
 from llmasos.kernel.objects.request import Channel, Request
+from llmasos.kernel.outward import called
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait, wake
 from llmasos.syscalls import pids
@@ -184,7 +185,7 @@ def _named(system: System, request: Request) -> tuple[dict[str, str | int], dict
             space, own = request.program.owner.space, value not in system.table.shared and value <= pids.MOST
             on[field.name] = _shown(pids.pid_of(space, value) if own else value)
         elif field.name in named or field.name in ("model", "to"):
-            on[field.name] = value
+            on[field.name] = called(value, request.files) if field.name == "path" else value
         elif isinstance(value, enum.Enum):
             details[field.name] = value.name
         elif isinstance(value, Limits | GroupSettings):

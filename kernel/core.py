@@ -9,7 +9,7 @@ becomes a frame of the journal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llmasos.kernel import audit, desk, events, grants, sandboxes
 from llmasos.kernel.calls import inventory, shred
@@ -20,7 +20,7 @@ from llmasos.kernel.journal.state import State as Saved
 from llmasos.kernel.life import end_program
 from llmasos.kernel.objects.process import INIT_PID, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.recovery import recovery
+from llmasos.kernel.recovery import recovery, rejoin
 from llmasos.kernel.settle import settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -46,11 +46,16 @@ class Kernel(System):
     # --- in and out -------------------------------------------------------------------------------------------------
 
     def boot(
-        self, now: int, saved: Saved | None = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0
+        self,
+        now: int,
+        saved: Saved | None = None,
+        notes: Sequence[tuple[str, str]] = (),
+        wall: int = 0,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> list[events.Action]:
         """Start: init, the devices, their drivers. Call once, first. `saved` is the journal's state (taken over, not
         copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept. `wall`: as in
-        events.Wall."""
+        events.Wall. `progress` is told now and then how many of how many processes are back."""
         self.started = self.now = now
         self.wall = max(wall, saved.wall if saved is not None else 0)
         blocked = State.BLOCKED, WaitFor.CHILD, now
@@ -67,7 +72,7 @@ class Kernel(System):
         for device in self.config.devices:
             reincarnation.add_device(self, device)
         if saved is not None:
-            recovery.recover(self, saved)
+            recovery.recover(self, saved, progress)
         return self._finish()
 
     def handle(self, event: events.Event, now: int) -> list[events.Action]:
@@ -85,8 +90,13 @@ class Kernel(System):
                 self._cancel(event)
             case events.Disconnected():
                 program = self.programs.get(event.peer)
-                if program is not None:
+                if program is not None and event.cut and recovery.may_come_back(self, program):
+                    recovery.lose(self, program)
+                elif program is not None:
                     end_program(self, program, 0, "its connection ended")
+            case events.KeyRevoked():
+                for program in [one for one in self.away.values() if one.key == event.key]:
+                    end_program(self, program, 0, "its key was revoked while it was away")
             case events.DriverExited():
                 reincarnation.driver_exited(self, event)
             case events.DriverPrinted():
@@ -166,6 +176,8 @@ class Kernel(System):
                 self._give_up_reconciling()
                 return
             settle_stale(self)
+            if len(self.woken) > rejoin.AT_ONCE:
+                rejoin.spread(self)
             for _ in range(len(self.woken)):
                 dispatch(self, *self.woken.popleft())
                 settle_stale(self)
@@ -271,7 +283,7 @@ class Kernel(System):
         blocked = State.BLOCKED, WaitFor.INPUT, self.now
         group = self.groups.session(pid, owner) if sandbox is None else sandbox.starter.group
         program = Program(pid, INIT_PID, Kind.PROGRAM, "", group, self.now, *blocked, owner=owner, peer=event.peer)
-        program.os_pid, program.rights = event.os_pid, owner.rights
+        program.os_pid, program.rights, program.key = event.os_pid, owner.rights, event.key
         if sandbox is not None:
             sandboxes.confine(self, sandbox, program, event.drawn)
         self.programs[event.peer] = program

@@ -109,7 +109,7 @@ def halt(system: System, reason: str, *, keep: bool = False) -> None:
     audit.note(system, "halt", "system", details={"keep": keep})
     system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
     if not keep:
-        for program in list(system.programs.values()):
+        for program in [*system.programs.values(), *system.away.values()]:
             for request in list(program.parked.values()):
                 take_back(system, request, Errno.EPIPE, f"the kernel halts: {reason}")
     system.act(Halt(reason, keep))

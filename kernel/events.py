@@ -35,6 +35,7 @@ class Syscall(Event):
     tenant: str = ""  # of that uid, whose programs come by the key that this one has shown
     files: frozenset[str] | None = None  # paths that its uid has shown to a shared kernel by descriptors (edge/files.py)
     sandbox: int = 0  # by whose endpoint it has come; 0: by the usual one
+    key: bytes = b""  # the public key that it has shown, where it has come from another machine
 
 
 class Cancel(Event):
@@ -54,9 +55,17 @@ class Rejected(Event):
 
 
 class Disconnected(Event):
-    """A connection has gone for good: its program exits, and its children with it."""
+    """A connection has gone for good: its program exits, and its children with it. With `cut` it came from another
+    machine and nobody here has ended it: the way may have been cut, and the program may come back by another one."""
 
     peer: int
+    cut: bool = False
+
+
+class KeyRevoked(Event):
+    """Programs that came by this public key come no more."""
+
+    key: bytes
 
 
 class FromDevice(Event):
@@ -272,6 +281,13 @@ class CloseSandbox(Action):
     number: int
 
 
+class CutOff(Action):
+    """End a connection whose program has come by another one."""
+
+    peer: int
+    reason: str
+
+
 class Halt(Action):
     """All calls are answered, or with `keep` left to the next kernel: close the sockets, end the drivers, empty the
     runtime directory (but `keep` the journal), exit."""
@@ -389,6 +405,7 @@ class KernelConfig:
     groups: dict[str, GroupSettings] = field(default_factory=dict)  # to be made at boot, by path
     partition: Partition = field(default_factory=Partition)
     grace: float = 30.0  # seconds that programs have to come back after a boot from the journal
+    cut_grace: float = 30.0  # and those on other machines after their connection was cut, where a journal is kept
     max_crashes: int = 3  # a process in the step of that many driver deaths in a row is stopped
     trace_events: int = 65_536  # the latest that are kept
     log_lines: int = 4_096  # the latest that `dmesg` shows

@@ -207,7 +207,7 @@ def strike(system: System, process: LLMProcess) -> None:
 def _tell(system: System, process: LLMProcess) -> None:
     """Calls that wait for this process, and its parent's that wait for any child, go on."""
     parent = system.table.find(process.parent)
-    programs = [parent] if isinstance(parent, Program) else list(system.programs.values())
+    programs = [parent] if isinstance(parent, Program) else [*system.programs.values(), *system.away.values()]
     wanted = (0, process.pid) if isinstance(parent, Program) else (process.pid,)
     for program in programs:
         wake_some(system, program.ended, lambda request: isinstance(request.call, Wait) and request.begun in wanted)
@@ -245,6 +245,7 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
     """A program ends: nothing it asked for is answered any more, its children end or become init's."""
     if program.grace is not None:
         program.grace.cancel()
+        system.away.pop(program.pid, None)
     elif system.programs.pop(program.peer, None) is None:
         return
     for request in list(program.parked.values()):

@@ -74,6 +74,12 @@ def pathless(reason: str, called: Mapping[str, str] = MappingProxyType({})) -> s
     return _PATH.sub(shown, reason)
 
 
+def called(path: str, shown: Container[str] | None) -> str:
+    """What a file is called in words: one that was shown (`shown`: the paths of such) by the name that its user gave it,
+    since the place of the kernel's copy, which goes with the call, tells nobody anything."""
+    return path.rpartition("/")[2] if shown is not None and path in shown else path
+
+
 def of_driver(errno: Errno, reason: str, called: Mapping[str, str] = MappingProxyType({})) -> SyscallError:
     """What a driver has answered, as an error: others than the operator are told it without paths."""
     plain = pathless(reason, called)

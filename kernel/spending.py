@@ -3,7 +3,8 @@ syscalls/budgets.py says. (Logs and rows of the process table are in the ledger 
 edge's.)
 
 A call that waits is charged when it is put into a line and discharged when it is answered, so a copy of the core charges
-the same.
+the same. The kernel's own calls, one for each process that came back with the journal, are charged to nobody: of these
+there are as many as the process table has rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from llmasos.kernel.objects.owner import Owner
-from llmasos.kernel.objects.process import Program
+from llmasos.kernel.objects.process import INIT_PID, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.syscalls.budgets import PARKED, PARKED_BYTES, TRACERS, Allowance
 from llmasos.syscalls.records import Budget
@@ -52,6 +53,8 @@ class Spending:
             self._charge(request, -1)
 
     def _charge(self, request: Request, sign: int) -> None:
+        if request.program.pid == INIT_PID:
+            return
         program, tracer = request.program, isinstance(request.call, Trace)
         for parked in (
             self._programs.setdefault(program, Parked()),
@@ -69,6 +72,8 @@ class Spending:
     def check(self, request: Request) -> None:
         """EAGAIN if this call is one too many to wait."""
         program = request.program
+        if program.pid == INIT_PID:
+            return
         own = self._programs.get(program)
         if own is None and not self.all.calls:
             return

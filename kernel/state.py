@@ -53,6 +53,7 @@ class System:
         self.sandboxes = Sandboxes()
         self.devices: dict[str, Device] = {}
         self.programs: dict[int, Program] = {}  # by peer
+        self.away: dict[int, Program] = {}  # by pid, whose connections were cut, and who may come back
         # makes the kernel's own calls
         self.own = Program(INIT_PID, 0, Kind.INIT, "kernel", self.groups.system, 0, peer=-1)
         self.timers = Timers()
@@ -79,6 +80,8 @@ class System:
         self.actions: list[Action] = []
         self.stale: OrderedDict[int, Process] = OrderedDict()  # whose state may be another
         self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
+        self.returning: deque[tuple[Request, SyscallError | None]] = deque()  # likewise, in the events to come
+        self.returns: Timer | None = None  # when the next of those go on
         self.orphans: list[Process] = []  # zombies that init reaps
         self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
         self.shredding: dict[int, Any] = {}  # what calls have begun to destroy, by the number that the edge has

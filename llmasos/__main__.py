@@ -13,6 +13,8 @@ import sys
 
 try:
     import argparse
+    import atexit
+    import gc
     import os
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):  # closed by the caller (`>&-`): what is written goes nowhere
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the life of the program)
+    atexit.register(gc.freeze)  # the end does not look through all that was imported for cycles
     try:
         status = _act(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

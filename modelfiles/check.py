@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llmasos.modelfiles import cache, choice, files, gguf, source
@@ -111,7 +112,7 @@ def _words(place: Path, listed: set[str]) -> Iterator[Finding]:
     for name in sorted(listed):
         if "/" in name or not name.endswith(".json") or name == choice.INDEX or name == choice.CONFIG:
             continue
-        finding = _of(name, lambda name=name: _json(place / name))  # type: ignore[misc]
+        finding = _of(name, partial(_json, place / name))
         if finding.status is BROKEN or name in _TOKENIZERS:
             yield finding
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -244,7 +245,7 @@ class Download:
                 )
             self._tell(file, now, why)
             if now == have:
-                pause(seconds, lambda why=why, now=now: self._tell(file, now, why))  # type: ignore[misc]
+                pause(seconds, partial(self._tell, file, now, why))
 
     def _stream(self, stream: BinaryIO, file: Remote, have: int) -> bool:
         """Take the answer to one request; returns whether the whole part arrived."""

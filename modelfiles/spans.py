@@ -32,7 +32,7 @@ class Spans:
         """`count` bytes (uint8) of the file from `offset` on. Raises EIO: the file is shorter by now, or cannot be
         read."""
         found = np.empty(size, np.uint8)
-        rest = memoryview(found)  # type: ignore[arg-type]
+        rest = memoryview(found)  # type: ignore[arg-type]  # numpy's stubs say it from 3.12 on
         try:
             descriptor = self._descriptor(file)
             while rest:

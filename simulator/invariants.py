@@ -57,7 +57,7 @@ def check_structs(system: System) -> None:
     system.table.check()
     structs: list[tuple[str, Iterable[tuple[object, _Checked]]]] = [
         ("process", ((process.pid, process) for process in _llms(system))),
-        ("program", ((program.pid, program) for program in system.programs.values())),
+        ("program", ((program.pid, program) for program in (*system.programs.values(), *system.away.values()))),
         ("device", system.devices.items()),
         ("image", ((image.name, image) for device in system.devices.values() for image in device.images.values())),
     ]
@@ -324,8 +324,8 @@ def check_requests(system: System) -> None:
 
 
 def check_spending(system: System) -> None:
-    """What the budgets say is spent is what the calls that wait, and the logs, come to."""
-    programs = {process for process in system.table if isinstance(process, Program)} | {system.own}
+    """What the budgets say is spent is what the calls of programs that wait, and the logs, come to."""
+    programs = {process for process in system.table if isinstance(process, Program)}
     parked = [request for program in programs for request in program.parked.values()]
     counted = len(parked), sum(request.size for request in parked)
     told = system.spending.all.calls, system.spending.all.bytes

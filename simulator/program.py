@@ -73,6 +73,7 @@ class Prog:
         self.sim, self.peer, self.uid = sim, peer, uid
         self._chance = len(sim.programs) if chance is None else chance
         self.sandbox = 0  # by whose endpoint it comes
+        self.key = b""  # by which it comes from another machine
         self.connected = True
         self.pid = 0
         self.ticket = b""
@@ -102,7 +103,7 @@ class Prog:
         drawn = mix(self._chance, future.seq) >> 1 if BY_RECORD[type(future.call)].draws else 0
         size = len(wire.encode_request(future.seq, future.call))
         who = 1000 + self.peer, self.uid, drawn, size
-        return Syscall(self.peer, future.seq, future.call, *who, sandbox=self.sandbox)
+        return Syscall(self.peer, future.seq, future.call, *who, sandbox=self.sandbox, key=self.key)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:
         """Make a call and run the system until it is answered. Raises SyscallError."""
@@ -121,17 +122,20 @@ class Prog:
                 f"program {self.pid} was connected to the kernel before this one; program.come_back() first"
             )
 
-    def disconnect(self) -> None:
-        self.sim.event(Disconnected(self.peer))  # what was due before it may still be answered
+    def disconnect(self, *, cut: bool = False) -> None:
+        """Its connection ends; `cut`: on its way from another machine."""
+        self.sim.event(Disconnected(self.peer, cut))  # what was due before it may still be answered
         self.connected = False
 
     def come_back(self) -> None:
-        """Take up where the program was with the kernel before this one; call again what has no answer. Raises
-        SyscallError: EINVAL if it is connected, ESTALE if it was told what the journal lacks."""
+        """Take up where the program was with the kernel before this one, or before its connection was cut; call again
+        what has no answer. Raises SyscallError: EINVAL if it is connected, ESTALE if it was told what the journal
+        lacks."""
         if self.connected and self.sim.peers.get(self.peer) is self:
             raise Errno.EINVAL(f"program {self.pid} is connected; it comes back after kill() and boot_again()")
         unanswered = [future for future in self.futures.values() if not future.done]
         self.sim.connect(self)
+        self.connected = True
         try:
             info: BootInfo = self.call(Attach(ticket=self.ticket, seen=self.seen))
         except SyscallError:

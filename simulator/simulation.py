@@ -31,6 +31,7 @@ from llmasos.kernel.events import (
     Audited,
     AuditLine,
     CloseSandbox,
+    CutOff,
     Event,
     Forget,
     Forgotten,
@@ -260,6 +261,10 @@ class Simulation:
                     for one in list(self.peers.values()):
                         if one.sandbox == action.number and one.connected:
                             self.at(self.now, partial(self.cut, one))
+                case CutOff():
+                    one = self.peers.pop(action.peer)
+                    if one.peer == action.peer:
+                        one.connected = False
                 case Log():
                     self.log.append(msgspec.structs.replace(action, at=action.at + self._born))
                 case SignalProgram():

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from llmasos.syscalls import calls, wire
+from llmasos.syscalls import calls, scarce, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.line import Line
@@ -35,6 +35,7 @@ from llmasos.syscalls.records import BootInfo, Right
 from llmasos.syscalls.remote import Place, directory, located
 from llmasos.syscalls.showing import CALLS, TRIES, Attempt, Showing, showing_to
 from llmasos.syscalls.table import Attach, Call
+from llmasos.syscalls.turn import Bed, Turn, sleep
 
 R = TypeVar("R")
 
@@ -57,21 +58,27 @@ def connect(
     Use it in `with`, or `close` it. Raises SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and
     does not answer within `timeout` seconds. When a kernel with a journal dies, waits `reconnect` seconds for the next
     one (0: not at all). With the `ticket` of a connection that ended with ESTALE this is its program, and goes on with
-    what the journal has.
+    what the journal has. EAGAIN: the operating system has not the descriptors that a connection takes.
     """
-    return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
+    with scarce.told():
+        return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class _Waiter:
     """A call in flight, and its answer once that has arrived."""
 
-    __slots__ = ("reply",)
+    __slots__ = ("bed", "reply")
 
     def __init__(self) -> None:
         self.reply: wire.Reply | None = None
+        self.bed: Bed | None = None  # where its thread sleeps while another leads
 
     def answer(self, reply: wire.Reply) -> None:
         self.reply = reply
+
+    def make_bed(self) -> Bed:
+        self.bed = Bed()
+        return self.bed
 
 
 class Client:
@@ -99,10 +106,10 @@ class Client:
         self.origin = Origin()
         deadline = time.monotonic() + timeout
         _await_kernel(place, deadline, timeout)
-        # Guards all below. Taken as it is, not by the condition: that is Python code, in which Ctrl-C may come between
-        # taking the lock and the `with`, and then nobody ever lets it go.
+        # Guards all below. Taken as it is, by nothing that is Python code: Ctrl-C may come there between taking the lock
+        # and the `with`, and then nobody ever lets it go.
         self._lock = threading.RLock()
-        self._turn = threading.Condition(self._lock)  # notified when an answer has arrived or the lead is free
+        self._turn = Turn()  # all are woken when an answer has arrived or the lead is free
         self._line = Line(calls.endpoint(place))
         self._calls: calls.Calls[_Waiter] = calls.Calls()
         self._inbox: deque[bytes] = deque()
@@ -122,11 +129,20 @@ class Client:
             self.showing = showing_to(place, tenant)
             if self.reconnect > 0 and self.boot.ticket:
                 self._bell, self._ring = sockets.socketpair()
-                self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
-                self._watch.start()
+                self._begin_watch()
         except BaseException:
             self.close()
             raise
+
+    def _begin_watch(self) -> None:
+        self._watch = threading.Thread(target=self._keep_up, name="llmasos-reconnect", daemon=True)
+        try:
+            self._watch.start()
+        except RuntimeError as error:
+            self._watch = None
+            self._bell.close()
+            self._ring.close()
+            raise Errno.EAGAIN(f"this program gets no thread for its connection: {error}; try again later") from None
 
     def _enter(self, deadline: float, timeout: float) -> bool:
         """Attach. False: the line was refused or lost, as happens when very many programs connect at once."""
@@ -155,20 +171,31 @@ class Client:
         fork does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
-        with self._lock:
-            if self._closed:
-                return
+        with self._lock:  # again from the beginning, should Ctrl-C have come in the middle of it
+            if not self._down and self._gone is None:
+                for frame in self._calls.leaving(self.place, getattr(self, "boot", None)):
+                    self._line.send(frame)
             self._closed = True
             self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
-            while self._leader is not None:  # the leader waits on descriptors, which must not be closed under it
-                self._turn.wait()
+        self._await_leader()
         if self._watch is not None:
-            self._ring.send(b"!")
+            with suppress(OSError):  # it is closed already
+                self._ring.send(b"!")
             if self._watch is not threading.current_thread():
                 self._watch.join()
             self._bell.close()
             self._ring.close()
         self._line.close()
+
+    def _await_leader(self) -> None:
+        """Until nobody leads, and nobody will: the leader waits on descriptors, which must not be closed under it."""
+        bed = Bed()
+        while True:
+            with self._lock:
+                if self._leader is None:
+                    return
+                self._turn.note(bed)
+            sleep(bed)
 
     def __call__(self, call: Call[R], *, timeout: float | None = None, patient: bool = True) -> R:
         """Make a system call and return its result.
@@ -265,7 +292,7 @@ class Client:
                     if self._leader is waiter and not self._down:  # it has waited
                         self._line.take_some(self._inbox, len(self._calls))
                         self._hand_out(waiter)
-                    if waiter.reply is None and self._gone is None and not self._down and not self._line.quiet:
+                    if waiter.reply is None and self._gone is None and not self._down and self._must_collect():
                         self._collect(waiter)
                     if waiter.reply is not None:
                         self._pass_lead(waiter)
@@ -280,31 +307,39 @@ class Client:
                         if not patient:
                             raise calls.unanswered(call, calls.away(self.place))
                         self._pass_lead(waiter)
-                        self._turn.wait(timeout)
-                        continue
-                    if self._leader is None:
+                    elif self._leader is None:
                         self._leader = waiter
-                    elif self._leader is not waiter:
-                        self._turn.wait(timeout)
-                        continue
+                    bed = self._turn.note(waiter.bed or waiter.make_bed()) if self._leader is not waiter else None
                     line = self._line
-                line.wait(timeout)
+                line.wait(timeout) if bed is None else sleep(bed, timeout)
         except BaseException as error:
             with self._lock:
-                self._pass_lead(waiter)
-                if waiter.reply is None and self._gone is None:
-                    if not isinstance(error, SyscallError):  # it may have come before what is known here was stored
-                        seq = seq or self._calls.seq_of(waiter)
-                        self._calls.sent = max(self._calls.sent, seq)
-                    self._take_back(seq, waiter)
-                elif waiter.reply is not None and not isinstance(error, SyscallError):  # Ctrl-C as the answer came
-                    self._tell(self._calls.undo(call, waiter.reply))
+                self._failed(seq, call, waiter, interrupted=not isinstance(error, SyscallError))
             raise
+
+    def _failed(self, seq: int, call: Call[Any], waiter: _Waiter, *, interrupted: bool) -> None:
+        """A call is left without its answer, or with one that nobody hears of."""
+        self._turn.forget(waiter.bed)
+        self._pass_lead(waiter)
+        if waiter.reply is None and self._gone is None:
+            if interrupted:  # it may have come before what is known here was stored
+                seq = seq or self._calls.seq_of(waiter)
+                self._calls.sent = max(self._calls.sent, seq)
+            self._take_back(seq, waiter)
+        elif waiter.reply is not None and interrupted:  # Ctrl-C as the answer came
+            self._tell(self._calls.undo(call, waiter.reply))
+        if interrupted:  # it may have come before others were given what is theirs
+            self._hand_out(waiter)
+            self._turn.wake_all()
+
+    def _must_collect(self) -> bool:
+        """Whether `wait` would not tell of all that may have arrived."""
+        return bool(self._inbox) or not self._line.quiet
 
     def _pass_lead(self, waiter: _Waiter) -> None:
         if self._leader is waiter:
             self._leader = None
-            self._turn.notify_all()
+            self._turn.wake_all()
 
     def _take_back(self, seq: int, waiter: _Waiter) -> None:
         if (frame := self._calls.take_back(seq)) is not None and not self._down:
@@ -333,7 +368,7 @@ class Client:
                 self._tell(frames)
         except SyscallError as error:
             self._fail(error)
-        self._turn.notify_all()
+        self._turn.wake_all()
         if self._leader not in (None, collector):
             self._line.nudge()  # the leader may wait for something that was taken here
 
@@ -348,7 +383,7 @@ class Client:
         self._gone = self._gone or why
         self._inbox.clear()
         self._calls.abandon()
-        self._turn.notify_all()
+        self._turn.wake_all()
         if not self._down:
             self._line.nudge()
 
@@ -384,19 +419,25 @@ class Client:
                 if self._gone is not None:
                     return False
                 if self._down:
-                    self._turn.notify_all()
+                    self._turn.wake_all()
                     self._line.nudge()
-                    while self._leader is not None:
-                        self._turn.wait()
-                    self._line.close()
-                    return True
+                    break
+        self._await_leader()  # while it is down nobody takes the lead
+        with self._lock:
+            self._line.close()
+        return True
 
     def _taken_up(self, search: Search) -> bool:
         """Find a kernel and have it take this program up with all unanswered calls. False: not yet, or that kernel has
         died too."""
         while not search.found(time.monotonic()):
             self._pause()
-        line = Line(calls.endpoint(self.place))
+        try:
+            line = Line(calls.endpoint(self.place))
+        except SyscallError as error:  # a moment later there may be a descriptor for it
+            search.refused = error
+            self._pause()
+            return False
         try:
             if self._shown(line, search) and self._sent_again(line):
                 return True
@@ -448,8 +489,9 @@ class Client:
                 else:
                     for frame in self._calls.left():  # and what callers took back meanwhile
                         line.send(frame)
+                    self._calls.settled()
                     self._line, self._down = line, False
-                    self._turn.notify_all()
+                    self._turn.wake_all()
                     return True
             if not self._take_from(line):
                 return False

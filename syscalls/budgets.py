@@ -107,7 +107,7 @@ NOTES = Allowance(
 SHOWN = Allowance(
     "shown files", "call", 0, 8, 16, 40, Errno.EAGAIN,
     "files that programs of other users are showing to a shared kernel, or that it is to write for them, each with a "
-    "descriptor or two", "show it again when others are done",
+    "descriptor or two; the last 16 places are for users who have none", "show it again when others are done",
 )  # fmt: skip
 COPIES = Allowance(
     "file copies", "user", 0, 0, 256 * GIB, 0, Errno.EDQUOT,

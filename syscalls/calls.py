@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from llmasos.syscalls import runtime, wire, zeromq
+from llmasos.syscalls import readiness, runtime, scarce, wire, zeromq
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_NAME
-from llmasos.syscalls.records import Signal
+from llmasos.syscalls.records import BootInfo, Signal
 from llmasos.syscalls.remote import Place, Remote
-from llmasos.syscalls.table import BY_RECORD, Call, Decode, Fork, Kill, Restore, Spawn, Wait
+from llmasos.syscalls.table import BY_RECORD, Call, Decode, Fork, Kill, Leave, Restore, Spawn, Wait
 
 W = TypeVar("W")
 CONNECT_SECONDS = 10.0  # a booting kernel answers within this
@@ -91,10 +91,19 @@ class Calls(Generic[W]):
                 yield seq, wire.encode_request(seq, self._waiting[seq][1])
 
     def left(self) -> list[bytes]:
-        """The frames that cancel the calls taken back while no kernel ran. In a recovered kernel only a decode goes on
-        without a waiter; until its end is reported, every later kernel is told too."""
-        self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
+        """The frames that cancel the calls taken back while the connection was lost."""
         return [wire.encode_cancel(next(self._seqs), seq) for seq in self._left]
+
+    def settled(self) -> None:
+        """A kernel has taken this program up, and been told what was taken back. In a recovered kernel only a decode goes
+        on without a waiter; until its end is reported, every later kernel is told too."""
+        self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
+
+    def leaving(self, place: Place, boot: BootInfo | None) -> list[bytes]:
+        """What to tell a kernel that this program has attached to before the connection is closed: one on another machine
+        takes a program that says nothing for cut off, and waits for it."""
+        waits = isinstance(place, Remote) and boot is not None and bool(boot.ticket)
+        return [wire.encode_request(next(self._seqs), Leave())] if waits else []
 
     def abandon(self) -> list[tuple[W, Call[Any]]]:
         """Forget all calls, and return them: they will not be answered."""
@@ -109,7 +118,8 @@ def endpoint(place: Place) -> str | Remote:
 
 
 def kernel_listens(place: Place) -> bool:
-    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED if none runs."""
+    """True: connect. False: a kernel is booting there. Raises SyscallError ECONNREFUSED if none runs; EAGAIN: this
+    program has no descriptor to look."""
     if isinstance(place, Remote):
         return True  # to connect is the only way to know
     directory = place
@@ -122,6 +132,8 @@ def kernel_listens(place: Place) -> bool:
         raise SyscallError(Errno.EINVAL, str(error)) from None
     except PermissionError:
         raise Errno.EPERM(_not_yours(directory)) from None
+    except OSError as error:
+        raise scarce.refused(error) from None
     if held is None and runtime.is_system(directory):
         raise Errno.ECONNREFUSED(
             f"the machine's kernel does not run now ({directory}); who administers the machine starts it (`systemctl "
@@ -155,6 +167,11 @@ def retry_pause() -> float:
 def silent(directory: Place, seconds: float) -> SyscallError:
     if isinstance(directory, Remote):
         return Errno.ETIME(f"{directory} has not answered within {seconds:g} s; is the address right, and the way open?")
+    if told := readiness.noted(directory):
+        return Errno.ETIME(
+            f"the kernel of {directory} (pid {runtime.holder(directory)}) is booting, and takes programs when that is "
+            f"done ({told}); try again"
+        )
     return SyscallError(
         Errno.ETIME,
         f"the kernel of {directory} (pid {runtime.holder(directory)}) has not answered within {seconds:g} s; "

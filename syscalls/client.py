@@ -22,7 +22,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from llmasos.syscalls import calls, loops, wire
+from llmasos.syscalls import calls, loops, scarce, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.link import RETRY_SECONDS, Link
@@ -54,9 +54,11 @@ def connect(
     Entering it attaches the program under `name` with `rights`, for a `tenant` of its user if one is named. Raises
     SyscallError: ECONNREFUSED at once if no kernel runs, ETIME if one runs and does not answer within `timeout` seconds.
     When a kernel with a journal dies, waits `reconnect` seconds for the next one (0: not at all). With the `ticket` of a
-    connection that ended with ESTALE this is its program, and goes on with what the journal has.
+    connection that ended with ESTALE this is its program, and goes on with what the journal has. EAGAIN: the operating
+    system has not the descriptors that a connection takes.
     """
-    return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
+    with scarce.told():
+        return Client(located(where, key), name, rights, timeout, reconnect, tenant, ticket)
 
 
 class Client:
@@ -95,11 +97,12 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self.origin, self._loop = Origin(), loops.running()
-        with anyio.move_on_after(self._timeout):
+        with scarce.told(), anyio.move_on_after(self._timeout):
             while not await self._enter():  # noqa: ASYNC110 - a refusal is followed by no event
                 await anyio.sleep(calls.retry_pause())
             return self
-        raise calls.silent(self.place, self._timeout)
+        with scarce.told():
+            raise calls.silent(self.place, self._timeout)
 
     async def _enter(self) -> bool:
         """Connect and attach. False: the connection was refused or lost, as happens when very many programs connect at
@@ -135,6 +138,9 @@ class Client:
         the OS process does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
+        if self._up and not self._closed and self._gone is None:
+            for frame in self._calls.leaving(self.place, getattr(self, "boot", None)):
+                self._link.send(frame)
         self._closed = True
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         if self._search is not None:
@@ -293,7 +299,12 @@ class Client:
                 else:
                     attempt.cancel()
 
-            link = Link(self._loop, calls.endpoint(self.place), self._deliver, lost)
+            try:
+                link = Link(self._loop, calls.endpoint(self.place), self._deliver, lost)
+            except SyscallError as error:  # a moment later there may be a descriptor for it
+                search.refused = error
+                await anyio.sleep(calls.POLL_SECONDS)
+                return
             try:
                 boot: BootInfo | None = None
                 with anyio.CancelScope(deadline=search.until) as patience:
@@ -325,6 +336,7 @@ class Client:
                 self._link, self._up = link, True
                 for frame in self._calls.left():  # and what callers took back meanwhile
                     link.send(frame)
+                self._calls.settled()
             finally:
                 if not self._up:
                     search.refused = link.refused

@@ -113,7 +113,7 @@ class Incoming(zmtp.Incoming):
         """What a message holds; None: nothing for us."""
         if frame[:8] != b"\x07MESSAGE" or len(frame) < OVERHEAD:
             raise Broken("it sends what is not encrypted")
-        said = self._unnumbered(bytes(frame[8:16]), bytes(frame[16:]), b"CurveZMQMESSAGEC")
+        said = self._unnumbered(bytes(frame[8:16]), bytes(memoryview(frame)[16:]), b"CurveZMQMESSAGEC")
         flags = said[0]
         if flags & _MORE:
             raise Broken("it sends a message of several parts; a message is one frame")

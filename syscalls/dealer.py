@@ -16,7 +16,7 @@ from itertools import islice
 
 import zmq
 
-from llmasos.syscalls import limits, zeromq
+from llmasos.syscalls import limits, scarce, zeromq
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.remote import Remote
 
@@ -24,6 +24,8 @@ _EVENTS = (
     zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )  # fmt: skip
+
+_LEAVE = 1000  # milliseconds that the last words of a program have to leave, also at the end of its OS process
 
 
 class Dealer:
@@ -35,10 +37,19 @@ class Dealer:
     waits = False  # libzmq sends by itself
 
     def __init__(self, remote: Remote) -> None:
+        """Raises OSError: there are no descriptors for it."""
         self._remote = remote
-        self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
-        remote.secure(self._raw)
-        self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(_EVENTS))
+        scarce.check_descriptors()
+        try:
+            self._raw = zeromq.raw_dealer(b"", None, 2 * limits.MAX_REPLY_BYTES)
+            try:
+                remote.secure(self._raw)
+                self._monitor = zeromq.Monitor(self._raw.get_monitor_socket(_EVENTS))
+            except BaseException:
+                self._raw.close(linger=0)
+                raise
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from None
         self.fd, self.monitor_fd = zeromq.descriptor(self._raw), self._monitor.fd
         self._next = partial(self._raw.recv, zeromq.NOBLOCK)
         self._raw.connect(str(remote))
@@ -93,4 +104,4 @@ class Dealer:
         if not self._raw.closed:
             self._raw.disable_monitor()
             self._monitor.close()
-            self._raw.close(linger=0)
+            self._raw.close(linger=_LEAVE)  # libzmq's thread sends what waits; nobody waits for it here

@@ -6,6 +6,7 @@ MAX_REPLY_BYTES = 64 << 20  # one reply frame
 MAX_PARTS = 64  # of a message; those of more than one are refused, beyond this the connection is cut
 MAX_TOKEN = (1 << 31) - 1  # token ids are non-negative and fit an int32
 MAX_TOKENS_PER_CALL = 1 << 20
+MAX_READ = 1 << 16  # of one answer: a million take 40 ms, in which nobody else would be heard
 MAX_STOP_IDS = 64
 MAX_LOGPROBS = 64  # alternatives reported per token
 MAX_RECORDS = 4096  # records of one process (syscalls.records.LogRecord)

@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls import limits
+from llmasos.syscalls import limits, scarce
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.remote import Remote
 from llmasos.syscalls.stream import Stream
@@ -33,8 +33,14 @@ class Line:
     """
 
     def __init__(self, endpoint: str | Remote) -> None:
+        """Raises SyscallError EAGAIN: the operating system has no descriptors, or no memory, for it."""
         self._dealer = connection(endpoint, MAX_BACKLOG)
-        self._nudged, self._nudge = sockets.socketpair()
+        try:
+            with scarce.told():
+                self._nudged, self._nudge = sockets.socketpair()
+        except BaseException:
+            self._dealer.close()
+            raise
         self._nudged.setblocking(False)
         self._nudge.setblocking(False)
         self._poll = select.poll()
@@ -111,20 +117,22 @@ class Line:
 
     def nudge(self) -> None:
         if not self._dealer.closed:  # then nobody waits
-            with suppress(BlockingIOError):
+            with suppress(OSError):  # it is full, or being closed
                 self._nudge.send(b"!")
 
     def close(self) -> None:
-        if not self._dealer.closed:
-            self._dealer.close()
+        if not self._dealer.closed:  # which is last: Ctrl-C may come in between, and it be called again
             self._nudged.close()
             self._nudge.close()
+            self._dealer.close()
 
 
 def connection(endpoint: str | Remote, most: int = 0) -> Stream | Dealer:
-    """A connection to a kernel, here or on another machine. `most`: bytes that may wait to be sent."""
-    if isinstance(endpoint, str):
-        return Stream(endpoint, most)
-    from llmasos.syscalls.dealer import Dealer
+    """A connection to a kernel, here or on another machine. `most`: bytes that may wait to be sent. Raises SyscallError
+    EAGAIN: the operating system has no descriptors, or no memory, for it."""
+    with scarce.told():
+        if isinstance(endpoint, str):
+            return Stream(endpoint, most)
+        from llmasos.syscalls.dealer import Dealer
 
-    return Dealer(endpoint)
+        return Dealer(endpoint)

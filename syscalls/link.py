@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from llmasos.syscalls import limits, zeromq
+from llmasos.syscalls import limits, scarce, zeromq
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.line import connection
 from llmasos.syscalls.loops import Loop, Undo
@@ -36,9 +36,15 @@ class Link:
         self._room: Undo | None = None  # the loop will tell of room
         self._ending = False
         self._taking = self._again = False  # `take` is under way, and has to look once more
-        self._undo = [loop.watch(self._dealer.fd, self.take)]
-        if self._dealer.monitor_fd >= 0:
-            self._undo.append(loop.watch(self._dealer.monitor_fd, self._look))
+        self._undo: list[Undo] = []
+        try:
+            with scarce.told():  # a loop asks the operating system for something to watch a descriptor
+                self._undo.append(loop.watch(self._dealer.fd, self.take))
+                if self._dealer.monitor_fd >= 0:
+                    self._undo.append(loop.watch(self._dealer.monitor_fd, self._look))
+        except BaseException:
+            self.close()
+            raise
         # A descriptor tells of what comes after its socket was found empty.
         self.take()
         self._look()

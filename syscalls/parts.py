@@ -39,14 +39,14 @@ _PLACE = re.compile(r" - at `\$\[(\d+)\]`")
 Frame = bytes | bytearray
 
 
-class Packed(array):  # type: ignore[type-arg]
+class Packed(array):  # type: ignore[type-arg]  # no type can be given to it as it runs
     """Tokens, 4 bytes each, all of them tokens (0 to 2**31 - 1); `highest` is the greatest, -1 if there are none."""
 
     __slots__ = ("highest",)
     highest: int
 
     def __new__(cls, tokens: Iterable[int] | bytes = b"") -> Packed:
-        made: Packed = super().__new__(cls, "i", tokens)  # type: ignore[assignment]
+        made: Packed = super().__new__(cls, "i", tokens)  # type: ignore[assignment]  # typeshed: an array
         made.highest = -1
         return made
 

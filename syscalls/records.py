@@ -73,7 +73,7 @@ class WaitFor(enum.StrEnum):
     DEVICE = "device"  # a driver that is being restarted
     QUOTA = "quota"  # its control group: a rate of tokens, or its memory
     CHILD = "child"  # a program in `wait`
-    RETURN = "return"  # a program that has not come back since the kernel was booted, and may have ended
+    RETURN = "return"  # a program that is away since the kernel was booted or its connection cut, and may have ended
 
 
 class Kind(enum.StrEnum):

@@ -8,6 +8,7 @@ with the process, however that ends), so the files of a dead kernel are never mi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -209,8 +210,9 @@ def halted(runtime: Path) -> bool:
 def listening(runtime: Path) -> bool:
     """Whether a kernel accepts programs there. False also while more of them wait than the queue takes.
 
-    Raises PermissionError: another user's kernel does, or the machine's, which does not serve this user. In a directory
-    that all may write to, such as /tmp, anybody can make the one that is named after this user.
+    Raises OSError: this program has no descriptor to look; PermissionError: another user's kernel does, or the machine's,
+    which does not serve this user. In a directory that all may write to, such as /tmp, anybody can make the one that is
+    named after this user.
     """
     try:
         trusted = _trusted(runtime)
@@ -220,7 +222,9 @@ def listening(runtime: Path) -> bool:
         if not is_system(runtime):
             return False
         raise PermissionError(f"the machine's kernel in {runtime} is not for this user") from None
-    except OSError:  # also: a path too long to connect to
+    except OSError as error:  # also: a path too long to connect to
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         return False
     if owner not in trusted or uid not in trusted:
         raise PermissionError(f"the kernel in {runtime} is another user's")
@@ -244,7 +248,9 @@ def _listener(runtime: Path) -> int | None:
         return _probe(runtime)[0]
     except (PermissionError, BlockingIOError):
         return 0
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         return None
 
 

@@ -53,7 +53,12 @@ class Stream:
         # The kernel's greeting has come, and its READY; before that ZeroMQ takes no message. (Nobody goes on after an
         # interrupt while a program connects.)
         self._greeted = self._ready = False
-        self._out: list[tuple[bytes, list[int]]] = []  # to be sent, and how many bytes of it have been, call by call
+        self._out: deque[tuple[bytes, list[int]]] = (
+            deque()
+        )  # to be sent, and how many bytes of it have been, call by call
+        # Bytes of `_out`: counted before they are there and until they have gone, so an interrupt can leave it too high,
+        # until nothing waits.
+        self._held = 0
         self._failed = False  # nothing can be sent any more
         try:
             self._socket.connect(endpoint.removeprefix("ipc://"))
@@ -73,7 +78,9 @@ class Stream:
         if self._failed:
             return False
         size = len(frame)
-        if self._out and sum(len(data) for data, _ in self._out) + size > self._most:
+        if not self._out:
+            self._held = 0
+        elif self._held + size > self._most:
             return False
         if size <= _TOGETHER:
             self._put(zmtp.head(size) + frame)
@@ -82,6 +89,7 @@ class Stream:
         return not self._failed
 
     def _put(self, *data: bytes) -> None:
+        self._held += sum(map(len, data))
         self._out.extend([(one, []) for one in data])
         self.flush()
 
@@ -93,7 +101,8 @@ class Stream:
                 done = sum(sent)
                 sent.extend(map(self._socket.send, (memoryview(data)[done:] if done else data,)))
                 if sum(sent) >= len(data):
-                    del self._out[0]
+                    self._out.popleft()
+                    self._held -= len(data)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:  # what came before is still to be read
@@ -192,7 +201,7 @@ class Stream:
 
     def close(self) -> None:
         if not self.closed:
-            self.closed = True
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # a child may hold the descriptor
             self._socket.close()
+            self.closed = True  # last: Ctrl-C may come in between, and it be called again

@@ -188,7 +188,7 @@ def _call(
 
     def enter(record: type[C]) -> type[C]:
         name = "".join("_" + c.lower() if c.isupper() else c for c in record.__name__.removesuffix("Call")).lstrip("_")
-        result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        result = get_args(record.__orig_bases__[0])[0]  # type: ignore[attr-defined]  # Call[R]
         failing = errors if not audit or Errno.EIO in errors else (*errors, Errno.EIO)  # its line cannot be written
         kept = draws, audit, tells, synced, dated
         entry = Entry(number, name, family, record, result, failing, right, blocks, changes, touches, *kept)
@@ -228,8 +228,10 @@ class Attach(Call[BootInfo]):
 
     A second call on the same connection gives up further rights and returns the same pid. With the `ticket` of the
     BootInfo that this kernel gave before it died, the program gets back its pid, rights and processes. It then sends its
-    unanswered calls again under their old sequence numbers; the kernel does nothing twice. ESRCH: no program with this
-    ticket is expected back. EAGAIN: another connection is still attached as this program.
+    unanswered calls again under their old sequence numbers; the kernel does nothing twice. So does a program on another
+    machine whose connection was cut while its kernel ran (`leave`), by the key that it had come by. ESRCH: no program
+    with this ticket is expected back. EAGAIN: another connection is still attached as this program; from another machine
+    the newer connection takes the place of the older.
 
     The program, and what it makes, belongs to the uid of its OS process, or with `tenant` to this tenant of that uid, for
     whom the program speaks from here on (right SPEAK): it sees and reaches what is the tenant's, and nothing of the
@@ -682,7 +684,8 @@ class Decode(Call[DecodeResult]):
 
 @_call(42, "context", Right.CONTROL, E.ESRCH, E.EBUSY, E.ETIME, blocks=True, touches=(_process(Names.LOG, N.READ),))
 class Read(Call[ReadResult]):
-    """At most `limit` tokens of the log, from `position` on (-1: its end).
+    """At most `limit` tokens of the log, from `position` on (-1: its end), and no more than 65,536 in one answer: whoever
+    wants more reads on from there, until what he has reaches `length`.
 
     If there are none yet, waits while the process is decoding (with `follow`: also while it is idle), for `timeout` at
     most (then ETIME). Any position can be read again, so a client that reconnects loses nothing. EBUSY: after a boot the
@@ -1080,10 +1083,21 @@ class SandboxClose(Call[None]):
     sandbox: Handle
 
 
+@_call(106, "system", Right(0), tells=False)
+class Leave(Call[None]):
+    """End this program as the end of its connection does: the kernel ends its processes but the detached.
+
+    Who comes from another machine says so before it closes its connection. One that ends without this may have been cut
+    on its way: where a journal is kept its program, its processes and its calls go on for a while (`[net] grace`), and
+    belong to it again if it comes back by the same key and shows its ticket."""
+
+
 PROCESSES = frozenset({Names.PROCESS, Names.ROW, Names.CHILD, Names.MEMBER, Names.LLM, Names.LOG, Names.RUNNER})
 
 # The calls of a confined program: those that name processes alone, and these.
-_PLAIN: frozenset[type[Call[Any]]] = frozenset({Attach, Null, BootInfoCall, Ps, Models, Grant, Accept, Grants, Revoke})
+_PLAIN: frozenset[type[Call[Any]]] = frozenset(
+    {Attach, Leave, Null, BootInfoCall, Ps, Models, Grant, Accept, Grants, Revoke}
+)
 CONFINED: frozenset[type[Call[Any]]] = _PLAIN | {
     row.record for row in TABLE.values() if row.touches and all(touches.what in PROCESSES for touches in row.touches)
 }

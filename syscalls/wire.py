@@ -52,7 +52,7 @@ class RefusedFrame(SyscallError):
         super().__init__(errno, reason)
         self.seq = seq
 
-    def __reduce__(self) -> tuple[type[RefusedFrame], tuple[int, Errno, str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type[RefusedFrame], tuple[int, Errno, str]]:  # type: ignore[override]  # object's may be a str
         return type(self), (self.seq, self.errno, self.reason)
 
 

@@ -5,6 +5,7 @@ start without asserts, `--default-dtype` says what a model gets where nobody nam
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -46,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # would not hear Ctrl-C either
     if "not processes" in config.option.markexpr:  # as `make quick` says
         sys.addaudithook(_no_process)
+
+
+def pytest_collection_finish() -> None:
+    """The collector of cycles looks at what tests make, not at the half million objects of torch and of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def _no_process(event: str, arguments: tuple[Any, ...]) -> None:

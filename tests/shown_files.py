@@ -64,7 +64,9 @@ class Raw:
         return None
 
 
-def show(place: Path, what: Names, *descriptors: int, name: str = "file") -> shown.FromKernel | None:
+def show(
+    place: Path, what: Names, *descriptors: int, name: str = "file", first: str | None = "file"
+) -> shown.FromKernel | None:
     raw = Raw(place)
     with raw.socket:
         raw.say(Show(USES[what], "name"))
@@ -72,7 +74,7 @@ def show(place: Path, what: Names, *descriptors: int, name: str = "file") -> sho
             raw.say(File(f"{name}{number or ''}"), descriptor)
             if not isinstance(answer := raw.answer(), Kept):
                 return answer
-        raw.say(Whole("file" if what is Names.MODEL and len(descriptors) == 1 else None))
+        raw.say(Whole(first if what is Names.MODEL and len(descriptors) == 1 else None))
         return raw.answer()
 
 

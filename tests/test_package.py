@@ -30,6 +30,12 @@ AGENT = """
         print(len(process.tokens()), "tokens,", [n for n in sys.modules if n.split(".")[0] in sys.argv[1:]])
 """
 
+MODELS = """
+from llmasos.kernel.edge.boot_config import known_models
+from llmasos.userland.doctor import model
+print(*known_models().popitem(), next(model()).status)
+"""
+
 
 def run(words: list[str], where: Path, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
@@ -101,6 +107,8 @@ def test_what_is_installed_boots_and_runs_a_program_beside_files_of_all_its_name
     assert [path.name for path in packages.iterdir() if path.stem in FOLDERS] == []
     said = run([os.fspath(python), "agent.py", *FOLDERS], shadowed, LLMASOS_RUNTIME=os.fspath(shadowed / "runtime"))
     assert said.strip() == "25 tokens, []"
+    embedded = packages / "llmasos" / "models" / "tiny"
+    assert run([os.fspath(python), "-c", MODELS], shadowed).split() == ["tiny", os.fspath(embedded.resolve()), "ok"]
 
 
 def test_a_checkout_runs_a_program_beside_files_of_all_its_names(shadowed: Path) -> None:

@@ -136,8 +136,8 @@ def packages(*, native: bool) -> Iterator[Finding]:
 
 def model() -> Iterator[Finding]:
     """The embedded model, and the directories of models that the environment names."""
-    spec = importlib.util.find_spec("models")
-    places = [Path(place) / "tiny" for place in spec.submodule_search_locations or ()] if spec else []
+    spec = importlib.util.find_spec("llmasos.models")
+    places = [Path(place).resolve() / "tiny" for place in spec.submodule_search_locations or ()] if spec else []
     found = next((place for place in places if (place / "config.json").is_file()), None)
     if found is None:
         yield Finding("models", "tiny", MISSING, "not there", "make it: python -m llmasos.models.tiny.train")

@@ -132,7 +132,7 @@ def route_attention(model: nn.Module, attend: Any, name: str) -> None:
         if config is not None:
             config._attn_implementation = name
         if hasattr(module, "warn_if_padding_and_no_attention_mask"):  # reads the tokens; here there is neither
-            module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[assignment]
+            module.warn_if_padding_and_no_attention_mask = _no_warning  # type: ignore[assignment]  # a method of its
         if type(module).__name__ == "GPTNeoSelfAttention":
             _route_gpt_neo(module, attend)
 
@@ -161,7 +161,7 @@ def _route_gpt_neo(module: nn.Module, attend: Any) -> None:
         out, _ = attend(self, query, key, value, attention_mask, scaling=1.0, sliding_window=window)
         return out.transpose(1, 2), None
 
-    module._attn = types.MethodType(_attn, module)  # type: ignore[assignment]
+    module._attn = types.MethodType(_attn, module)  # type: ignore[assignment]  # a method of its
 
 
 @dataclass(slots=True)
@@ -226,7 +226,7 @@ def examine(model: nn.Module, config: Any) -> Layout:
                 use_cache=False,
                 logits_to_keep=torch.arange(1, device="meta"),
             )
-    except Exception as error:
+    except Exception as error:  # of the model's code, of any kind
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise refuse(kind, f"its code does not run over packed rows ({type(error).__name__}: {reason})") from None
     finally:

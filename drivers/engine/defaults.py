@@ -28,5 +28,5 @@ def guard_transformers() -> None:
         with DEFAULTS, changing(*arguments, **named):
             yield
 
-    guarded.guarded = True  # type: ignore[attr-defined]
+    guarded.guarded = True  # type: ignore[attr-defined]  # a mark on a function
     modeling_utils.local_torch_dtype = guarded

@@ -60,6 +60,7 @@ class _Work:
     early: Early | None  # what was begun of it before it was asked for
     results: list[RunResult | None]
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PHASES, 0.0))  # seconds
+    changed: list[int] = field(default_factory=list)  # images whose files are not what was loaded any more
 
 
 class Engine:
@@ -272,7 +273,8 @@ class Engine:
         results = [result for result in work.results if result is not None]
         self._ahead.done(request.runs, results)
         ahead = sum(work.early.computed.phases.values()) if work.early and work.early.computed else 0.0
-        return StepDone(request.ref, results, time.perf_counter() - began + ahead, work.phases, unwritten)
+        seconds = time.perf_counter() - began + ahead
+        return StepDone(request.ref, results, seconds, work.phases, unwritten, work.changed)
 
     def _lose(self, work: _Work, lost: dict[int, int]) -> None:
         """Runs whose frames are lost are not computed; `lost` says how many frames came before, by context."""
@@ -302,6 +304,7 @@ class Engine:
             try:
                 computed = computing.compute(image, runs, contexts)
             except SyscallError as error:  # the image cannot be computed with; the others of the step can
+                work.changed += [number] if image.changed else []
                 for i in good:
                     self._contexts.pop(work.runs[i].ctx, None)
                     work.results[i] = RunResult(work.runs[i].ctx, error=error.reason)

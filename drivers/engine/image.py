@@ -82,6 +82,7 @@ class Frames(ABC):
     complete = True  # are the weights there (close)?
     exact = False  # do a row's logits have the same bits whatever rows are beside it?
     stops = False  # can a step be given up when something else is asked for?
+    changed = False  # is something in its files, while they are used, not what was loaded?
 
     def __init__(self, layout: Layout, dtype: str, slab: KVSlab) -> None:
         self.layout = layout

@@ -57,7 +57,7 @@ def eos_ids(value: object) -> list[int]:
     try:
         if isinstance(value, list):
             return [int(item) for item in value]
-        return [] if value is None else [int(value)]  # type: ignore[call-overload]
+        return [] if value is None else [int(value)]  # type: ignore[call-overload]  # else a TypeError
     except (TypeError, ValueError, OverflowError):
         raise broken(f"eos_token_id is {quoted(value)}, a token id, a list of them or null was wanted") from None
 

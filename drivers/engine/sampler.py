@@ -49,7 +49,7 @@ def _choice(row: Row, want: Sample, log: np.ndarray | None) -> Choice:
     """A row's trouble is that row's, whatever it is: the others of the step are other people's."""
     try:
         return _choose(row, want, log)
-    except Exception as error:
+    except Exception as error:  # of any kind
         return Choice(error=f"the token at position {want.position} cannot be chosen: {type(error).__name__}: {error}")
 
 

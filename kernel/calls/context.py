@@ -14,6 +14,7 @@ from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno
+from llmasos.syscalls.limits import MAX_READ
 from llmasos.syscalls.records import DecodeResult, Finish, ReadResult, RecordsResult
 from llmasos.syscalls.table import Decode, Feed, Read, Records, Truncate
 
@@ -28,7 +29,7 @@ def feed(system: System, request: Request, call: Feed, process: LLMProcess) -> i
     process.records.check_room(call.records, process.pid)
     process.check_log(len(call.tokens), call.records)
     if call.records:
-        process.records.add(len(process.log), call.records)
+        process.records = process.records.with_more(len(process.log), call.records)
         system.journal.noted(process)
     process.fed_from = min(process.fed_from, len(process.log))
     process.log.extend(call.tokens)
@@ -87,7 +88,7 @@ def read(system: System, request: Request, call: Read, process: LLMProcess) -> R
             check_model(process)
         late = f"process {process.pid} has appended nothing after position {call.position} within {call.timeout} s"
         return wait(process.output, call.timeout, late)
-    limit = min(call.limit, _WOKEN) if request.waited else call.limit
+    limit = min(call.limit, _WOKEN if request.waited else MAX_READ)
     tokens = process.log[position : position + limit].tolist()
     return ReadResult(position, tokens, decoding, process.finish, process.state, length)
 

@@ -31,7 +31,7 @@ from llmasos.kernel.objects.image import RESIDENT
 from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import ROW_BYTES, Decoding, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.outward import of_driver
+from llmasos.kernel.outward import called, of_driver
 from llmasos.kernel.rights import told_all
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
@@ -48,6 +48,7 @@ class Saving:
 
     def __init__(self, request: Request, process: LLMProcess, path: str, asked: Ask) -> None:
         self.request, self.pid, self.length, self.path, self.asked = request, process.pid, len(process.log), path, asked
+        self.called = called(path, request.files)
         self.device = process.device  # which writes it, wherever the process moves meanwhile
 
 
@@ -73,16 +74,16 @@ def _saved(system: System, device: Device, asked: Ask) -> None:
     saving, message = asked.about, asked.answer
     waits = not saving.request.answered
     if isinstance(message, Failed):
-        error = of_driver(message.errno, message.reason, {saving.path: saving.path})
-        _say(system, error, f"process {saving.pid} could not be written to {saving.path}", saving.request.program)
+        error = of_driver(message.errno, message.reason, {saving.path: saving.called})
+        _say(system, error, f"process {saving.pid} could not be written to {saving.called}", saving.request.program)
         if waits:
             all = told_all(saving.request.program)
             desk.fail(system, saving.request, error.errno, error.reason_for(operator=all))
     elif isinstance(message, Exported):
         why = f" ({message.reason})" if message.reason else ""
-        text = f"image of {saving.length} tokens in {saving.path}: KV of {message.tokens}{why}, {message.bytes} bytes"
+        text = f"image of {saving.length} tokens in {saving.called}: KV of {message.tokens}{why}, {message.bytes} bytes"
         system.log("warning" if why else "info", f"process {saving.pid}: {text}", saving.request.program)
-        system.emit("proc.checkpoint", saving.pid, device.name, message.bytes, saving.path)
+        system.emit("proc.checkpoint", saving.pid, device.name, message.bytes, saving.called)
         if waits:
             info = CheckpointInfo(saving.path, message.bytes, saving.length, message.tokens)
             desk.answer(system, saving.request, info)
@@ -101,20 +102,20 @@ def _say(system: System, error: SyscallError, what: str, of: Process | None) -> 
 class Looking(desk.Begun):
     """A driver looks at the file from which a process will be restored."""
 
-    path: str
+    called: str
     device: Device
     asked: Ask
     program: Program
 
     def undo(self, system: System, error: SyscallError) -> None:
-        _say(system, error, f"{self.path} could not be restored", self.program)
+        _say(system, error, f"{self.called} could not be restored", self.program)
 
 
 @dataclass(slots=True, eq=False)
 class Restoring(desk.Begun):
     """A process on its way from a file into the memory of its device."""
 
-    path: str
+    called: str
     process: LLMProcess
     saved: ProcessImage
     stored: Stored | None  # the KV in the file
@@ -122,7 +123,7 @@ class Restoring(desk.Begun):
 
     def undo(self, system: System, error: SyscallError) -> None:
         """Leave nothing behind."""
-        _say(system, error, f"{self.path} could not be restored", self.process)
+        _say(system, error, f"{self.called} could not be restored", self.process)
         if self.coming is not None:
             self.coming.drop(system)
             self.coming.image.leave(self.process, system.now)
@@ -169,7 +170,7 @@ def _look(system: System, request: Request, call: Restore, device: Device) -> Wa
         return wait(device.up)
     check_able(device)
     asked = ask(system, device, Inspect(system.ref(), call.path, call.key, owner=request.program.owner.key), Inspected)
-    request.begun = Looking(call.path, device, asked, request.program)
+    request.begun = Looking(called(call.path, request.files), device, asked, request.program)
     return wait(asked.channel)
 
 
@@ -193,7 +194,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     given = traits_of(saved)
     own = modest(given, request.program)
     if own != given:
-        text = f"{call.path} holds a process of class {given.sched_class.value} and nice {given.nice}; it begins with"
+        text = f"{looking.called} holds a process of class {given.sched_class.value}, nice {given.nice}; it begins with"
         system.log("info", f"{text} {own.sched_class.value} and {own.nice}: what is stronger has to be set anew")
     traits = replace(
         own,
@@ -206,7 +207,7 @@ def _born(system: System, request: Request, call: Restore, looking: Looking) -> 
     process.account.forks = saved.forks
     most = min(found.tokens, len(saved.log) - 1)  # the last token is computed in any case
     stored = Stored(call.path, found.id, most, call.key, found.sound) if found.tokens else None
-    return Restoring(call.path, process, saved, stored)
+    return Restoring(looking.called, process, saved, stored)
 
 
 def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:
@@ -218,9 +219,9 @@ def _wake_up(system: System, restoring: Restoring, coming: Coming) -> None:
     if process.table.frames:
         image.hold(process)
     _go_on(process, restoring.saved)
-    coming.tell(system, f"restored from {restoring.path}", coming.reason)
+    coming.tell(system, f"restored from {restoring.called}", coming.reason)
     system.counters["spawned"] += 1
-    system.emit("proc.restore", process.pid, process.device.name, len(process.log), restoring.path)
+    system.emit("proc.restore", process.pid, process.device.name, len(process.log), restoring.called)
     dirty(system, process.device)
 
 

@@ -12,7 +12,7 @@ from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
 from llmasos.kernel.objects.process import DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.request import Request
-from llmasos.kernel.rights import rights_on, rows, told_all
+from llmasos.kernel.rights import knows_model, rights_on, rows, told_all
 from llmasos.kernel.state import System
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.limits import MAX_MAPPED
@@ -49,11 +49,27 @@ def ps(system: System, request: Request, call: Ps) -> list[ProcessInfo]:
 
 
 def _row(system: System, program: Program, process: Process) -> ProcessInfo:
-    info = process_info(system, process, _told(system, program, process))
+    whole = _told(system, program, process)
+    info = process_info(system, process, whole)
+    if not whole:
+        info = replace(info, group=_home(process), model=_model_told(system, program, process))
     if program.confined and not isinstance(process, LLMProcess):  # nothing of the machine, and of init no figures
         info = replace(info, os_pid=0, rss=0, cpu_seconds=0.0)
         return info if process is program else replace(info, usage=Usage(), parked=0)
     return info
+
+
+def _home(process: Process) -> str:
+    """The path of the home that a process is in: what is below it others do not see. If it is in none, of its group."""
+    homes = [group.path for group in process.group.chain if group.home]
+    return min(homes, key=len, default=process.group.path)
+
+
+def _model_told(system: System, program: Program, process: Process) -> str:
+    """The name of its model, if `models` would tell that too; it may be a path of somebody's own."""
+    if isinstance(process, LLMProcess) and process.image is not None and knows_model(system, program, process.image):
+        return process.traits.model
+    return ""
 
 
 def _told(system: System, program: Program, process: Process) -> bool:

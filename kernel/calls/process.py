@@ -22,7 +22,7 @@ from llmasos.kernel.marks import changed, grew, stale
 from llmasos.kernel.models.loading import want_image
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.image import RESIDENT, Image
-from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.log_records import NO_RECORDS
 from llmasos.kernel.objects.process import INIT_PID, ROW_BYTES, DriverProcess, LLMProcess, Process, Program
 from llmasos.kernel.objects.process_table import only_llm
 from llmasos.kernel.objects.request import Request
@@ -101,7 +101,7 @@ def spawn(system: System, request: Request, call: Spawn, device: Device, group: 
         model = sys.intern(call.model)
         traits = Traits(call.name, model, sampler, limits, *kind, spent=0, detached=call.detached)
         process = newborn(system, request.program, group, device, traits, log=log_of(call.tokens), birth=request)
-        process.records.add(0, call.records)
+        process.records = process.records.with_more(0, call.records)
         process.charge_log()
         process.account.fed = len(call.tokens)
         request.begun = Birth(process)
@@ -216,8 +216,7 @@ def exec_(system: System, request: Request, call: Exec, process: LLMProcess, pat
     process.log, process.transition = log, None
     process.high_water = process.recorded = process.driver_log = 0
     if call.tokens is not None:
-        process.records = LogRecords()
-        process.records.add(0, call.records)
+        process.records = NO_RECORDS.with_more(0, call.records)
         system.journal.noted(process)
     process.ahead = True
     image.join(process, system.now)

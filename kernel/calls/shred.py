@@ -46,6 +46,7 @@ class Shredding(desk.Begun):
     held: object | None
     pids: set[int] = field(default_factory=set)  # of what is destroyed
     devices: dict[str, Device] = field(default_factory=dict)  # on which it was
+    shared: list[tuple[Image, int]] = field(default_factory=list)  # frames that others had too when it ended
     gone: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     wiping: list[tuple[Device, Ask]] = field(default_factory=list)
@@ -127,7 +128,8 @@ def _by(system: System, request: Request) -> str:
 def _destroy(system: System, request: Request, doing: Shredding, process: LLMProcess) -> None:
     """End a process that is in no step, and forget what the core knows of it."""
     device, image, log = process.device, process.image, process.log[:]
-    shared = _shared(process, image)
+    if image is not None and not process.is_zombie():
+        doing.shared += [(image, frame) for frame in process.table.frames if image.pool.refs[frame] > 1]
     exit_process(system, process, 128 + 9, _by(system, request))
     _erase(system, process)
     doing.pids.add(process.pid)
@@ -136,14 +138,14 @@ def _destroy(system: System, request: Request, doing: Shredding, process: LLMPro
         system.send(device, Drop([process.pid]))
         if image is not None and image.held:
             _unname(image, process, log)
-    if shared:
-        doing.left.append(f"KV of {shared} blocks that other processes have too")
     system.emit("proc.shred", process.pid, device.name, len(log))
     system.log("info", f"process {process.pid} was {_by(system, request)}")
 
 
 def _forget(system: System, doing: Shredding, owner: Owner | None = None) -> None:
     """Have drivers and edge forget it too."""
+    if shared := sum(image.pool.refs[frame] > 0 for image, frame in set(doing.shared) if image.held):
+        doing.left.append(f"KV of {shared} blocks that other processes have too")
     for device in doing.devices.values():
         if device.state != UP:
             continue
@@ -159,13 +161,6 @@ def _forget(system: System, doing: Shredding, owner: Owner | None = None) -> Non
     ref, doing.forgetting = system.ref(), Channel()
     system.shredding[ref] = doing
     system.act(Forget(ref, sorted(doing.pids), owner.key if owner is not None else None))
-
-
-def _shared(process: LLMProcess, image: Image | None) -> int:
-    """How many blocks of its KV other processes map too."""
-    if image is None or process.is_zombie():
-        return 0
-    return sum(image.pool.refs[frame] > 1 for frame in process.table.frames)
 
 
 def _erase(system: System, process: LLMProcess) -> None:

@@ -1,4 +1,4 @@
-"""The system family: attach null boot_info stats trace dmesg shutdown sched."""
+"""The system family: attach leave null boot_info stats trace dmesg shutdown sched."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from llmasos.kernel import desk
 from llmasos.kernel.calls.info import device_info, row
 from llmasos.kernel.clock import seconds
 from llmasos.kernel.journal.tickets import ticket
+from llmasos.kernel.life import end_program
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.process import Program
@@ -22,7 +23,7 @@ from llmasos.syscalls.budgets import GRANTS, GROUPS, LOGS, PROCESSES, SANDBOXES
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import SPEC
 from llmasos.syscalls.records import BootInfo, Budget, LogLine, Right, SchedInfo, Stats, TraceResult
-from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Null, Sched, Shutdown, StatsCall, Trace
+from llmasos.syscalls.table import Attach, BootInfoCall, Dmesg, Leave, Null, Sched, Shutdown, StatsCall, Trace
 
 _COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in")
 
@@ -30,7 +31,7 @@ _COUNTED = ("errors", "spawned", "exited", "preemptions", "moved_out", "moved_in
 def attach(system: System, request: Request, call: Attach) -> BootInfo:
     """Row 1 of the table, `Attach`."""
     program = request.program
-    if call.ticket and call.ticket != ticket(system.secret, program.pid, program.owner.base.key):
+    if call.ticket and call.ticket != _ticket(system, program):
         raise Errno.EINVAL(f"the ticket is not that of program {program.pid}, which is attached here")
     if call.tenant and call.tenant != program.owner.tenant:
         why = f"program {program.pid} belongs to {program.owner.name} already; another tenant's is another connection"
@@ -64,9 +65,19 @@ def boot_info(system: System, request: Request, call: BootInfoCall | Attach) -> 
         default_device=next(iter(system.devices), ""),
         policies=system.sources.known(),
         devices=[device_info(device, program) for device in system.devices.values()],
-        ticket=ticket(system.secret, program.pid, program.owner.base.key) if system.secret else b"",
+        ticket=_ticket(system, program) if system.secret else b"",
         **private,
     )
+
+
+def _ticket(system: System, program: Program) -> bytes:
+    return ticket(system.secret, program.pid, program.owner.base.key, program.key)
+
+
+def leave(system: System, request: Request, call: Leave) -> None:
+    """Row 106 of the table, `Leave`."""
+    desk.answer(system, request, None)
+    end_program(system, request.program, 0, "it has left")
 
 
 def stats(system: System, request: Request, call: StatsCall) -> Stats:

@@ -60,6 +60,7 @@ HANDLERS: Mapping[type[Call[Any]], Callable[..., object]] = {
     calls.Detach: process.detach,
     calls.Rename: process.rename,
     calls.Attach: system.attach,
+    calls.Leave: system.leave,
     calls.Null: system.null,
     calls.BootInfoCall: system.boot_info,
     calls.StatsCall: system.stats,

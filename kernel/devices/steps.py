@@ -14,7 +14,7 @@ from llmasos.kernel.life import fail_decoding, finish_decoding, lives_on
 from llmasos.kernel.marks import dirty, freed, grew, stale
 from llmasos.kernel.memory.page_table import blocks
 from llmasos.kernel.memory.swap import Slot
-from llmasos.kernel.models.loading import page, probe_or_drop
+from llmasos.kernel.models.loading import files_changed, page, probe_or_drop
 from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
@@ -91,6 +91,10 @@ def step_done(system: System, device: Device, message: StepDone) -> None:
         raise Errno.EPROTO(f"results of step {message.ref}, which is not in flight")
     _check_results(flight, message)
     _account_moves(system, device, flight, message)
+    for number in message.changed:
+        if (image := device.images.get(number)) is not None and not image.changed:
+            image.changed = True
+            files_changed(system, device, image)
     _end_step(system, device)
     if not flight.processes:
         return
@@ -173,9 +177,13 @@ def _check_results(flight: InFlight, message: StepDone) -> None:
     unwritten, outs = message.unwritten, len(flight.step.outs)
     if unwritten and (len(set(unwritten)) < len(unwritten) or not 0 <= min(unwritten) <= max(unwritten) < outs):
         raise Errno.EPROTO(f"step {message.ref}: moves that it did not have, or one twice, were not written")
+    if not set(message.changed) <= {run.image for run in flight.step.runs}:
+        raise Errno.EPROTO(f"step {message.ref}: files have changed of images that are not in it")
     if [result.ctx for result in message.results] != [process.pid for process in flight.processes]:
         raise Errno.EPROTO(f"step {message.ref}: results are not those of its runs")
     for run, result, process in zip(flight.step.runs, message.results, flight.processes, strict=True):
+        if run.image in message.changed and not result.error and result.unread < 0:
+            raise Errno.EPROTO(f"step {message.ref}: process {process.pid} was computed with files that have changed")
         probed = process.image.probed if process.image is not None else None
         wanted = run.sample is not None and run.sample.append and not result.error and result.unread < 0
         tokens = [result.token, *result.more]

@@ -125,6 +125,8 @@ class AuditFile:
         key = os.open(self.directory / KEY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             write_at(key, state, 0)
+            if os.fstat(key).st_size > len(state):  # a write that went astray: a key of the past must not stay there
+                os.ftruncate(key, len(state))
             if fsync:
                 os.fdatasync(key)
         finally:
@@ -221,7 +223,7 @@ def _recall(log: AuditFile) -> bool:
         found = (log.directory / KEY).read_bytes()
     except FileNotFoundError:
         return False
-    packed, check = found[: _STATE.size], found[_STATE.size :]
+    packed, check = found[: _STATE.size], found[_STATE.size : _STATE.size + _CHECK]
     if len(packed) < _STATE.size or hashlib.sha256(packed).digest()[:_CHECK] != check:
         return False
     magic, lines, log.first, log.size, key, head, log.seed = _STATE.unpack(packed)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import socket
 import stat
@@ -44,6 +43,7 @@ from llmasos.kernel.edge.listening import PRIVATE, Reach
 from llmasos.kernel.edge.machine import stamp
 from llmasos.kernel.edge.place import Place
 from llmasos.kernel.edge.policies import FOLDER, Modules
+from llmasos.kernel.edge.progress import Progress
 from llmasos.kernel.edge.server import Server
 from llmasos.kernel.edge.server_key import authorized_keys, server_key
 from llmasos.kernel.edge.standing import MARK, Standing
@@ -51,6 +51,7 @@ from llmasos.kernel.events import Event
 from llmasos.syscalls import runtime, undumped
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.spare_memory import one_pool
+from llmasos.syscalls.version import version
 
 if TYPE_CHECKING:  # what encrypts is loaded where the kernel listens to other machines
     from llmasos.kernel.edge.gate import Gate
@@ -94,7 +95,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 after a halt; 1 with one readable line if the kernel cannot be booted."""
+    """0 after a halt; 1 with a readable line if the kernel cannot be booted, or could not end in good order."""
     given = sys.argv[1:] if arguments is None else arguments
     args = parse(given)
     try:
@@ -121,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             arguments=without_place(given),
         )
         file = settings.read(_configured(args), system=args.system)
-        config = boot_config.build(file, over, directory, version())
+        config = boot_config.build(file, over, directory, version() or "unknown (not installed)")
         core = Kernel(config)
         if args.die_with_parent and not _is_pipe(sys.stdin.fileno()):
             raise Errno.EINVAL("--die-with-parent needs a pipe as standard input; it ends with it")
@@ -179,13 +180,13 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         if args.log:
             open_log(Path(args.log))
         log, fsync = console(quiet=args.quiet, log=Path(args.log) if args.log else None), _NEVER
+        progress = Progress(log, args.ready, place.lock, args.manager)
         keys, why = _keys(config)
         if config.journal is not None:
-            journal, fsync = open_journal(Path(config.journal.directory), keys), config.journal.fsync
+            journal, fsync = open_journal(Path(config.journal.directory), keys, progress.read), config.journal.fsync
             stamp(journal.state, damaged=any(level != "info" for level, _ in journal.notes))
             config.journal_path = os.fspath(journal.path)
-            sign = _sign(directory, journal)
-            if sign.is_symlink():
+            if (sign := _sign(directory, journal)).is_symlink():
                 place.sign = sign, journal.path.absolute()
             notes = journal.notes
         else:
@@ -207,7 +208,8 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             audit=audit,
             notes=[*config.notes, *notes],
             wanted=config.devices_named,
-            ready=partial(_ready, args, journal, config.arguments),
+            ready=partial(_ready, args, journal, config.arguments, progress),
+            progress=progress,
             images=images,
             gate=gate,
             files=_files(core, config, journal, directory),
@@ -228,7 +230,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
         status = _told(every(*steps, let_go, release))
         if args.own_runtime:
             _remove_empty(directory)
-    return status
+    return status or int(server.late)
 
 
 def _remove_empty(directory: Path) -> None:
@@ -291,14 +293,12 @@ def _open_audit(
     return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
 
 
-def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str]) -> str:
+def _ready(args: argparse.Namespace, journal: Opened | None, words: list[str], progress: Progress) -> str:
     """The devices are up: these words boot a kernel. Tell the command that waits for it. Returns what went wrong."""
     trouble = note_words(journal.path.with_name(runtime.BOOTED), words) if journal is not None else ""
     args.manager.tell("READY=1")
     if args.ready >= 0:
-        with contextlib.suppress(OSError):  # who asked has gone
-            os.write(args.ready, b"\n")
-        os.close(args.ready)
+        progress.ready()
     return trouble
 
 
@@ -361,13 +361,6 @@ def _left_alone(journal: Path) -> list[tuple[str, str]]:
         return []
     text = f"journal: that of the kernel that died here, {journal}, is left alone; `llmasos boot --detach` has it back"
     return [("warning", text)]
-
-
-def version() -> str:
-    try:
-        return importlib.metadata.version("llmasos")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed)"
 
 
 def _positive(text: str) -> int:

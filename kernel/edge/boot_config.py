@@ -68,9 +68,9 @@ def default_devices() -> list[Device]:
 def known_models() -> dict[str, str]:
     """The embedded model, and the model directories in (or named by) $LLMASOS_MODELS."""
     found: dict[str, str] = {}
-    spec = importlib.util.find_spec("models")
+    spec = importlib.util.find_spec("llmasos.models")
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        _add_model(found, Path(place) / "tiny")
+        _add_model(found, Path(place).resolve() / "tiny")
     for place in filter(None, os.environ.get("LLMASOS_MODELS", "").split(":")):
         path = Path(place).expanduser()
         if not _add_model(found, path) and path.is_dir():
@@ -205,6 +205,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         fsync=journal.fsync if journal is not None else "",
         arguments=list(over.arguments),
         grace=file.journal.grace,
+        cut_grace=file.net.grace,
         **_tuned(file.kernel),
     )
 

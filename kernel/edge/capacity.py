@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 
 from llmasos.kernel.edge.connections import Connections
-from llmasos.kernel.edge.peers import Account, Peer
+from llmasos.kernel.edge.peers import Account, Peer, in_sandbox
 from llmasos.syscalls.budgets import CONNECTIONS
 from llmasos.syscalls.errno import Errno, SyscallError
 
 NOBODY = "the user of this program has no id on this machine (another user namespace has), so it is nobody's program"
+SANDBOXED = "this program is in a sandbox, which has an endpoint of its own; another kernel's is not for it"
 OWN = 128  # descriptors for drivers, journal, models and logs; less where there are few
 NEWCOMERS = 16  # places for OS processes that have no connection yet;
 OPERATORS = 8  # of them, in a kernel of several users, those that are for its operators
@@ -45,6 +46,8 @@ class Capacity:
             if peer.uid is None:
                 return Errno.EAGAIN("the operating system does not say whose program this is; try again")
             return Errno.EPERM(NOBODY)
+        if in_sandbox(peer):
+            return Errno.EPERM(SANDBOXED)
         inside, payers = self._connections.inside, self._connections.payers
         told = Counter(one.payer for one in self._connections.refused)  # for them, and their processes, room is kept
         alone = sum(account.connections == refused for account, refused in told.items())

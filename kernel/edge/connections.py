@@ -91,7 +91,7 @@ class Connections:
         return self._selector.fileno()
 
     def listen(self, listener: socket.socket) -> None:
-        self._selector.register(listener, READ, None)
+        self._selector.register(listener, READ, listener)
 
     def deafen(self, listener: socket.socket) -> None:
         with suppress(KeyError):  # there was no room for it in the operating system's list
@@ -103,8 +103,8 @@ class Connections:
         wants to come in."""
         for key, events in self._selector.select(0):
             peer = key.data
-            if peer is None:
-                yield key.fileobj  # type: ignore[misc]
+            if isinstance(peer, socket.socket):
+                yield peer
             elif peer.number in self._numbers:
                 if events & WRITE:
                     self._flush(peer)
@@ -223,6 +223,7 @@ class Connections:
         """End a connection, and say why in the log; of a stranger's the audit tells, too."""
         if peer not in self:
             return
+        peer.expelled = True
         if peer.stranger:
             self.turned_away += 1
             self._tell(peer, f"{peer.shown} is refused: {why}")

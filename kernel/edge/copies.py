@@ -22,8 +22,8 @@ import shutil
 import stat
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -151,6 +151,7 @@ class Copies:
         self._sizes: dict[str, int] = {}
         self._remembered: OrderedDict[tuple[int, Stamp], str] = OrderedDict()
         self._reserved: Counter[int] = Counter()  # bytes of a user that are being copied
+        self._coming: Counter[str] = Counter()  # copies that are being linked, or found to be there
         self._paths: dict[int, frozenset[str]] = {}
         self._charges: Counter[int] = Counter()
         self.refused = 0
@@ -240,8 +241,22 @@ class Copies:
 
     # --- copies ---
 
+    @contextmanager
+    def coming(self, items: list[Item]) -> Iterator[None]:
+        """The copy of these files is about to be linked and added, by one user or several: if it is there already, it
+        stays until it is added, though nobody may use it."""
+        _, digest = _manifest(items)
+        self._coming[digest] += 1
+        try:
+            yield
+        finally:
+            self._coming[digest] -= 1
+            if not self._coming[digest]:
+                del self._coming[digest]
+
     def link(self, items: list[Item]) -> str:
-        """Make the directory of files that are held, unless it is there; its digest. Raises OSError. (Syncs.)"""
+        """Make the directory of files that are held, unless it is there; its digest. Within `coming`. Raises OSError.
+        (Syncs.)"""
         manifest, digest = _manifest(items)
         place, coming = self.place / MODELS / digest, self.spool()
         if (self.place / MANIFESTS / digest).exists() and place.exists():
@@ -252,9 +267,9 @@ class Copies:
                 self._link(item, coming / item.name)
             sync_directory(coming)
             coming.rename(place)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(coming, ignore_errors=True)
-            if not place.exists():  # else another call has made it
+            if not (isinstance(error, OSError) and place.exists()):  # else another call has made it
                 raise
         sync_directory(place.parent)
         with replacing(self.place / MANIFESTS / digest, durable=True) as file:
@@ -389,6 +404,7 @@ class Copies:
             copy
             for copy in self._copies.values()
             if not copy.pins
+            and copy.digest not in self._coming
             and (uid is None or uid in copy.uids)
             and not any(self.path(copy, first) in used for firsts in copy.uids.values() for first in firsts)
         ]

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 from llmasos.kernel.edge import lock
-from llmasos.syscalls import runtime
+from llmasos.syscalls import readiness, runtime
 from llmasos.syscalls.atomic_file import replacing, write_all
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.policy_file import located_policy
 
-DETACH_SECONDS = 30.0  # until a detached kernel must answer
+DETACH_SECONDS = 30.0  # until a detached kernel must answer, or say how far it has come
 _HOW = ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable", "--system")
 
 
@@ -47,11 +46,9 @@ def detach(directory: Path, given: list[str]) -> int:
             pass_fds=[told],
         )
         os.close(told)
-        news = select.poll()
-        news.register(heard, select.POLLIN)
-        late = not news.poll(DETACH_SECONDS * 1000)
-        up = not late and bool(heard.read(1))
+        up = readiness.await_ready(heard, DETACH_SECONDS, lambda line: print(line, flush=True))
     # If another kernel was booted at the same moment, that one listens.
+    late = up is None
     listens = child.poll() is None and runtime.holder(directory) == child.pid and runtime.listening(directory)
     if up or (late and listens):
         slow = "" if up else "; its devices have not started yet"

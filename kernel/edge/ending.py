@@ -26,22 +26,23 @@ _DO = {
 
 
 def every(*steps: Callable[[], object]) -> list[str]:
-    """Take all steps, whatever has become of those before; returns what could not be done, a line each."""
+    """Take all steps of an end, whatever has become of those before; returns what could not be done, a line each."""
     troubles = []
     for step in steps:
         try:
             step()
         except (OSError, SyscallError) as error:
-            troubles += reasons(error)
+            troubles.append(error.reason if isinstance(error, SyscallError) else _left(error))
     return troubles
 
 
 def reasons(error: BaseException) -> list[str]:
     """Why it ended, a line each; none: it is another error than one of the operating system's, or a refusal."""
-    leaves = list(dict.fromkeys(_leaves(error)))
-    if not all(isinstance(one, (OSError, SyscallError)) for one in leaves):
+    leaves = list(_leaves(error))
+    found = [one for one in leaves if isinstance(one, (OSError, SyscallError))]
+    if len(found) < len(leaves):
         return []
-    return list(dict.fromkeys(one.reason if isinstance(one, SyscallError) else _line(one) for one in leaves))
+    return list(dict.fromkeys(one.reason if isinstance(one, SyscallError) else _line(one) for one in found))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -56,13 +57,23 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _line(error: BaseException) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    name = error.filename if isinstance(error, OSError) else None
-    subject = f"{os.fsdecode(name)} cannot be used" if isinstance(name, (str, bytes)) else "the system refuses the kernel"
-    code = errno.errorcode.get(number or 0, type(error).__name__)
-    return f"{subject}: {said} ({code}{_place(error)}); {_DO.get(number or 0, 'mend that')}, and boot again"
+def _line(error: OSError) -> str:
+    subject = f"{name} cannot be used" if (name := _name(error)) else "the system refuses the kernel"
+    return f"{subject}: {_said(error)}; {_DO.get(error.errno or 0, 'mend that')}, and boot again"
+
+
+def _left(error: OSError) -> str:
+    name = _name(error)
+    return f"{name} is left behind: {_said(error)}; remove it" if name else f"the kernel's end: {_said(error)}"
+
+
+def _name(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+
+
+def _said(error: OSError) -> str:
+    code = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return f"{error.strerror or error} ({code}{_place(error)})"
 
 
 def _place(error: BaseException) -> str:

@@ -155,7 +155,7 @@ class Guard:
             return None
         try:
             answer, took = self._watch.call(self.name, getattr(self.inner, method), arguments)
-        except Exception as error:
+        except Exception as error:  # whatever a policy of the user's raises is its fault
             self.wrong(f"`{method}` raised {said(error)}{where(error, self.name)}", error)
             return None
         except KeyboardInterrupt:
@@ -163,7 +163,7 @@ class Guard:
                 raise
             self.wrong(f"`{method}` raised KeyboardInterrupt")
             return None
-        except BaseException as error:
+        except BaseException as error:  # a Hang, SystemExit: no policy ends the kernel
             hung = isinstance(error, Hang)
             what = "does not come back" if hung else f"raised {said(error)}"
             self.wrong(f"`{method}` {what}{where(error, self.name)}", error)
@@ -220,7 +220,7 @@ class GuardedPolicy(Policy):
         self._seen: dict[int, tuple[int, int, int]] = {}  # who waits, since when; the device's time and steps then
 
     @property
-    def fault(self) -> str:  # type: ignore[override]
+    def fault(self) -> str:  # type: ignore[override]  # read only here
         return self._guard.fault
 
     def woke(self, process: LLMProcess) -> None:
@@ -271,7 +271,7 @@ class GuardedVictims(Victims):
         self.name, self._guard = guard.name, guard
 
     @property
-    def fault(self) -> str:  # type: ignore[override]
+    def fault(self) -> str:  # type: ignore[override]  # read only here
         return self._guard.fault
 
     def came(self, process: LLMProcess) -> None:
@@ -302,7 +302,7 @@ class GuardedEvictions(Evictions):
         self.name, self._guard = guard.name, guard
 
     @property
-    def fault(self) -> str:  # type: ignore[override]
+    def fault(self) -> str:  # type: ignore[override]  # read only here
         return self._guard.fault
 
     def worth(self, image: Image, now: int) -> int:

@@ -170,8 +170,9 @@ class Images:
             else:
                 self._plain.setdefault(message.ctx, set()).add(message.path)
             return message
+        text = os.path.basename(message.path) if shown else message.path
         try:
-            name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, message.path)
+            name, key = self._files.add(IMAGE, self.number(message.ctx), message.owner, text)
         except SyscallError as error:
             return Failed(message.ref, error.errno, f"{message.path} cannot be encrypted: {error.reason}; or {_TRAVEL}")
         self._written[device, message.ref] = name

@@ -215,8 +215,9 @@ class Intake:
         showing.reserved, going = self._copies.reserve_model(uid, items)
         self._put_away(going)
         try:
-            digest = await trio.to_thread.run_sync(self._copies.link, items)
-            given.copy = copy = self._copies.add(uid, digest, items, first)
+            with self._copies.coming(items):
+                digest = await trio.to_thread.run_sync(self._copies.link, items)
+                given.copy = copy = self._copies.add(uid, digest, items, first)
             given.path = self._copies.path(copy, first)
             self._free(showing)  # `add` has charged it
             await trio.to_thread.run_sync(self._copies.note, uid, digest, sorted(copy.uids[uid]))

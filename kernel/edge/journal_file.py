@@ -69,8 +69,15 @@ def header(version: int = VERSION) -> bytes:
     return _HEADER.pack(_MAGIC, version)
 
 
-def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda: None, keys: Keys | None = None) -> Found:
-    """Read a file, or its first `upto` bytes, which are known to be whole. `rest` is called often.
+def read(
+    path: Path,
+    upto: int | None = None,
+    rest: Callable[[], None] = lambda: None,
+    keys: Keys | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Found:
+    """Read a file, or its first `upto` bytes, which are known to be whole. `rest` is called often, and so is `progress`
+    with how many bytes of how many have been read.
 
     Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read; EPERM: it is
     encrypted, and a key is not at hand.
@@ -81,7 +88,8 @@ def read(path: Path, upto: int | None = None, rest: Callable[[], None] = lambda:
             head = file.read(_HEADER.size)
             if trouble := _check_header(path, head):
                 return Found(State(b""), 0, trouble)
-            return _read_frames(file, size, rest, Reader(keys, encrypted=head == header(ENCRYPTED)))
+            reader = Reader(keys, encrypted=head == header(ENCRYPTED))
+            return _read_frames(file, size, rest, reader, progress)
     except OSError as error:
         raise Errno.EIO(
             f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
@@ -108,10 +116,17 @@ def _check_header(path: Path, found: bytes) -> str:
     return ""
 
 
-def _read_frames(file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader) -> Found:
+def _read_frames(
+    file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader, progress: Callable[[int, int], None]
+) -> Found:
     found = Found(State(b""), _HEADER.size)
+
+    def turn() -> None:
+        progress(found.end, size)
+        rest()
+
     try:
-        return _read_each(file, size, rest, reader, found)
+        return _read_each(file, size, turn, reader, found)
     finally:
         found.lost, found.journal, found.names = reader.lost, reader.journal, reader.names
         for pid in found.lost:
@@ -331,10 +346,12 @@ class Opened:
                 self.seal.keys.remove(self.seal.store)
 
 
-def open_journal(directory: Path, keys: Keys | None = None) -> Opened:
+def open_journal(
+    directory: Path, keys: Keys | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Opened:
     """Hold the journal of a directory; make one if there is none. A damaged file is put aside. A link in the directory
     leads to the journal of a dead kernel that kept it elsewhere; then that one is opened. It is encrypted as `keys` say
-    (None: it is not); one that was made the other way is written anew.
+    (None: it is not); one that was made the other way is written anew. `progress`: as of `read`.
 
     Raises SyscallError: EBUSY: another kernel holds it; EINVAL, EPERM and EIO as `read` does.
     """
@@ -344,7 +361,7 @@ def open_journal(directory: Path, keys: Keys | None = None) -> Opened:
     lock = _hold(path.parent)
     try:
         _beside(path).unlink(missing_ok=True)
-        opened = _open(path, lock, keys)
+        opened = _open(path, lock, keys, progress)
         if keys is not None and keys.plain:  # then it is no surprise to the next kernel that this one is not encrypted
             for store, slot in _kept_keys(keys, path):
                 store.retell(slot, f"{slot.text}{_REPLACED}")
@@ -360,7 +377,7 @@ def open_journal(directory: Path, keys: Keys | None = None) -> Opened:
         raise
 
 
-def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
+def _open(path: Path, lock: int, keys: Keys | None, progress: Callable[[int, int], None]) -> Opened:
     notes: list[tuple[str, str]] = []
     encrypts = keys is not None and not keys.plain
     if not path.exists():
@@ -368,7 +385,7 @@ def _open(path: Path, lock: int, keys: Keys | None) -> Opened:
         fd = write_new(path, State(os.urandom(KEY_BYTES)).snapshot(), seal=seal)
         replace_durably(path, fd)
         return Opened(path, lock, fd, os.fstat(fd).st_size, read(path, keys=keys).state, notes, fresh=True, seal=seal)
-    found = read(path, keys=keys)
+    found = read(path, keys=keys, progress=progress)
     if keys is not None and encrypts and found.journal is None and found.end > _HEADER.size:
         _check_open(path, keys)
     seal = Seal(keys, found.journal, found.names, os.fspath(path)) if keys is not None and encrypts else None

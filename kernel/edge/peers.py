@@ -10,7 +10,9 @@ Of a connection from another machine the operating system tells nothing. Who is 
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from llmasos.syscalls import zeromq, zmtp
+from llmasos.syscalls import runtime, zeromq, zmtp
 from llmasos.syscalls.budgets import Allowance
 from llmasos.syscalls.curve_keys import Key
 from llmasos.syscalls.errno import SyscallError
@@ -61,9 +63,9 @@ class Peer:
     has shown it a `key`; its `tenant` is the one that this key stands for."""
 
     __slots__ = (
-        "accounts", "answers", "connection", "counted", "curve", "deaf", "fd", "host", "identity", "incoming", "key",
-        "mask", "number", "os_pid", "out", "owed", "received", "refused", "sandbox", "sends", "uid", "until", "work",
-        "working",
+        "accounts", "answers", "connection", "counted", "curve", "deaf", "expelled", "fd", "host", "identity", "incoming",
+        "key", "mask", "number", "os_pid", "out", "owed", "received", "refused", "sandbox", "sends", "uid", "until",
+        "work", "working",
     )  # fmt: skip
 
     def __init__(self, number: int, connection: socket.socket, received: Allowance, sends: Allowance) -> None:
@@ -85,6 +87,7 @@ class Peer:
         self.out: list[bytes | memoryview] = []  # an empty deque takes 600 bytes
         self.answers = 0  # bytes of `out`
         self.owed = 0  # calls that have not been answered
+        self.expelled = False  # the kernel has cut it off
         self.deaf = False  # it has closed its end, or does not take what is sent
         self.mask = 0  # what is waited for: that bytes come, that there is room for those that go
         self.until = 0.0  # when it must have said something, or be gone; 0: it may stay
@@ -269,6 +272,25 @@ def unmapped_uid() -> int:
         return int(_OVERFLOW.read_text())
     except (FileNotFoundError, ValueError):  # no Linux, or no /proc
         return 65534
+
+
+def in_sandbox(peer: Peer) -> bool:
+    """Whether an OS process is in a sandbox that was made for it (userland/programs/bubblewrap.py). It has the endpoint
+    of that one; a socket of another kernel that it finds in what was bound in is not for it.
+
+    Such a process is in a user namespace of its own, and what it has for a runtime directory holds a socket and no lock;
+    it can change neither. Of one that has gone, and may have passed its connection on, nothing is known any more. Of
+    other users' processes the operating system does not tell."""
+    if sys.platform != "linux" or peer.host or peer.sandbox or peer.uid != os.getuid():
+        return False
+    process = f"/proc/{peer.os_pid}"
+    try:
+        if os.readlink(f"{process}/ns/user") == os.readlink("/proc/self/ns/user"):
+            return False
+        place = f"{process}/root/run/llmasos"
+        return os.path.lexists(f"{place}/{runtime.PROGRAMS}") and not os.path.lexists(f"{place}/{runtime.LOCK}")
+    except OSError:
+        return not os.path.exists(process) and os.path.exists("/proc/self")
 
 
 class Peers:

@@ -24,7 +24,19 @@ from llmasos.kernel.edge.listening import Reach
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
 from llmasos.kernel.edge.room import Room
 from llmasos.kernel.edge.wall_clock import WallClock
-from llmasos.kernel.events import Cancel, Disconnected, Event, Noted, Rejected, Reply, SignalProgram, Syscall, Wall
+from llmasos.kernel.events import (
+    Cancel,
+    CutOff,
+    Disconnected,
+    Event,
+    KeyRevoked,
+    Noted,
+    Rejected,
+    Reply,
+    SignalProgram,
+    Syscall,
+    Wall,
+)
 from llmasos.syscalls import curve_keys, parts, wire, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
@@ -126,7 +138,8 @@ class Programs:
         if self._files is not None:
             call, files = self._files.named(peer, request.seq, call)
         who = peer.os_pid, peer.uid, drawn, size, peer.tenant, files, peer.sandbox
-        self._handle(Syscall(peer.number, request.seq, call, *who))
+        key = peer.key.public if peer.key is not None else b""
+        self._handle(Syscall(peer.number, request.seq, call, *who, key=key))
 
     def _check_files(self, peer: Peer, seq: int, call: Call[Any]) -> None:
         try:
@@ -143,6 +156,8 @@ class Programs:
             on: dict[str, str | int] = {"key": change.key.name, "public": curve_keys.text_of(change.key.public)}
             text = f"key {change.key.name} ({change.key.owner}) {what}"
             self._handle(Noted("info", text, change.what, on | {"owner": change.key.owner}))
+            if change.what == "key revoke":
+                self._handle(KeyRevoked(change.key.public))
 
     def _lost(self, peer: Peer) -> None:
         if self.peers.numbered(peer.number) is not None:
@@ -150,7 +165,8 @@ class Programs:
             if self._files is not None:
                 self._files.gone(peer.number)
             if not self._halt.is_set():
-                self._handle(Disconnected(peer.number))
+                holds = peer.key is not None and self._gate is not None and self._gate.holds(peer)
+                self._handle(Disconnected(peer.number, cut=holds and not peer.expelled))
 
     # --- answers to frames ------------------------------------------------------------------------------------------
 
@@ -187,6 +203,11 @@ class Programs:
         if peer is not None:
             peer.owed -= 1
         self._reply(peer, frame)
+
+    def cut_off(self, action: CutOff) -> None:
+        """End a connection whose program has come by another one."""
+        if (peer := self.peers.numbered(action.peer)) is not None:
+            self.door.cut(peer, action.reason)
 
     def signal(self, action: SignalProgram) -> str:
         """Send a program a signal; returns why that is not done, if so."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pwd
 import stat
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _act(args: argparse.Namespace) -> int:
     wanted = verbs.configured(args).seal
     keys = keys_of(wanted)
+    _check_user(keys.directory)
     if args.verb == "shred":
         return shred(keys, args.words, runtime.system() if args.system else runtime.locate(args.runtime))
     if args.act == "status":
@@ -63,6 +65,23 @@ def _act(args: argparse.Namespace) -> int:
     if args.act == "load":
         return _load(keys, args.file, wanted.key)
     return _rotate(keys, args.key)
+
+
+def _check_user(directory: Path) -> None:
+    """EPERM for keys of another user's kernel: files that root writes there that kernel could not open, and whose words
+    are under the keys of no user goes by who runs it."""
+    try:
+        uid = directory.stat().st_uid
+    except OSError:
+        return
+    if uid != os.geteuid():
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = f"#{uid}"
+        raise Errno.EPERM(
+            f"the keys in {directory} are user {name}'s; run this as that user: `sudo -u {name} llmasos ...`"
+        )
 
 
 def _status(keys: Keys, *, as_json: bool) -> int:

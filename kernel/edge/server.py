@@ -35,12 +35,14 @@ from llmasos.kernel.edge.measuring import measure
 from llmasos.kernel.edge.monotonic_clock import MonotonicClock
 from llmasos.kernel.edge.place import Place, watch
 from llmasos.kernel.edge.programs import Programs
+from llmasos.kernel.edge.progress import Progress
 from llmasos.kernel.edge.wall_clock import WallClock
 from llmasos.kernel.events import (
     Action,
     Append,
     Audit,
     CloseSandbox,
+    CutOff,
     DeviceConfig,
     Event,
     Forget,
@@ -78,7 +80,12 @@ class Core(Protocol):
     """The part of the core that the edge uses."""
 
     def boot(
-        self, now: int, saved: State | None = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0
+        self,
+        now: int,
+        saved: State | None = None,
+        notes: Sequence[tuple[str, str]] = (),
+        wall: int = 0,
+        progress: Callable[[int, int], None] = ...,
     ) -> list[Action]: ...
     def handle(self, event: Event, now: int) -> list[Action]: ...
     def snapshot(self) -> State: ...
@@ -101,15 +108,17 @@ class Server:
         notes: Sequence[tuple[str, str]] = (),
         wanted: bool = False,
         ready: Callable[[], str | None] = lambda: None,
+        progress: Progress | None = None,
         images: Images | None = None,
         gate: tuple[Gate, socket.socket] | None = None,
         files: Files | None = None,
         reach: listening.Reach = listening.PRIVATE,
     ) -> None:
         """`notes` (level, text) are for the kernel log. `ready` is called once all devices are up, or will be tried
-        again, and returns what went wrong. One that says that it cannot start, by its options or for lack of hardware,
-        ends the kernel if the devices are `wanted`, and not just those that there may be, or if it is the last; `failed`
-        says so then. `reach`: who may connect."""
+        again, and returns what went wrong; `progress` is told how far the boot has come until programs can connect. One
+        that says that it cannot start, by its options or for lack of hardware, ends the kernel if the devices are
+        `wanted`, and not just those that there may be, or if it is the last; `failed` says so then. `reach`: who may
+        connect."""
         self._core = core
         self._devices = devices
         self._place, self._directory = place, place.directory
@@ -131,19 +140,21 @@ class Server:
         self._halts = False
         self._sandboxes: set[int] = set()  # that have an endpoint
         self._hurry = trio.Event()
-        self._wanted, self._ready = wanted, ready
+        self._wanted, self._ready, self._progress = wanted, ready, progress
         self._undecided = {device.name for device in devices}
         self._lost: set[str] = set()  # devices that cannot start
         self.failed = ""  # why the kernel could not be booted
+        self.late = False  # what came last is not on the disk
 
     async def run(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> bool:
         """Run until the core says Halt; returns whether the journal is to be kept. Reports `started` when programs can
         connect. Leaves no process behind; the files of the sockets are removed with the lock. Raises SyscallError EINVAL:
         this process may have too few descriptors."""
-        self._clock = MonotonicClock()
         saved, self._saved = self._saved, None
         self._wall = WallClock(saved.wall if saved is not None else 0)
-        first = self._core.boot(0, saved, self._notes, self._wall.now())
+        restored = self._progress.restored if self._progress is not None else lambda done, of: None
+        first = self._core.boot(0, saved, self._notes, self._wall.now(), restored)
+        self._clock = MonotonicClock()  # who is expected back has all his time, however long that took
         self._make_doors()
         try:
             async with trio.open_nursery() as self._nursery:
@@ -154,6 +165,8 @@ class Server:
                 self._perform_all(first)
                 entrances.clear(self._directory, self._sandboxes)
                 self.programs.door.listen(self._directory / runtime.PROGRAMS, self._reach)
+                if self._progress is not None:
+                    self._progress.listens()
                 if self._gate is not None:
                     self.programs.open_gate(self._gate[1])
                 if self._files is not None:
@@ -268,6 +281,8 @@ class Server:
                 self._drivers.supervisor.kill(action.device, action.incarnation, action.reason)
             case SignalProgram():
                 self._tell("warning", self.programs.signal(action))
+            case CutOff():
+                self.programs.cut_off(action)
             case WallAt():
                 self._wall.wake_at(action.at)
             case OpenSandbox():
@@ -289,6 +304,7 @@ class Server:
 
     def _told_at_last(self, what: str, trouble: str) -> None:
         if trouble:
+            self.late = True
             self._tell("error", f"what came last in {what} is not on the disk as the kernel halts: {trouble}")
 
     async def _forget(self, action: Forget) -> None:

@@ -38,6 +38,7 @@ command line, what a kernel is booted with.
     tcp = "0.0.0.0:7411"      # as `llmasos boot --tcp`; empty: the kernel listens on no network address
     key = "/etc/llmasos/server.key"      # empty: $XDG_CONFIG_HOME/llmasos/server.key, made at the first such boot
     authorized_keys = "/etc/llmasos/authorized_keys"   # empty: $XDG_CONFIG_HOME/llmasos/authorized_keys
+    grace = 30.0              # seconds that a program has to come back after its connection was cut
 
     [partition]               # these users share neither frames nor steps with anybody (kernel/sched/partition.py)
     owners = ["1001", "1002"]
@@ -210,7 +211,8 @@ class Audit(msgspec.Struct, forbid_unknown_fields=True):
 class Privacy(msgspec.Struct, forbid_unknown_fields=True):
     """The `[privacy]` of the file."""
 
-    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows.
+    # What users see of others' processes: how many there are in each one's group, or, as with Unix's `ps`, their rows,
+    # without what only their users may know: names of agents, groups and models of their own.
     ps: Literal["count", "rows"] = "count"
 
 
@@ -231,6 +233,8 @@ class Net(msgspec.Struct, forbid_unknown_fields=True):
     tcp: str = ""  # HOST:PORT to listen on, as `llmasos boot --tcp`; empty: nowhere
     key: str = ""  # the file of the kernel's secret key; empty: $XDG_CONFIG_HOME/llmasos/server.key
     authorized_keys: str = ""  # the file of the keys that may come; empty: $XDG_CONFIG_HOME/llmasos/authorized_keys
+    # Seconds that a program has to come back after its connection was cut; 0: it ends at once.
+    grace: Annotated[float, Meta(ge=0.0, le=limits.MAX_TIMEOUT)] = 30.0
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True):

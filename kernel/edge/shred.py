@@ -29,6 +29,7 @@ from llmasos.syscalls.table import ShredOwner as ShredOwnerCall
 # Where a process image says how it is encrypted, and under which key (drivers/checkpoint_file.py).
 _WAY, _SEALED, _NAME = 12, 2, slice(16, 24)
 _OTHER_COPIES = "other names and copies of it are as they were; `--plain` and a passphrase leave only overwriting"
+_ELSEWHERE = "so whoever has it reads copies of it: the machine's kernel, until `kill --shred PID` or `shred OWNER` there"
 _ON_DISK = (
     "not sure: the master key is on the disk of the keys that it wraps, whose old blocks may hold both; it is sure where "
     "that key lies elsewhere ([seal] key)"
@@ -86,11 +87,19 @@ def owner_named(word: str) -> str | None:
     return f"{uid}{tenant}"
 
 
+def key_name(owner: str) -> str:
+    """What an owner is called in files of keys. Root and the user of the kernel are one owner there, as they are in the
+    kernel, and their tenants are that user's."""
+    uid, _, tenant = owner.partition("/")
+    if int(uid) not in (0, os.geteuid()):
+        return owner
+    return f"{os.geteuid()}/{tenant}" if tenant else OWN
+
+
 def shred_owner(keys: Keys, owner: str, directory: Path) -> None:
     """Forget all of an owner, in the kernel that runs, if one does, and in the files of this user. Raises SyscallError,
     ESRCH if there is nothing of it."""
-    uid, _, tenant = owner.partition("/")
-    key = OWN if not tenant and int(uid) in (0, os.geteuid()) else owner
+    key = key_name(owner)
     told: list[ShredInfo] = []
     journal, unknown = "", None
     if runtime.holder(directory) is not None:
@@ -175,7 +184,7 @@ def _shred_file(keys: Keys, file: str) -> bool:
     if there:
         print(f"{file}: its key is forgotten, so that all copies of it are noise; overwritten and removed")
     elif name:
-        print(f"{file}: overwritten and removed; its key was not among yours")
+        print(f"{file}: overwritten and removed; its key was not among yours, {_ELSEWHERE}")
     else:
         print(f"{file}: overwritten and removed; {_OTHER_COPIES}, and old blocks of the disk may hold it")
     return there

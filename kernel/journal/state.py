@@ -67,7 +67,7 @@ class Answers:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Answers) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(self._kept.values())
@@ -161,7 +161,7 @@ class SavedProcess:
             getattr(self, name) == getattr(other, name) for name in self.__slots__
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __repr__(self) -> str:
         told = self.head, self.log.tolist(), self.fed, self.decoded, self.logprobs, self.records

@@ -43,6 +43,7 @@ class Kept:
     tokens: int
 
 
+_NO_CHAIN: list[int] = []  # of all tables that have no full block yet, so never written
 _NOTHING: dict[int, Kept] = {}  # in lower tiers: of all tables that have nothing there, so never written
 
 
@@ -66,7 +67,7 @@ class PageTable:
         self.alien, self.apart = NOWHERE, 0
         self.frames: list[int] = []
         self.cached = 0
-        self.chain: list[int] = []  # serials of the leading full blocks that went through the prefix index
+        self.chain = _NO_CHAIN  # serials of the leading full blocks that went through the prefix index
         self.sent = 0  # leading frames the driver knows
         self.salt = salt
         self.kept = _NOTHING
@@ -81,7 +82,7 @@ class PageTable:
         child.alien, child.apart = self.alien, self.apart
         child.frames = self.frames.copy()
         child.cached = self.cached
-        child.chain = self.chain.copy()
+        child.chain = self.chain.copy() or _NO_CHAIN
         pool.share_mapped(child.frames)
         return child
 
@@ -132,6 +133,7 @@ class PageTable:
                 break
             pool.share(frame, self.group)
             self.frames.append(frame)
+            self.chain = self.chain or []
             self.chain.append(serial)
             at += BLOCK_TOKENS
             gained += BLOCK_TOKENS
@@ -277,6 +279,7 @@ class PageTable:
         while (len(self.chain) + 1) * BLOCK_TOKENS <= self.cached:
             at = len(self.chain) * BLOCK_TOKENS
             block = log[at : at + BLOCK_TOKENS].tobytes()
+            self.chain = self.chain or []
             self.chain.append(pool.prefix.name(self._parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:

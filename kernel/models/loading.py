@@ -273,8 +273,9 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
     image.paging_time = system.now - image.asked
     image.allotted = image.allotted if image.streamed else image.size
     image.pageins += 1
-    image.hinted = image.faulted = image.lasting = False
+    image.hinted = image.faulted = image.lasting = image.changed = False
     if message.changed:
+        files_changed(system, device, image)
         _lose_kv(system, device, image)
     streamed = f"{message.resident_bytes / 1e6:.1f} MB of them in memory, " if image.streamed else ""
     system.log(
@@ -308,6 +309,13 @@ def measured(system: System, device: Device, message: Measured) -> None:
         on={"model": image.path},
         details={"device": device.name, "dtype": image.dtype, "digest": image.digest},
     )
+
+
+def files_changed(system: System, device: Device, image: Image) -> None:
+    """The files of a model that processes have are not what was loaded any more: a line of the audit log, with the digest
+    of what was. What is loaded in their place is another line's."""
+    details = {"device": device.name, "dtype": image.dtype, "digest": image.digest, "processes": len(image.users)}
+    audit.note(system, "changed", "models", who=system.owners.operator.name, on={"model": image.path}, details=details)
 
 
 def _leave_idle(system: System, loaded: tuple[Device, int, int]) -> None:

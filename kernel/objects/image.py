@@ -45,6 +45,7 @@ class Image:
     probed: Probed | None = None
     weight_bytes: int = 0
     guesses: bool = False
+    changed: bool = False  # of its files, while they are used, something is not what was loaded
     progress: float = 0.0
     ref: int = 0  # of the last request to the driver for it
     abandoned: bool = False  # the driver has been told that nobody waits for it any more

@@ -30,12 +30,16 @@ class LogRecords:
         """E2BIG if these would be too many, or too large, beside those that it has."""
         check_size(len(self.rows) + len(blobs), self.bytes + sum(map(len, blobs)), f"process {pid} would have")
 
-    def add(self, position: int, blobs: Sequence[bytes]) -> None:
-        """Put records at `position`, which is behind none that are there; their room has been checked."""
-        if blobs:
-            self.rows = self.rows or []
-            self.rows += [LogRecord(position, blob) for blob in blobs]
-        self.bytes += sum(map(len, blobs))
+    def with_more(self, position: int, blobs: Sequence[bytes]) -> LogRecords:
+        """These and more at `position`, which is behind none that are there; their room has been checked. It is this
+        object, unless it is the empty one, which many processes share."""
+        if not blobs:
+            return self
+        more = self if self.rows else LogRecords()
+        more.rows = more.rows or []
+        more.rows += [LogRecord(position, blob) for blob in blobs]
+        more.bytes += sum(map(len, blobs))
+        return more
 
     def cut(self, length: int) -> bool:
         """Drop the records at `length` and behind it; whether there were any."""
@@ -52,13 +56,16 @@ class LogRecords:
         return self.rows[bisect_left(self.rows, position, key=_position) :]
 
     def copy(self) -> LogRecords:
-        return LogRecords(self.rows)
+        return LogRecords(self.rows) if self.rows else NO_RECORDS
 
     def check(self, length: int) -> None:
         """In order, each at a position that a log of `length` tokens has or ends at, no more than there may be."""
         assert not (wrong := check_places(self.rows, length)), wrong
         counted = sum(len(row.data) for row in self.rows)
         assert self.bytes == counted, f"{self.bytes} bytes of records, counted: {counted}"
+
+
+NO_RECORDS = LogRecords()  # of processes that have none
 
 
 def _position(row: LogRecord) -> int:

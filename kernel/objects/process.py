@@ -18,7 +18,7 @@ from llmasos.kernel.groups.pressure import Activity
 from llmasos.kernel.journal.records import ProcessHead, Traits
 from llmasos.kernel.journal.state import Answers
 from llmasos.kernel.memory.page_table import PageTable, table_of
-from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.log_records import NO_RECORDS, LogRecords
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.request import Channel
 from llmasos.kernel.objects.reserve import Reserve
@@ -173,11 +173,12 @@ class Program(Process):
     granted: dict[int, int] = field(default_factory=dict)
     granted_groups: dict[Group, int] = field(default_factory=dict)
     sandbox: int = 0  # the one whose endpoint it has come by; 0: the usual one
+    key: bytes = b""  # the public key by which it has come from another machine
     parked: dict[int, Request] = field(default_factory=dict)  # its calls that wait, by seq
     ended: Channel = field(default_factory=Channel)  # woken when a child has ended
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has
-    to_replay: set[int] = field(default_factory=set)  # of those, the ones given by an earlier kernel
-    grace: Timer | None = None  # it has not come back yet since the kernel was booted, and ends with this
+    to_replay: set[int] = field(default_factory=set)  # of those, the ones given to an earlier connection
+    grace: Timer | None = None  # it is away, since the kernel was booted or its connection cut, and ends with this
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)
@@ -226,7 +227,7 @@ class LLMProcess(Process):
     stranded: str = ""  # why it cannot have it
     # context
     log: Log = field(default_factory=log_of)
-    records: LogRecords = field(default_factory=LogRecords)
+    records: LogRecords = NO_RECORDS
     table: PageTable = None  # type: ignore[assignment]  # set by __post_init__ if it was not given
     driver_log: int = 0  # leading tokens of the log the driver holds
     recorded: int = 0  # and the journal

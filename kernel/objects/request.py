@@ -39,6 +39,6 @@ class Request:
     late: bool = False  # the deadline has passed
     waited: bool = False
     audited: int = 0  # how far its audit has come (kernel/objects/auditor.py, Stage)
-    absent: bool = False  # made to an earlier kernel, and not yet asked for again
+    absent: bool = False  # made by an earlier connection, and not yet asked for again
     size: int = 0  # bytes of its frame
     files: frozenset[str] | None = None  # paths that its user has shown (events.Syscall)

@@ -10,13 +10,14 @@ one that waited for a decode goes on waiting, and everything else is done now, b
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
 from llmasos.kernel import desk, grants, sandboxes
 from llmasos.kernel.clock import nanoseconds
-from llmasos.kernel.events import Syscall
+from llmasos.kernel.events import CutOff, Syscall
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.journal import positions
 from llmasos.kernel.journal.records import Granted, traits_of
@@ -26,7 +27,7 @@ from llmasos.kernel.life import Awaited, end_program, forget_old, lives_on, set_
 from llmasos.kernel.marks import changed
 from llmasos.kernel.objects.device import Device
 from llmasos.kernel.objects.grant import Grant
-from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.objects.log_records import NO_RECORDS, LogRecords
 from llmasos.kernel.objects.process import INIT_PID, WAITS, Account, Decoding, LLMProcess, Program
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.objects.reserve import Reserve, make_reserve
@@ -40,10 +41,11 @@ from llmasos.kernel.wait import sleep, wait
 from llmasos.syscalls import pids
 from llmasos.syscalls import table as calls
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, SchedClass, Usage, WaitFor
+from llmasos.syscalls.records import GroupSettings, Kind, SchedClass, Usage, WaitFor
 from llmasos.syscalls.records import State as ProcessState
 from llmasos.syscalls.table import BY_RECORD
 
+_TOLD = 256  # processes that come back between two looks whether to say so
 _MOST_WAIT = 1 << 61  # nanoseconds that a record may tell
 
 # --- tickets --------------------------------------------------------------------------------------------------------
@@ -54,21 +56,25 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     it was told what the journal does not have, `seen` being the last position that it was told (-1: it does not say)."""
     pid = int.from_bytes(shown[:PID_BYTES], "big")
     valid = bool(system.secret) and len(shown) > PID_BYTES
-    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid))):
+    if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid), event.key)):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
     program, number = system.table.find(pid), pids.number_of(pid)
     elsewhere = isinstance(program, Program) and program.sandbox != event.sandbox  # a sandbox has its own and no others
     if not isinstance(program, Program) or elsewhere or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
-            f"program {number} has ended, or did not come back within {system.config.grace:g} s; attach without its "
-            "ticket"
+            f"program {number} has ended, or did not come back within {system.config.grace:g} s after the kernel was "
+            f"booted, or {system.config.cut_grace:g} s after its connection was cut; attach without its ticket"
         )
+    if program.grace is None and event.key and may_come_back(system, program):
+        system.act(CutOff(program.peer, "its program has come by another connection"))
+        lose(system, program)  # it knows of the cut before its kernel does
     if program.grace is None:
         raise Errno.EAGAIN(f"program {number} is attached by another connection, whose end has not been noticed yet")
     program.grace.cancel()
+    system.away.pop(pid, None)
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
-    program.told = seen >= 0
+    program.told, program.key = seen >= 0, event.key
     system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back", program)
@@ -92,16 +98,40 @@ def _check_seen(system: System, pid: int, seen: int) -> None:
     )
 
 
+def may_come_back(system: System, program: Program) -> bool:
+    """Whether a program whose connection was cut can show who it is."""
+    return bool(system.secret and program.name) and system.config.cut_grace > 0 and not system.halting
+
+
+def lose(system: System, program: Program) -> None:
+    """The connection of a program was cut, and it may come back by another one. Its processes and its calls go on; which
+    answers have arrived nobody knows, so those that it asks for again it gets again, as after a boot."""
+    del system.programs[program.peer]
+    program.peer = program.os_pid = 0
+    system.away[program.pid] = system.stale[program.pid] = program
+    for request in program.parked.values():
+        request.absent = True
+    program.to_replay.update(answer.seq for answer in program.answers)
+    program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, program)
+    grace = f"{system.config.cut_grace:g} s"
+    system.log("warning", f"program {program.pid} ({program.name}) was cut off; it has {grace} to come back", program)
+
+
+def _stays_away(system: System, program: Program) -> None:
+    system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
+    end_program(system, program, 0, "it did not come back after its connection was cut")
+
+
 def join(waiting: Request, request: Request) -> bool:
-    """Whether the program repeats a decode that waits since an earlier kernel. The old request answers both."""
-    if not waiting.absent or not isinstance(request.call, calls.Decode):
+    """Whether the program repeats a call that waits since an earlier connection. The old request answers both."""
+    if not waiting.absent or request.entry is not waiting.entry:
         return False
     waiting.absent = False
     return True
 
 
 def answer_again(system: System, request: Request) -> bool:
-    """Answer a call as an earlier kernel did, if it did: that answer may not have arrived. Returns whether it did."""
+    """Answer a call as an earlier connection was, if it was: that may not have arrived. Returns whether it was."""
     program = request.program
     if request.seq not in program.to_replay:
         return False
@@ -118,20 +148,29 @@ def answer_again(system: System, request: Request) -> bool:
 # --- boot -----------------------------------------------------------------------------------------------------------
 
 
-def recover(system: System, state: State) -> None:
-    """Bring back the state that the journal has, and record from here on."""
+def recover(system: System, state: State, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
+    """Bring back the state that the journal has, and record from here on. `progress`: as of Kernel.boot."""
     system.secret = state.secret
     for owner in state.owners.values():
         system.groups.home(system.owners.recall(owner.name, owner.salt))
     for path, settings in state.groups.items():
-        system.groups.recall(path).change(settings)
+        group = system.groups.recall(path)
+        if group.settings not in (settings, GroupSettings()):
+            system.log(
+                "info", f"journal: group {path} has what was set while a kernel ran, not what the configuration says"
+            )
+        group.change(settings)
     for path, tokens in state.spent.items():
         system.groups.recall(path).tokens = tokens
     system.journal.begin(system.groups, state)
     _schedule(system, state)
     resume_pids(system, state)
     programs = {pid: _program(system, saved) for pid, saved in state.programs.items()}
-    processes = [_process(system, saved, state, programs) for saved in state.processes.values()]
+    processes: list[LLMProcess] = []
+    for saved in state.processes.values():
+        processes.append(_process(system, saved, state, programs))
+        if not len(processes) % _TOLD:
+            progress(len(processes), len(state.processes))
     system.table.sort()
     _grants(system, state, programs)
     forget_old(system)
@@ -242,7 +281,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         saved=head,
         log=saved.log,
         recorded=len(saved.log),
-        records=LogRecords(saved.records),
+        records=LogRecords(saved.records) if saved.records else NO_RECORDS,
         finish=head.finish,
         ahead=False,  # its pages come back with its next feed, truncate or decode
         stopped=head.stopped,

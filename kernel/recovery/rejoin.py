@@ -27,6 +27,7 @@ class Rejoin(Call[None]):
     pid: int
 
 
+AT_ONCE = 256  # processes that get their models back in one event, which takes some milliseconds
 _ENTRY = Entry(0, "rejoin", "kernel", Rejoin, None, (), Right(0), True, False, ())
 
 
@@ -49,6 +50,25 @@ def begin(system: System, process: LLMProcess) -> None:
     """Begin to bring a process's model into memory; the process goes on with it."""
     stale(system, process)
     system.woken.append((_request(system, process), None))
+
+
+def spread(system: System) -> None:
+    """Very many calls have been woken. Of the kernel's own let some go on now, and the others in the next events, between
+    which programs are heard."""
+    own = 0
+    for _ in range(len(system.woken)):
+        woken = system.woken.popleft()
+        own += (mine := woken[0].program is system.own)
+        (system.returning if mine and own > AT_ONCE else system.woken).append(woken)
+    if system.returning and system.returns is None:
+        system.returns = system.timers.at(system.now + 1, _next_some, None)
+
+
+def _next_some(system: System, nothing: None) -> None:
+    """The next ones. A moment later, and not at once: what is due now is all done in one event."""
+    for _ in range(min(AT_ONCE, len(system.returning))):
+        system.woken.append(system.returning.popleft())
+    system.returns = system.timers.at(system.now + 1, _next_some, None) if system.returning else None
 
 
 def _request(system: System, process: LLMProcess) -> Request:

@@ -47,6 +47,8 @@ class Plan:
 
 def plan_step(system: System, device: Device) -> Plan:
     """Choose and prepare the next step; it has no runs if nobody can run. Chosen processes are marked (`running` > 0)."""
+    if device.queue.idle and device.suspect is None and not any(image.starved for image in device.images.values()):
+        return Plan([], [], [], [], 0, [])  # as after each call that ends or feeds a process that sleeps
     _wake_starved(system, device)
     plan = _fill(system, device, desperate=False)
     while not plan.runs and device.queue:  # the first processes found no frames; the next may need none

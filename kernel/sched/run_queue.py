@@ -56,6 +56,11 @@ class RunQueue:
                 if process.ticket == ticket:
                     yield process
 
+    @property
+    def idle(self) -> bool:
+        """Nobody is queued, and nothing is left to be taken of those who were."""
+        return not (self._size or any(self._heaps))
+
     def entries(self) -> int:
         """What the queue holds in memory, dead entries included."""
         return sum(map(len, self._heaps)) + sum(map(len, self._lines))

@@ -166,7 +166,9 @@ def guard_of(device: Engine) -> Guard:
 def errors(device: Engine) -> list[str]:
     """What a step of two contexts comes to, each without a token if there is one."""
     runs = [Run(90 + n, IMAGE, 0, prompt(n, 5), 0, [n + 1], Sample(Sampler(), 5, True)) for n in range(2)]
-    results = device.step(Step(1, runs)).results
+    done = device.step(Step(1, runs))
+    results = done.results
+    assert done.changed == ([IMAGE] if any(result.error for result in results) else [])
     assert all((result.token < 0) is bool(result.error) for result in results)
     return [result.error for result in results]
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -89,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         rows = [case for case in cases(explore(agent, shim, moments), chosen.skips) if chosen.only in case.key]
         part, parts = map(int, chosen.part.split("/"))
-        left = [case for case in rows[part - 1 :: parts] if case.key not in done]
+        mine = [case for case in rows if zlib.crc32(case.key.encode()) % parts == part - 1]
+        left = [case for case in mine if case.key not in done]
         if chosen.shuffle is not None:
             random.Random(chosen.shuffle).shuffle(left)
         print(f"{len(rows)} cases at {len({case.site for case in rows})} places, {len(left)} are to be tried")

@@ -186,6 +186,8 @@ class Target:
             assert process is not None
             process.terminate()
             process.wait(SECONDS)
+            if process.returncode == 0 and "as the kernel halts: " in self.log[self._began :]:
+                raise Broken("what came last is not on the disk, and the kernel's exit status does not say so")
             self._buried(process)
             self._boot()
 

@@ -7,8 +7,11 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec import structs
 
-from llmasos.kernel.events import Append, Audit, AuditLine, Halt, Log, Rejected, Reply, Syscall, WakeAt
+from llmasos.drivers.protocol import Load, Measured, RunResult, Step, StepDone
+from llmasos.drivers.sim.device import SimDevice
+from llmasos.kernel.events import Append, Audit, AuditLine, FromDevice, Halt, Log, Rejected, Reply, Syscall, WakeAt
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -19,6 +22,7 @@ from llmasos.syscalls.table import (
     Call,
     Checkpoint,
     Decode,
+    Evict,
     Feed,
     Getinfo,
     GroupSet,
@@ -275,6 +279,44 @@ def test_boot_models_and_halt_are_told() -> None:
     lines: list[AuditLine] = [*sim.audited, *(a.line for a in actions if isinstance(a, Audit))]
     assert {"boot", "attach", "spawn", "shutdown", "halt"} <= {line.what for line in lines}
     assert not [a for a in actions if isinstance(a, WakeAt | Log) and "audit" in str(a)]
+
+
+def test_files_of_a_model_that_change_under_the_kernel_are_told_with_what_was_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sim = audited()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT))
+    sim.run_idle()
+    fetch, step = SimDevice.fetch, SimDevice.step
+
+    def told() -> list[dict[str, Any]]:
+        return [{**line.on, **line.details} for line in sim.audited if (line.what, line.of) == ("changed", "models")]
+
+    def tampered(device: SimDevice, request: Step) -> StepDone:
+        results = [RunResult(run.ctx, error="its tables are not what was loaded") for run in request.runs]
+        return structs.replace(step(device, request), results=results, changed=[run.image for run in request.runs])
+
+    def anew(device: SimDevice, request: Load, report: Any) -> Any:
+        bring_in = fetch(device, request, report)
+        return lambda: structs.replace(bring_in(), changed=request.again)
+
+    program.call(Decode(pid, 1))
+    assert told() == []
+    (device,) = sim.kernel.devices.values()
+    (image,) = device.images.values()
+    sim.event(FromDevice(device.name, device.incarnation, Measured(image.id, digest := "ab" * 32)))
+    want = {"model": "sim", "device": device.name, "dtype": image.dtype, "digest": digest, "processes": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(SimDevice, "step", tampered)  # a page of them is not what it was
+        for _ in range(2):
+            refused(program, Decode(pid, 1))
+        assert told() == [want]
+    with monkeypatch.context() as patch:
+        patch.setattr(SimDevice, "fetch", anew)  # they were written while the weights were out of memory
+        program.call(Evict("sim", force=True))
+        program.call(Decode(pid, 1))
+    assert told() == [want] * 2
 
 
 def test_the_inventory_waits_for_the_package_and_shows_others_no_paths() -> None:

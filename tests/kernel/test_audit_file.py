@@ -254,6 +254,25 @@ def test_lines_after_the_last_sync_survive_the_kernel(tmp_path: Path, small: Non
     assert report.lines == log.chain.lines
 
 
+def test_a_state_that_went_astray_costs_no_key_and_leaves_none_of_the_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, key, whole = open_audit(tmp_path), tmp_path / "key", os.pwrite
+    size = key.stat().st_size
+    write(log, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", lambda fd, data, at: whole(fd, data, at + 4096))
+        log.sync_now()
+    assert key.stat().st_size == size
+    killed(log)
+    key.write_bytes(key.read_bytes().ljust(4096, b"\0") + key.read_bytes())  # and the kernel died before it looked
+    log = open_audit(tmp_path)
+    assert log.notes == []
+    assert key.stat().st_size == size
+    log.close()
+    assert looked_at(tmp_path).wrong == []
+
+
 @pytest.mark.parametrize("left", [1, 70])
 def test_a_torn_last_line_is_cut_off_and_said(tmp_path: Path, left: int) -> None:
     log = open_audit(tmp_path)

@@ -11,7 +11,7 @@ from llmasos.kernel.calls.info import row
 from llmasos.kernel.events import HaltRequest, Rejected
 from llmasos.kernel.objects.request import Request
 from llmasos.kernel.state import System
-from llmasos.simulator import Future, Prog, simulate
+from llmasos.simulator import Future, simulate
 from llmasos.syscalls import limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
@@ -52,14 +52,9 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
+from tests.kernel.neighbours import refused
 
 PROMPT = list(range(40))
-
-
-def refused(program: Prog, call: Any) -> tuple[Errno, str]:
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno, caught.value.reason
 
 
 # --- programs and rights --------------------------------------------------------------------------------------------

@@ -35,9 +35,11 @@ ASK = [  # all that only looks, and calls by numbers that may be another's
 ]
 
 
-@pytest.fixture
-def sim() -> Simulation:
+@pytest.fixture(params=["count", "rows"])
+def sim(request: pytest.FixtureRequest) -> Simulation:
+    """Others see of a process that there is one, or a row of it ([privacy] ps)."""
     sim = simulate(
+        show_all=request.param == "rows",
         options={"vocab": str(100_000)},
         journal_path=f"/var/{CANARY}-journal",
         audit=f"/var/{CANARY}-audit",

@@ -395,6 +395,7 @@ def test_the_last_places_are_for_processes_that_have_none(tmp_path: Path, monkey
     who = [7]
     monkeypatch.setattr(zeromq, "credentials", lambda fd: zeromq.Credentials(who[0], os.getuid()))
     monkeypatch.setattr(zeromq, "pidfd", lambda fd, found: -1)
+    monkeypatch.setattr(capacity, "in_sandbox", lambda peer: False)  # there are no such processes
 
     async def main() -> None:
         async with doorway(tmp_path, 256) as way:
@@ -422,6 +423,7 @@ def test_a_user_of_a_kernel_of_several_has_a_part_of_the_places_and_the_last_one
 ) -> None:
     """However many processes he has, and whatever other users do together."""
     who = [0, 0]  # OS process and user
+    monkeypatch.setattr(capacity, "in_sandbox", lambda peer: False)  # there are no such processes
     monkeypatch.setattr(zeromq, "credentials", lambda fd: zeromq.Credentials(*who))
     monkeypatch.setattr(zeromq, "pidfd", lambda fd, credentials: -1)
 

@@ -59,7 +59,14 @@ class Core:
         self._handler = handler or (lambda event, now: [])
         self._first = first or []
 
-    def boot(self, now: int, saved: object = None, notes: Sequence[tuple[str, str]] = (), wall: int = 0) -> list[Action]:
+    def boot(
+        self,
+        now: int,
+        saved: object = None,
+        notes: Sequence[tuple[str, str]] = (),
+        wall: int = 0,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> list[Action]:
         assert (saved, notes) == (None, ())
         return self._first
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from llmasos.kernel.edge import copies
 from llmasos.kernel.edge.copies import Copies, Item
 from llmasos.syscalls import budgets
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.shown import File, Kept, Show
-from llmasos.syscalls.table import Call, Spawn
+from llmasos.syscalls.shown import File, Kept, Show, Taken
+from llmasos.syscalls.table import Call, Names, Spawn
 from tests.doorway import apart, until
-from tests.shown_files import ME, Raw, model_at, opened, peer, plain, serving, taken_of
+from tests.shown_files import ME, Raw, model_at, opened, peer, plain, serving, show, taken_of
 
 
 def sha256(data: bytes) -> str:
@@ -148,6 +149,32 @@ def test_each_who_has_shown_a_copy_pays_for_it_and_what_nothing_uses_makes_room(
     assert {one.name for one in (tmp_path / copies.BLOBS).iterdir()} == {
         sha256(data) for data in (b"a" * 400, b"c" * 500)
     }
+
+
+def test_a_copy_that_one_user_gives_up_while_another_shows_the_same_is_there(tmp_path: Path, small: None) -> None:
+    """The first user needs room between the look whether the directory is there and its entry for the second one."""
+
+    async def main() -> None:
+        async with serving(tmp_path) as served:
+            store = served._copies
+            kept(store, ME + 1, b"a" * 400)
+            link, going = store.link, list[Path]()
+
+            def late(items: list[Item]) -> str:
+                digest = link(items)
+                with suppress(SyscallError):
+                    going.extend(store.reserve(ME + 1, 900))
+                return digest
+
+            store.link = late  # type: ignore[method-assign]
+            (tmp_path / "mine").write_bytes(b"a" * 400)
+            with opened(tmp_path / "mine", os.O_RDONLY) as descriptor:
+                taken = await apart(lambda: show(tmp_path, Names.MODEL, descriptor, name="f0", first=None))
+            assert isinstance(taken, Taken)
+            copies.remove(going)
+            assert (Path(taken.path) / "f0").read_bytes() == b"a" * 400
+
+    trio.run(main)
 
 
 def test_models_of_empty_files_cost_something_and_so_do_the_same_files_in_many_models(tmp_path: Path) -> None:

@@ -23,16 +23,15 @@ from llmasos.syscalls.table import (
     Grants,
     GroupCreate,
     GroupMove,
-    Needs,
     Read,
     Rename,
     Revoke,
     Setlimits,
     Spawn,
 )
+from tests.kernel.neighbours import ANN, CONTROL, LIMITS, READ, SEE
 
-ANN, FIRST, PEOPLE = 1001, 2000, 4
-SEE, READ, CONTROL, LIMITS = (int(one) for one in (Needs.SEE, Needs.READ, Needs.CONTROL, Needs.LIMITS))
+FIRST, PEOPLE = 2000, 4
 HOME = f"/users/{ANN}"
 GROUPS = [f"{HOME}/a", f"{HOME}/a/b", f"{HOME}/c"]
 LIVES = 400 if os.environ.get("LLMASOS_WHOLE") else 8

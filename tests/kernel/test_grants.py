@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from llmasos.kernel.events import Reply
-from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.simulator import Prog, simulate
 from llmasos.syscalls import budgets, limits
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import MARK, parse, pid_of, shown
@@ -31,7 +30,6 @@ from llmasos.syscalls.table import (
     GroupStat,
     Kill,
     Models,
-    Needs,
     Ps,
     Read,
     Rename,
@@ -42,16 +40,7 @@ from llmasos.syscalls.table import (
     Trace,
     Wait,
 )
-
-ANN, BEN, CID = 1001, 1002, 1003
-SEE, READ, CONTROL, LIMITS = (int(one) for one in (Needs.SEE, Needs.READ, Needs.CONTROL, Needs.LIMITS))
-
-
-def errno_of(program: Prog, call: Call[Any]) -> Errno:
-    """How a call fails."""
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno
+from tests.kernel.neighbours import ANN, BEN, CID, CONTROL, LIMITS, READ, SEE, Neighbours, errno_of
 
 
 def hand(giver: Prog, pid: int, taker: Prog, rights: int) -> GrantInfo:
@@ -60,16 +49,11 @@ def hand(giver: Prog, pid: int, taker: Prog, rights: int) -> GrantInfo:
     return taker.call(Accept(made.ticket))
 
 
-@dataclass
-class Room:
+class Room(Neighbours):
     """Ann's process, and two others."""
 
-    sim: Simulation = field(default_factory=lambda: simulate(256))
-
     def __post_init__(self) -> None:
-        self.ann, self.ben, self.cid = (
-            self.sim.program(name, uid=uid) for name, uid in (("a", ANN), ("b", BEN), ("c", CID))
-        )
+        super().__post_init__()
         self.number = self.ann.call(Spawn("sim", [1, 2, 3], name="hers", detached=True))
         self.pid = pid_of(ANN, self.number)  # as others know it
 

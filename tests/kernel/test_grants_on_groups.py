@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from llmasos.kernel.events import Wall
 from llmasos.kernel.objects.grant import Grants as Table
-from llmasos.simulator import Future, Prog, Simulation, simulate
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.simulator import Future
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import GrantInfo, GroupSettings, Limits, Signal
 from llmasos.syscalls.table import (
@@ -29,7 +28,6 @@ from llmasos.syscalls.table import (
     GroupSet,
     GroupStat,
     Kill,
-    Needs,
     Ps,
     Read,
     Revoke,
@@ -37,29 +35,16 @@ from llmasos.syscalls.table import (
     Spawn,
     Wait,
 )
+from tests.kernel.neighbours import ANN, BEN, CID, CONTROL, LIMITS, READ, Neighbours, errno_of
 
-ANN, BEN, CID = 1001, 1002, 1003
-READ, CONTROL, LIMITS = (int(one) for one in (Needs.READ, Needs.CONTROL, Needs.LIMITS))
 TEAM, INNER = f"/users/{ANN}/team", f"/users/{ANN}/team/inner"
 
 
-def errno_of(program: Prog, call: Call[Any]) -> Errno:
-    """How a call fails."""
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno
-
-
-@dataclass
-class Room:
+class Room(Neighbours):
     """Ann's groups, a process in each, and two others; Ben was granted reading and control on the outer one."""
 
-    sim: Simulation = field(default_factory=lambda: simulate(256))
-
     def __post_init__(self) -> None:
-        self.ann, self.ben, self.cid = (
-            self.sim.program(name, uid=uid) for name, uid in (("a", ANN), ("b", BEN), ("c", CID))
-        )
+        super().__post_init__()
         for path in (TEAM, INNER):
             self.ann.call(GroupCreate(path))
         self.number, self.inner, self.outside = (self.spawn(path) for path in (TEAM, INNER, f"/users/{ANN}"))

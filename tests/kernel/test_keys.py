@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from llmasos.kernel.edge.key_store import Store
+from llmasos.kernel.edge import seal
+from llmasos.kernel.edge.key_store import OWN, Store
 from llmasos.kernel.edge.keys import Keys
+from llmasos.kernel.edge.locked import Locked
 from llmasos.kernel.edge.master import FileSource
+from llmasos.kernel.edge.shred import key_name, owner_named
 from llmasos.kernel.edge.slots import IMAGE, PROCESS, SLOT_BYTES
+from llmasos.kernel.objects.owner import Owners
 from llmasos.syscalls.errno import Errno, SyscallError
 
 PATIENCE = 60.0
@@ -220,6 +224,44 @@ def test_a_key_of_an_image_is_found_in_a_long_file_a_piece_at_a_time(
         assert keys.files.get(name) == key
     assert keys.files.get(secrets.token_bytes(len(made[0][0]))) is None
     assert max(sizes) <= 1 << 16 < os.stat(keys.files.path).st_size
+
+
+@pytest.mark.parametrize("uid", [999, 0], ids=["service", "root"])
+@pytest.mark.parametrize("named", ["0", "999", "root", "0/acme", "999/acme", "1001", "1001/acme"])
+def test_whose_keys_are_destroyed_is_whom_the_kernel_of_that_user_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, named: str
+) -> None:
+    owners, store = Owners(uid, 1), Store(tmp_path / "keys", lambda anew: [bytes(32)], Locked())
+    keys: dict[str, tuple[bytes, bytes]] = {}
+    for whose in (0, 999, 1001):
+        for tenant in ("", "acme"):
+            owner = owners.of(whose, tenant, whose + len(tenant))
+            if owner.key not in keys:
+                keys[owner.key] = store.add(PROCESS, 7, owner.key)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.chdir(tmp_path)
+    said = owner_named(named)
+    assert said is not None
+    user, _, named_tenant = said.partition("/")
+    meant = owners.of(int(user), named_tenant, 0)
+    want = {owner.key for owner in owners if owner is meant or owner.base is meant}
+    found = {slot.name for slot in store.of_owner(key_name(said), PROCESS)}
+    assert found == {keys[key][0] for key in want}
+    assert (OWN in want) == (said in ("0", f"{uid}"))
+    store.close()
+
+
+def test_keys_of_another_user_s_kernel_are_left_alone_and_it_is_said_whose_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "kernel.toml"
+    config.write_text(f'[seal]\nkey_file = "{tmp_path / "seal.key"}"\ndirectory = "{tmp_path / "keys"}"\n')
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for words in (["shred", "1001"], ["seal", "rotate"], ["seal", "status"]):
+        assert seal.main([*words, "--config", os.fspath(config)]) == 1
+        assert "run this as that user: `sudo -u " in capsys.readouterr().err
+    assert list((tmp_path / "keys").iterdir()) == []
 
 
 # --- writes that go astray ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from llmasos.kernel.events import HaltRequest
 from llmasos.kernel.objects.process import INIT_PID
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import limits
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, Kind, Signal, State
 from llmasos.syscalls.table import (
     Decode,
@@ -29,14 +29,9 @@ from llmasos.syscalls.table import (
     Spawn,
     Wait,
 )
+from tests.kernel.neighbours import errno_of
 
 HOUR = limits.KEPT_SECONDS
-
-
-def refused(program: Prog, call: Any) -> Errno:
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno
 
 
 def detached(program: Prog, **more: Any) -> int:
@@ -69,13 +64,13 @@ def test_wait_without_a_pid_is_for_children_and_a_childs_status_is_for_its_paren
     sim = simulate()
     program, other = sim.program(), sim.program()
     detached(program)
-    assert refused(program, Wait()) is Errno.ECHILD
+    assert errno_of(program, Wait()) is Errno.ECHILD
     child = program.call(Spawn("sim", tokens=[1]))
-    assert refused(other, Wait(child)) is Errno.ECHILD
-    assert refused(other, Wait(program.pid)) is Errno.ECHILD  # a program is init's child, and no LLM process
-    assert refused(other, Wait(INIT_PID)) is Errno.ECHILD
+    assert errno_of(other, Wait(child)) is Errno.ECHILD
+    assert errno_of(other, Wait(program.pid)) is Errno.ECHILD  # a program is init's child, and no LLM process
+    assert errno_of(other, Wait(INIT_PID)) is Errno.ECHILD
     program.call(Exit(child, 1))
-    assert refused(other, Wait(child)) is Errno.ECHILD
+    assert errno_of(other, Wait(child)) is Errno.ECHILD
     assert program.call(Wait()).pid == child
 
 
@@ -93,7 +88,7 @@ def test_a_status_is_kept_for_an_hour() -> None:
     assert states(sim)[late] is State.ZOMBIE
     assert program.call(Wait(late)).status == 128 + int(Signal.TERM)
     sim.run_for(HOUR)
-    assert refused(program, Wait(late)) is Errno.ECHILD
+    assert errno_of(program, Wait(late)) is Errno.ECHILD
 
 
 def test_of_more_statuses_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +144,7 @@ def test_a_kept_status_costs_its_group_nothing_and_a_session_ends_without_it() -
     program.call(GroupCreate("two", GroupSettings(pids_max=2)))
     for _ in range(5):
         pids = [detached(program, group="two") for _ in range(2)]
-        assert refused(program, Spawn("sim", tokens=[1], group="two")) is Errno.EAGAIN
+        assert errno_of(program, Spawn("sim", tokens=[1], group="two")) is Errno.EAGAIN
         for pid in pids:
             program.call(Kill(pid))
         sim.run_idle()
@@ -168,7 +163,7 @@ def test_the_next_kernel_keeps_the_statuses_too() -> None:
     sim.boot_again()
     late = sim.program("late")
     assert late.call(Wait(pid)).status == 9
-    assert refused(late, Wait(pid)) is Errno.ECHILD
+    assert errno_of(late, Wait(pid)) is Errno.ECHILD
 
 
 # --- detach, rename, fork -------------------------------------------------------------------------------------------
@@ -180,13 +175,13 @@ def test_a_process_that_is_detached_outlives_its_program() -> None:
     stays, goes = (program.call(Spawn("sim", tokens=[1], name=name)) for name in ("stays", "goes"))
     for _ in range(2):  # harmless if it is so already
         other.call(Detach(stays))
-    assert refused(program, Wait(1234)) is Errno.ECHILD
+    assert errno_of(program, Wait(1234)) is Errno.ECHILD
     program.disconnect()
     sim.run_idle()
     assert goes not in states(sim)
     assert other.call(Getinfo(stays)).ppid == INIT_PID
     assert other.call(Decode(stays, 2)).tokens == sim.continuation([1], 2)
-    assert refused(other, Detach(goes)) is Errno.ESRCH
+    assert errno_of(other, Detach(goes)) is Errno.ESRCH
 
 
 def test_a_call_that_waits_for_a_child_goes_on_waiting_when_it_is_detached() -> None:
@@ -257,7 +252,7 @@ def test_a_kernel_that_halts_and_keeps_leaves_everything_to_the_next(how: str) -
 def test_a_kernel_without_a_journal_refuses_to_keep() -> None:
     sim = simulate(journal=False)
     program = sim.program()
-    assert refused(program, Shutdown(keep=True)) is Errno.ENOTSUP
+    assert errno_of(program, Shutdown(keep=True)) is Errno.ENOTSUP
     assert not sim.halted
     program.call(Null())
 

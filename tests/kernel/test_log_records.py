@@ -79,7 +79,7 @@ def test_records_are_a_list_that_is_cut_by_position(steps: list[tuple[str, int, 
     records, model, length = LogRecords(), list[tuple[int, bytes]](), 0
     for what, number, blobs in steps:
         if what == "add":
-            records.add(length, blobs)
+            records = records.with_more(length, blobs)
             model += [(length, blob) for blob in blobs]
             length += number
         else:
@@ -97,7 +97,7 @@ def test_as_many_records_and_bytes_as_one_process_may_have_fit_and_no_more() -> 
     records = LogRecords()
     records.check_room([b""] * MAX_RECORDS, 1)
     records.check_room([bytes(MAX_RECORD_BYTES - 1), b"x"], 1)
-    records.add(0, [b"abc"])
+    records = records.with_more(0, [b"abc"])
     for blobs in ([b""] * MAX_RECORDS, [bytes(MAX_RECORD_BYTES - 2)]):
         with pytest.raises(SyscallError) as caught:
             records.check_room(blobs, 1)

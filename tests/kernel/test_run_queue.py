@@ -150,3 +150,15 @@ def test_an_entry_in_the_queue_of_one_device_does_not_come_to_life_by_a_number_o
         assert list(first) == []
     assert first.take() is None
     assert second.take() is process
+
+
+def test_a_queue_is_idle_when_nobody_is_in_it_and_nothing_is_left_of_those_who_were() -> None:
+    queue = RunQueue(ByNumber())
+    process: Any = Row(SchedClass.FAIR, 1)
+    seen = [queue.idle]
+    queue.put(process)
+    seen.append(queue.idle)
+    queue.withdraw(process)
+    seen.append(queue.idle)  # to take one would still have to throw its entry out
+    assert queue.take() is None
+    assert [*seen, queue.idle] == [True, False, False, True]

@@ -29,7 +29,6 @@ from llmasos.syscalls.table import (
     GroupCreate,
     Kill,
     Models,
-    Needs,
     Null,
     Pagein,
     Ps,
@@ -45,17 +44,9 @@ from llmasos.syscalls.table import (
     Truncate,
     Wait,
 )
+from tests.kernel.neighbours import ANN, BEN, CONTROL, LIMITS, READ, SEE, errno_of
 
-ANN, BEN = 1001, 1002
-SEE, READ, CONTROL, LIMITS = (int(one) for one in (Needs.SEE, Needs.READ, Needs.CONTROL, Needs.LIMITS))
 SECRETS = 400 if os.environ.get("LLMASOS_WHOLE") else 4
-
-
-def errno_of(program: Prog, call: Call[Any]) -> Errno:
-    """How a call fails."""
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno
 
 
 def enter(sim: Simulation, sandbox: int, uid: int | None, chance: int | None = None, **more: Any) -> Prog:

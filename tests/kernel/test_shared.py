@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from llmasos.kernel.groups import group
-from llmasos.simulator import Prog, Simulation, simulate
+from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls import budgets, pids
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Advice, GroupSettings, Kind, Signal, State
 from llmasos.syscalls.table import (
@@ -34,6 +34,7 @@ from llmasos.syscalls.table import (
     Shutdown,
     Spawn,
 )
+from tests.kernel.neighbours import refused
 
 ANN, BEN, BOSS = 1001, 1002, 1009
 NAMING = [
@@ -54,12 +55,6 @@ def naming(entry: Entry, field: str, name: str, pid: int) -> Call[Any]:
     values = {"path": "/etc/shadow", field: name, "pid": pid, "advice": Advice.WILLNEED}
     wanted = {one.name for one in msgspec.structs.fields(entry.record) if one.required} | {field}
     return entry.record(**{name: value for name, value in values.items() if name in wanted})
-
-
-def refused(program: Prog, call: Call[Any]) -> tuple[Errno, str]:
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno, caught.value.reason
 
 
 @pytest.mark.parametrize("name", ["/etc/shadow", "owner/model", "sim:7b,script=/etc/shadow"])

@@ -136,6 +136,20 @@ def test_an_owner_s_processes_are_destroyed_with_his_tenants_and_nobody_else_s()
     assert ann.call(Decode(again, 20)).tokens == sim.continuation(PROMPT, 20, SAMPLER)
 
 
+def test_what_only_processes_of_the_owner_shared_is_gone_with_them_and_not_said_to_be_left() -> None:
+    sim = simulate()
+    ann, operator = sim.program(uid=1001), sim.program()
+    pid = ann.call(Spawn("sim", PROMPT, SAMPLER, detached=True))
+    ann.call(Decode(pid, 8))
+    ann.call(Fork(pid, same_seed=True, detached=True))
+    ann.call(Spawn("sim", PROMPT, SAMPLER, detached=True))
+    told = operator.call(ShredOwner("1001"))
+    assert not [text for text in told.left if "blocks that other processes have too" in text]
+    (driver,) = sim.drivers.values()
+    (image,) = driver.device._images.values()
+    assert not any(image.tokens.values())
+
+
 @pytest.mark.parametrize("uid", [None, 1001])  # whose numbers are his own
 def test_after_the_kernel_s_death_nothing_of_it_comes_back_and_its_answers_tell_nothing(uid: int | None) -> None:
     sim = simulate()

@@ -11,7 +11,7 @@ from llmasos.drivers.protocol import Failed, Inspected, RunResult, StepDone
 from llmasos.kernel.events import FromDevice
 from llmasos.simulator import Future, Prog, Simulation, simulate, small_config
 from llmasos.syscalls import wire
-from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Finish, Kind, Limits, State
 from llmasos.syscalls.table import (
     Decode,
@@ -30,14 +30,9 @@ from llmasos.syscalls.table import (
     Spawn,
     Wait,
 )
+from tests.kernel.neighbours import errno_of
 
 PROMPT = list(range(1, 40))
-
-
-def refused(program: Prog, call: Decode) -> Errno:
-    with pytest.raises(SyscallError) as caught:
-        program.call(call)
-    return caught.value.errno
 
 
 def loaded(program: Prog) -> list[str]:
@@ -99,7 +94,7 @@ def test_a_child_has_used_what_its_parent_had_of_the_token_budget() -> None:
     result = program.call(Decode(child, 50))
     assert (len(result.tokens), result.finish) == (2, Finish.BUDGET)
     (grandchild,) = program.call(Fork(child))
-    assert refused(program, Decode(grandchild, 1)) is Errno.EDQUOT
+    assert errno_of(program, Decode(grandchild, 1)) is Errno.EDQUOT
     assert len(program.call(Decode(pid, 50)).tokens) == 2
     program.call(Setlimits(grandchild, Limits(tokens=4)))
     assert len(program.call(Decode(grandchild, 50)).tokens) == 4  # a budget of its own

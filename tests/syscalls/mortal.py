@@ -68,8 +68,9 @@ class Mortal:
         """Kill it now; without `back` it stays dead until `revive`."""
         if not back:
             self._back.clear()
+        life = self.lives
         self._kill.set()
-        while self.up.is_set():
+        while self.up.is_set() and self.lives == life:  # it may be back before this thread has had its turn
             threading.Event().wait(0.005)
 
     def revive(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,21 @@ import trio
 from llmasos.syscalls import blocking, curve_keys
 from llmasos.syscalls.client import connect
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.table import Checkpoint, Feed, Getinfo, Kill, Null, Pagein, Ps, Read, Spawn
+from llmasos.syscalls.records import WaitFor
+from llmasos.syscalls.table import (
+    Checkpoint,
+    Dmesg,
+    Exit,
+    Feed,
+    Getinfo,
+    Kill,
+    Null,
+    Pagein,
+    Ps,
+    Read,
+    Spawn,
+    Wait,
+)
 from tests.booted import PATIENCE, SIM, Booted, booted, command, eventually
 from tests.reborn import Reborn
 
@@ -273,3 +289,100 @@ def test_a_program_far_away_whose_kernel_does_not_come_back_hears_why_not(far: t
             program(Null())
         assert caught.value.errno is Errno.EPIPE
         assert "for 0.5 s there was no other: no kernel listens at" in caught.value.reason
+
+
+class Way:
+    """The way to a kernel on another machine, which can be cut while both ends live."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        self._kernel = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._lead, daemon=True).start()
+
+    def _lead(self) -> None:
+        with suppress(OSError):
+            while True:
+                program = self._listener.accept()[0]
+                kernel = socket.create_connection(self._kernel)
+                self._ends += program, kernel
+                for one, other in ((program, kernel), (kernel, program)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        ends, self._ends = self._ends, []
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # as if nobody were there
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RD)  # for who reads it
+            end.close()
+
+    def close(self) -> None:
+        self.cut()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def way(far: tuple[Reborn, str]) -> Iterator[tuple[Reborn, Way]]:
+    kernel, address = far
+    way = Way(address)
+    known = curve_keys.place(curve_keys.KNOWN)
+    (server,) = curve_keys.known(known).values()
+    curve_keys.write_known(known, {way.address.removeprefix("tcp://"): server})
+    try:
+        yield kernel, way
+    finally:
+        way.close()
+
+
+def test_a_program_whose_way_is_cut_goes_on_with_its_processes_and_one_that_leaves_does_not(
+    way: tuple[Reborn, Way],
+) -> None:
+    kernel, cut = way
+    told: list[object] = []
+    with blocking.connect(kernel.place, timeout=PATIENCE) as watch:
+        with blocking.connect(cut.address, timeout=PATIENCE, reconnect=PATIENCE) as program:
+            program.notify = told.append
+            pid = program(Spawn("sim:1b", [1, 2]), timeout=PATIENCE)
+            answers: list[int] = []
+            waiting = threading.Thread(target=lambda: answers.append(program(Wait(pid), timeout=PATIENCE).status))
+            waiting.start()
+            eventually(lambda: watch(Getinfo(program.pid)).wait is WaitFor.CHILD, "its call waits")
+            cut.cut()
+            assert program(Feed(pid, [3]), timeout=PATIENCE) == 3
+            assert program(Read(pid)).tokens == [1, 2, 3]
+            program(Exit(pid, 7))
+            waiting.join(PATIENCE)
+            assert answers == [7]
+            assert told == [None, program.boot]
+            left = program(Spawn("sim:1b", [1, 2]), timeout=PATIENCE)
+        eventually(lambda: not {program.pid, left} & {row.pid for row in watch(Ps())}, "who leaves is not waited for")
+        assert not any("has not come back" in line.text for line in watch(Dmesg()))
+
+
+def test_a_program_under_an_event_loop_whose_way_is_cut_goes_on(way: tuple[Reborn, Way]) -> None:
+    kernel, cut = way
+
+    async def main() -> None:
+        async with connect(cut.address, timeout=PATIENCE, reconnect=PATIENCE) as program:
+            pid = await program(Spawn("sim:1b", [1, 2]), timeout=PATIENCE)
+            await trio.to_thread.run_sync(cut.cut)
+            assert await program(Feed(pid, [3]), timeout=PATIENCE) == 3
+            assert (await program(Read(pid))).tokens == [1, 2, 3]
+            gone.append(program.pid)
+
+    gone: list[int] = []
+    with blocking.connect(kernel.place, timeout=PATIENCE) as watch:
+        trio.run(main)
+        eventually(lambda: gone[0] not in {row.pid for row in watch(Ps())}, "who leaves is not waited for")

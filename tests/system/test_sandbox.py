@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -199,6 +200,37 @@ def test_what_is_bound_in_is_read_or_changed_and_the_kernels_own_never_shown(
             system.sandbox(["true"], read=[path])
         assert caught.value.errno is errno
     eventually(lambda: not in_use(kernel), "what could not be started has left no endpoint")
+
+
+@pytest.mark.usefixtures("able")
+def test_another_kernel_of_its_user_s_in_a_directory_that_it_sees_is_not_for_it(
+    kernel: Booted, system: System, agent: Process, tmp_path: Path
+) -> None:
+    tool = """
+import sys, llmasos
+sys.stdin.read()
+try:
+    llmasos.System.connect(sys.argv[1], timeout=100.0)
+except llmasos.SyscallError as error:
+    print(error.errno.name, error.reason)
+with llmasos.System.connect(timeout=100.0) as system:
+    print(len(system.grants()))
+"""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as project:
+        place = Path(project) / "run"
+        words = [sys.executable, "-c", tool, str(place)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with (
+            system.sandbox(words, grants={agent: "read"}, write=[project], **pipes) as tool_there,
+            booted(place=place) as other,  # it is there only after the sandbox is
+            llmasos.System.connect(other.place, timeout=PATIENCE),
+        ):
+            assert tool_there.stdin is not None
+            assert tool_there.stdout is not None
+            tool_there.stdin.close()
+            said = tool_there.stdout.read().decode().splitlines()
+    assert said[0].startswith("EPERM attach: this program is in a sandbox")
+    assert said[1:] == ["1"]
 
 
 def no_bubblewrap() -> Iterator[str]:

@@ -32,6 +32,7 @@ from llmasos.syscalls.table import (
     Call,
     Checkpoint,
     Decode,
+    Dmesg,
     Exec,
     Getinfo,
     Models,
@@ -364,7 +365,15 @@ def test_a_user_writes_and_reads_images_of_his_own_and_no_others(kernel: Kernel)
         with kernel.connect() as program:
             return program(Read(program(Restore(os.fspath(path)), timeout=PATIENCE))).tokens
 
+    def told() -> list[str]:
+        with kernel.connect() as program:
+            return [line.text for line in program(Dmesg())]
+
     assert kernel.as_user(ANN, restored) == [1, 2, 3, 4, 5]
+    log = [text for text in kernel.as_user(ANN, told) if "image" in text]
+    assert any("image of 5 tokens in image:" in text for text in log)
+    assert any("restored from image:" in text for text in log)
+    assert not any("/spool/" in text for text in log)  # where the kernel has its copies is nobody's matter
     assert kernel.as_user(BEN, restored).errno is Errno.EPERM
     assert kernel.as_user(BEN, written, kernel, path).errno is Errno.EPERM
     os.chown(kernel.home(ANN), BEN, BEN)  # he may replace the name now, and not what it is of

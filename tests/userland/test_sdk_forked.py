@@ -85,7 +85,7 @@ def test_a_connection_of_the_parent_says_so_also_where_another_thread_is_in_a_ca
     """Whatever lock that thread holds is held in the child for ever."""
     hearing = threading.Thread(target=lambda: agent.ask("Tell me a long story about a fox.", 200))
     hearing.start()
-    with agent.system.kernel._turn:
+    with agent.system.kernel._lock:
         said = in_child(lambda: agent.info())
     hearing.join()
     assert said.startswith("SyscallError: EINVAL"), said

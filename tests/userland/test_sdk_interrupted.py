@@ -12,6 +12,7 @@ import trio
 from llmasos import aio
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Call, Decode, Feed, Records, Truncate
+from llmasos.userland.sdk import script, turns
 from llmasos.userland.sdk.system import Process, System
 from tests import models_zoo
 from tests.userland.chat_shapes import SHAPES
@@ -22,6 +23,13 @@ THINKING = (
     SHAPES["thoughts in the last answer only"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
 )
 NO_SYSTEM = SHAPES["no system role"].source.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", "<|end|>")
+
+
+@pytest.fixture(autouse=True)
+def cleans_up_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the machine takes to end a decode: who is cancelled goes on without it only after that time."""
+    for module in (script, turns):
+        monkeypatch.setattr(module, "CLEANUP_SECONDS", 3600.0)
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,8 @@ def test_hostile_templates_end_within_their_limits_with_an_errno() -> None:
         ("{{ dict(a=1).items() | list }}{{ dict.fromkeys(['a'], 0) }}", "[('a', 1)]{'a': 0}"),
         ("{% set ns = namespace(a=1) %}{% for i in [1, 2] %}{% set ns.a = ns.a + i %}{% endfor %}{{ ns.a }}", "4"),
         ("{{ messages[::-1] | map(attribute='role') | join }}{{ messages | length }}", "ba2"),
+        ("{{ 'é'.encode('UTF_8').decode() }}{{ [[1], [2]] | sum(start=[]) }}", "é[1, 2]"),
+        ("{{ [1, 2] | select('in', [2]) | sum }}{{ [1, 2] | reject('even') | list }}", "2[1]"),
         ("{{ undefined_name }}{{ messages[5] is defined }}", "False"),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.userland.sdk.template import ChatTemplate
 from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from tests.booted import PATIENCE
 from tests.userland import words_zoo
@@ -76,6 +77,23 @@ def test_what_spells_a_control_token_stays_text(name: str, tmp_path: Path) -> No
         assert tokenizer.decode(ids).lstrip() == said
 
 
+@pytest.mark.parametrize("name", ["byte-level", "llama", "metaspace always", "unigram", "wordpiece"])
+@pytest.mark.parametrize("special", [True, False])
+def test_what_a_normaliser_makes_a_control_token_of_stays_text(name: str, special: bool, tmp_path: Path) -> None:
+    """`<|IM_END|>`, or wide brackets, is what the token's own spelling is."""
+    core = Tokenizer.from_str(words_zoo.core_json(name))
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("q", "")])
+    core.add_tokens([AddedToken("<|im_end|>", special=special, normalized=True)])
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    tokenizer = load_tokenizer(written(tmp_path, core, chat_template=template))
+    end = tokenizer.id_of("<|im_end|>")
+    for veiled in ("<|IM_END|>", "\uff1c|im_end|\uff1e", "<|imq_Qend|>", "<|im_<|im_END|>end|>", "<|IM_END|>" * 3):
+        assert end in tokenizer.encode(veiled, control=True)
+        assert end not in tokenizer.encode(f"it says{veiled} here", control=False)
+        said = ChatTemplate(tokenizer).ids([{"role": "user", "content": veiled}], prompt=False)
+        assert said.count(end) == 1, "the template's own"
+
+
 def test_tokenizer_json_decides_whatever_class_is_named(tmp_path: Path) -> None:
     core = core_of("byte-level, split")
     expected = core.encode("1234567").ids
@@ -107,6 +125,7 @@ def test_a_tokenizer_is_read_without_transformers_or_torch(tmp_path: Path) -> No
     place = written(tmp_path, core_of("llama"))
     program = f"""
 import sys
+from llmasos.userland.sdk.template import ChatTemplate
 from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 from llmasos.userland.sdk.template import ChatTemplate
 load_tokenizer({place!r}).encode("hello", control=False, begin=True)
@@ -193,6 +212,7 @@ def test_a_model_that_needs_transformers_says_so_where_there_is_none(tmp_path: P
     program = f"""
 import sys
 sys.modules["transformers"] = None
+from llmasos.userland.sdk.template import ChatTemplate
 from llmasos.userland.sdk.tokenizer_files import load_tokenizer
 try:
     load_tokenizer({str(tmp_path)!r})

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Finish
-from llmasos.syscalls.table import Decode, Getinfo, Read
+from llmasos.syscalls.table import Decode, Getinfo
 from llmasos.userland.demo.stage import WIDTH, Stage
-from llmasos.userland.sdk import turns
+from llmasos.userland.sdk import actions, turns
 from llmasos.userland.sdk.system import Process, System
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class Agent:
 
     def answer(self) -> list[int]:
         """The tokens of the last answer so far."""
-        info = self.process.info()
-        if info.length <= self.heard:
-            return []
-        return list(self.process.system(Read(self.pid, self.heard)).tokens)
+        return self.process.system.run(actions.log_of(self.pid, self.heard))
 
     def words(self) -> str:
         return self.process.language.decode(self.answer()).strip()

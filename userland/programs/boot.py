@@ -8,38 +8,38 @@ Ctrl-C in the terminal goes to the program and does not end the system.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
-import select
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from llmasos.syscalls import blocking, runtime
+from llmasos.syscalls import blocking, readiness, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Shutdown
+from llmasos.syscalls.version import version
 
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 60.0  # until a kernel must be up, or say how far it has come
 HALT_SECONDS = 15.0
+_PROGRESS = "journal: "  # begins the lines in which a detached kernel says how far it has come
 USAGE = 2  # the status of a command line that is none
 
 
-def boot_if_none(where: Path, flags: Sequence[str] = ()) -> bool:
+def boot_if_none(where: Path, flags: Sequence[str] = (), say: Callable[[str], object] = lambda line: None) -> bool:
     """Boot a lasting kernel if none runs in a runtime directory; returns whether it did. Without flags it is booted as
-    the one was that has left its agents there. Raises EIO with the kernel's last words if it does not boot, EINVAL if
-    `flags` are none of its."""
+    the one was that has left its agents there. `say` is told how far it has come, if it takes its time. Raises EIO with
+    the kernel's last words if it does not boot, EINVAL if `flags` are none of its."""
     if runtime.holder(where) is not None or runtime.is_system(where):  # that is booted by who administers the machine
         return False
     directory, before = _booted(where)
     try:
-        _boot_lasting(where, flags or before, None if flags else directory)
+        _boot_lasting(where, flags or before, None if flags else directory, say)
     except SyscallError as error:
         if flags or not before:
             raise
@@ -70,16 +70,17 @@ def booted_words(boot: BootInfo) -> list[str]:
     return [f"booted a kernel in the background{again}; {kept}; `llmasos halt` ends it", *leaves_at_logout()]
 
 
-def take_over(where: Path, boot: BootInfo) -> list[str]:
+def take_over(where: Path, boot: BootInfo, say: Callable[[str], object] = lambda line: None) -> list[str]:
     """Let a running kernel of an older version hand over to this one; if it cannot, it stays. Returns what to tell
-    people: nothing, if it is not older. Programs that are attached go on with the new kernel."""
-    mine = own_version()
+    people: nothing, if it is not older; `say` as of `boot_if_none`. Programs that are attached go on with the new
+    kernel."""
+    mine = version()
     if not _older(boot.version, mine):
         return []
     if runtime.is_system(where):
         return [f"the machine's kernel is of version {boot.version}, this is {mine}; its service has to be restarted"]
     try:
-        _boot_lasting(where, [*boot.arguments, "--hand-over"])
+        _boot_lasting(where, [*boot.arguments, "--hand-over"], say=say)
     except SyscallError as error:
         if runtime.holder(where) != boot.os_pid:
             raise
@@ -87,28 +88,28 @@ def take_over(where: Path, boot: BootInfo) -> list[str]:
     return [f"the kernel {boot.version} has handed over to {mine}; its agents are here"]
 
 
-def _boot_lasting(where: Path, flags: Sequence[str], directory: str | None = None) -> None:
+def _boot_lasting(
+    where: Path, flags: Sequence[str], directory: str | None = None, say: Callable[[str], object] = lambda line: None
+) -> None:
     words = [*runtime.module("llmasos.kernel.edge.boot"), "--runtime", os.fspath(where.absolute()), "--detach", *flags]
-    done = subprocess.run(
-        words,
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=runtime.environment(),
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().removeprefix("llmasos boot: ")
-        raise _not_booted(done.returncode, said.splitlines()[-1] if done.returncode == USAGE and said else said)
-
-
-def own_version() -> str:
-    """The version of this package; empty if it is not installed."""
-    try:
-        return importlib.metadata.version("llmasos")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        boot = subprocess.Popen(
+            words,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=runtime.environment(),
+        )
+        with boot:
+            for line in boot.stdout or ():
+                if line.startswith(_PROGRESS):
+                    say(line.rstrip())
+        if boot.returncode:
+            errors.seek(0)
+            said = errors.read().strip().removeprefix("llmasos boot: ")
+            raise _not_booted(boot.returncode, said.splitlines()[-1] if boot.returncode == USAGE and said else said)
 
 
 def _older(one: str, other: str) -> bool:
@@ -164,7 +165,7 @@ def private_kernel(
         *flags,
     ]
     ready, told = os.pipe()
-    with tempfile.TemporaryFile() as said, os.fdopen(ready, "rb") as heard:
+    with os.fdopen(ready, "rb") as heard, os.fdopen(told, "wb") as telling, tempfile.TemporaryFile() as said:
         kernel = subprocess.Popen(
             [*command, "--ready", str(told)],
             stdin=subprocess.PIPE,
@@ -174,7 +175,7 @@ def private_kernel(
             env=runtime.environment(),
             pass_fds=[told],
         )
-        os.close(told)
+        telling.close()
         try:
             _await(kernel, where, heard, said.fileno())
             yield kernel
@@ -185,13 +186,12 @@ def private_kernel(
 
 def _await(kernel: subprocess.Popen[bytes], where: Path, heard: BinaryIO, said: int) -> None:
     """Until its devices are up; one that takes its time does not keep programs from connecting."""
-    news = select.poll()  # select() takes no descriptor above 1,023
-    news.register(heard, select.POLLIN)
-    if not news.poll(BOOT_SECONDS * 1000):
+    up = readiness.await_ready(heard, BOOT_SECONDS)
+    if up is None:
         if runtime.holder(where) == kernel.pid and runtime.listening(where):
             return
         raise SyscallError(Errno.ETIME, f"the kernel has not booted after {BOOT_SECONDS:.0f} s: {_tail(said)}")
-    if not heard.read(1):
+    if not up:
         status = kernel.wait()
         why = _tail(said).removeprefix("llmasos boot: ")
         raise _not_booted(status, why)

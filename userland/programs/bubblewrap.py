@@ -277,7 +277,7 @@ def _there(path: str | os.PathLike[str], kernel: Sequence[Path]) -> str:
 
 def _hidden(kernel: Sequence[Path]) -> list[str]:
     """What has the kernel's sockets, journal and keys: it is not to be seen, whatever it is in."""
-    places = [*kernel, runtime.usual()]
+    places = [*kernel, runtime.usual(), runtime.system(), runtime.system_state(), runtime.system_settings()]
     with suppress(RuntimeError):  # no home is known
         places += [runtime.state(), runtime.settings_place()]
     return [os.path.realpath(place) for place in dict.fromkeys(places) if os.path.isdir(place)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from llmasos.syscalls.errno import Errno, SyscallError
+from llmasos.syscalls.limits import MAX_READ
 from llmasos.syscalls.records import ModelInfo, Pid, ReadResult, Signal
 from llmasos.syscalls.table import (
     Getinfo,
@@ -137,8 +138,14 @@ def log_of(pid: int, position: int = 0) -> Script[list[int]]:
     info = yield from ask(Getinfo(pid))
     if position >= info.length:
         return []
-    result = yield from ask(Read(pid, position))
-    return list(result.tokens)
+    tokens: list[int] = []
+    end = info.length
+    while position + len(tokens) < end:  # an answer has no more than so many
+        start = position + len(tokens)
+        result: ReadResult = yield from ask(Read(pid, start, min(MAX_READ, end - start)))
+        tokens += result.tokens
+        end = min(end, result.length)  # somebody may have cut it
+    return tokens
 
 
 def before(language: Language, pid: int, position: int) -> Script[list[int]]:
@@ -156,7 +163,7 @@ def until_idle(pid: int, position: int) -> Script[ReadResult]:
     while True:
         result: ReadResult = yield from ask(Read(pid, position + len(tokens)))
         tokens.extend(result.tokens)
-        if not result.decoding:
+        if not result.decoding and position + len(tokens) >= result.length:
             return ReadResult(position, tokens, False, result.finish, result.state, result.length)
 
 

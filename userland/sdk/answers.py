@@ -166,7 +166,7 @@ def interrupting(pid: int, stream: Stream[T]) -> Stream[T]:
         return (yield from stream)
     except GeneratorExit:  # the runner of the script interrupts
         raise
-    except Exception:
+    except Exception:  # whatever it is, it is raised again
         with suppress(SyscallError):  # the process has ended, or the kernel has
             yield from ask(Kill(pid, Signal.INT))
         raise
@@ -276,7 +276,7 @@ def gathered(stream: Stream[T]) -> Script[tuple[list[Piece], T]]:
             except GeneratorExit:  # it may make no more calls
                 stream.close()
                 raise
-            except BaseException as error:
+            except BaseException as error:  # it is the stream's
                 request = stream.throw(error)
             else:
                 request = stream.send(result)

@@ -137,7 +137,7 @@ def _told(work: Callable[[], T], what: str) -> T:
         return work()
     except (SyscallError, MemoryError):
         raise
-    except BaseException as error:
+    except BaseException as error:  # a panic of the Rust library is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         why = str(error).strip() or type(error).__name__
@@ -157,7 +157,7 @@ class _Lane:
             work, what = self._work.get()
             try:
                 self._done.put((_told(work, what), None))
-            except BaseException as error:
+            except BaseException as error:  # who waits for it gets it
                 self._done.put((None, error))
 
     def do(self, work: Callable[[], Any], what: str, seconds: float) -> tuple[Any, BaseException | None]:
@@ -183,9 +183,7 @@ def within(work: Callable[[], T], seconds: float, what: str) -> T:
             Errno.ETIME,
             f"{what} within {seconds:.0f} s, and was given up; shorten the text, or use a tokenizer that can be trusted",
         ) from None
-    except BaseException:  # interrupted: the lane's result has no taker
-        raise
-    _idle.append(lane)
+    _idle.append(lane)  # but not where this was interrupted: the lane's result has no taker
     if error is not None:
         raise error
-    return result  # type: ignore[no-any-return]
+    return result  # type: ignore[no-any-return]  # a lane does work of any kind

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from llmasos.syscalls import blocking, calls, runtime
+from llmasos.syscalls import blocking, calls, runtime, scarce
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS
@@ -38,6 +38,7 @@ _LASTING = {"--detach", "--help", "-h", "--runtime", "--die-with-parent", "--own
 Where = str | os.PathLike[str] | None  # a runtime directory; None: `$LLMASOS_RUNTIME`, else the user's usual one
 
 
+@scarce.told()
 def kernel_there(stack: ExitStack, where: Where, boot: bool, flags: Sequence[str]) -> Path:
     """The runtime directory to connect to. With `boot`, boot a private kernel if none runs there."""
     place = runtime.locate(where)

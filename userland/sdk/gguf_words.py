@@ -49,7 +49,7 @@ def of_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
         _add_tokens(core, words)
     except SyscallError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # a panic of the Rust library is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise words.broken(f"its tokenizer cannot be built: {str(error)[:200]}") from None

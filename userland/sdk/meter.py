@@ -21,7 +21,8 @@ WIDEST = 10_000  # width of padding, indenting or wrapping
 _BITS = 100_000  # of an integer
 NUMBER = re.compile(r"\d{5,}|\*")  # in a format: a width that is large, or given by an argument
 _VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
-# Filters and methods whose time is the square of their input; that take long for each item; that look attributes up.
+# Filters and methods whose time is the square of their input (a sum of lists is one, too); that take long for each item;
+# that look attributes up.
 _QUADRATIC = frozenset({"striptags", "urlize", "xmlattr", "pprint", "wordwrap"})
 _QUADRATIC_MOST = 20_000  # characters
 _SLOW = frozenset(
@@ -32,6 +33,8 @@ _SLOW = frozenset(
 _SLOW_MOST = 500_000  # items, or characters of a text
 _BY_ATTRIBUTE = frozenset({"map", "sum", "groupby", "sort", "unique", "min", "max", "join", "selectattr", "rejectattr"})
 _REFUSED = frozenset({"translate"})  # may make anything of each character
+# Codecs and ways with errors whose work and size are in proportion to the text. Punycode and IDNA take its square.
+_CODECS = frozenset({"utf-8", "utf8", "ascii", "latin-1", "strict", "ignore", "replace"})
 
 
 class Exceeded(TemplateError):
@@ -102,7 +105,12 @@ class Meter:
             raise Exceeded(f"it calls {name} with a number larger than {WIDEST}")
         if name in _REFUSED:
             raise Exceeded(f"it calls {name}, which templates here cannot")
-        if name in _QUADRATIC and sum(map(size, everything)) > _QUADRATIC_MOST:
+        if name in ("encode", "decode"):
+            other = [item for item in everything[1:] if str(item).lower().replace("_", "-") not in _CODECS]
+            if other:
+                raise Exceeded(f"it calls {name} with {str(other[0])[:40]!r}; there are {', '.join(sorted(_CODECS))}")
+        adds_lists = name == "sum" and any(isinstance(item, (list, tuple)) for item in everything[1:])
+        if (adds_lists or name in _QUADRATIC) and sum(map(size, everything)) > _QUADRATIC_MOST:
             raise Exceeded(f"it calls {name} for more than {_QUADRATIC_MOST} characters")
         if name in _SLOW and values and hasattr(values[0], "__len__") and len(values[0]) > _SLOW_MOST:
             raise Exceeded(f"it calls {name} for more than {_SLOW_MOST} items")

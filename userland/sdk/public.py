@@ -96,7 +96,7 @@ def public(function: F) -> F:
             except SyscallError as error:
                 _advise(error)
                 raise
-            except Exception as error:
+            except Exception as error:  # a fault of ours, told as such
                 raise escaped(error) from error
 
         return cast(F, awaited)
@@ -109,7 +109,7 @@ def public(function: F) -> F:
         except SyscallError as error:
             _advise(error)
             raise
-        except Exception as error:
+        except Exception as error:  # a fault of ours, told as such
             raise escaped(error) from error
 
     return cast(F, called)

@@ -3,8 +3,8 @@ memory.
 
 A template is a program that came with a model. jinja2's sandbox keeps it from the system, but not from looping 10^15
 times, or from doubling a string forty times. So everything that makes a value is metered: operators, filters, methods,
-literals and output each pay for the size of the result, blocks and calls look at the clock, and operations that could
-make much of little (`center`, `*`, `%`) are checked beforehand (meter.py).
+literals and output each pay for the size of the result, blocks, calls and tests look at the clock, and operations that
+could make much of little (`center`, `*`, `%`) are checked beforehand (meter.py).
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _tojson
         for name, function in self.filters.items():
             self.filters[name] = self._metered(name, function)
+        for name, test in self.tests.items():  # `select` asks one of each item
+            self.tests[name] = self._ticking(test)
         self.globals |= {
             "raise_exception": _raise, "strftime_now": self._strftime_now, "dict": _Dict(), "namespace": _Namespace,
             "lipsum": _refuse_lipsum,
@@ -155,11 +157,19 @@ class _Environment(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
             values = args[passed:]
-            if name == "join" and values and not isinstance(values[0], (str, list, tuple)):
+            if name in ("join", "sum") and values and not isinstance(values[0], (str, list, tuple)):
                 values = (self.meter.made(list(values[0])), *values[1:])
                 args = (*args[:passed], *values)
             self.meter.check(name, values, given)
             return self.meter.made(function(*args, **given))
+
+        return call
+
+    def _ticking(self, test: Callable[..., bool]) -> Callable[..., bool]:
+        @functools.wraps(test)
+        def call(*args: Any, **given: Any) -> bool:
+            self.meter.tick()
+            return test(*args, **given)
 
         return call
 
@@ -330,7 +340,7 @@ def literals(source: str) -> str:
     read."""
     try:
         return "\0".join(_strings(_Environment().parse(source)))
-    except Exception:
+    except Exception:  # a template is anybody's text
         return ""
 
 

@@ -118,7 +118,7 @@ def bounded(kernel: Any, timeout: float | None) -> Iterator[float | None]:
         raise SyscallError(Errno.ETIME, f"not done within {bound:g} s; {done}") from None
     except SyscallError:
         raise
-    except Exception as error:
+    except Exception as error:  # a fault of ours, told as such
         raise escaped(error) from error
 
 

@@ -97,7 +97,7 @@ async def each(
             try:
                 async with places:
                     results[index] = await one(item)
-            except Exception as error:
+            except Exception as error:  # raised when all have ended
                 errors.append(error)
                 group.cancel_scope.cancel()
 

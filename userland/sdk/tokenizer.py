@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ _LOOKS, _LOOKS_PER_CHARACTER = (
     5_000_000,
     8,
 )  # for control tokens in a text; Phi has runs of spaces of 23 lengths
+_VEILS = 4  # times that a text is looked at for what a normaliser makes control tokens of
 _UNTOLD = ("truncation", "padding", "version")  # fields of a tokenizer's JSON that do not change what ids mean
 
 
@@ -57,10 +58,13 @@ class Added(NamedTuple):
 
 
 class Spellings:
-    """Finds any of some strings in a text: leftmost first, then the longest."""
+    """Finds any of some strings in a text: leftmost first, then the longest.
 
-    def __init__(self, words: Iterable[str]) -> None:
+    `veiled` tells where a text becomes one of them only by a normaliser, `<|IM_END|>` say: as (start, end), in order."""
+
+    def __init__(self, words: Iterable[str], veiled: Callable[[str], list[tuple[int, int]]] | None = None) -> None:
         self.words = frozenset(word for word in words if word)
+        self._veiled = veiled
         lengths: dict[str, set[int]] = {}
         for word in self.words:
             lengths.setdefault(word[0], set()).add(len(word))
@@ -95,9 +99,24 @@ class Spellings:
             text = text.replace(MARK, "").replace(UNMARK, "")
         parts, done = list[str](), 0
         for start, end in self.find(text):
-            parts += text[done:start], MARK, text[start:end], UNMARK
+            parts += self._unveiled(text[done:start]), MARK, text[start:end], UNMARK
             done = end
-        return "".join([*parts, text[done:]]) if parts else text
+        return "".join([*parts, self._unveiled(text[done:])])
+
+    def _unveiled(self, text: str, depth: int = 0) -> str:
+        """The text with marks around what becomes one of them by a normaliser. What is left is looked at again: it is
+        encoded without its neighbours."""
+        if self._veiled is None or not text or not (places := self._veiled(text)):
+            return text
+        if depth == _VEILS:
+            raise SyscallError(
+                Errno.EINVAL, f"the text {text[:40]!r} spells control tokens in ever new ways; take it out"
+            )
+        parts, done = list[str](), 0
+        for start, end in places:
+            parts += self._unveiled(text[done:start], depth + 1), MARK, text[start:end], UNMARK
+            done = end
+        return "".join([*parts, self._unveiled(text[done:], depth + 1)])
 
 
 class Tokenizer:
@@ -172,7 +191,22 @@ class Tokenizer:
 
             written = "\0".join(filter(None, map(literals, sources)))
             named = lambda token: token in written and not token.isspace()  # noqa: E731
-        return Spellings(token.content for token in self.added.values() if token.special or named(token.content))
+        words = [token.content for token in self.added.values() if token.special or named(token.content)]
+        veiled = self._normalised & {self._added_ids[word] for word in words}
+        return Spellings(words, functools.partial(self._places, veiled) if veiled else None)
+
+    @functools.cached_property
+    def _normalised(self) -> frozenset[int]:
+        """The added tokens that are looked for in what the normaliser has made of a text."""
+        normaliser = json.loads(self.core.to_str())["normalizer"]
+        if normaliser is None or normaliser.get("normalizers") == []:
+            return frozenset()
+        added = self.core.get_added_tokens_decoder()
+        return frozenset(i for i, token in added.items() if token.normalized and token.content != self._unknown)
+
+    def _places(self, ids: Set[int], text: str) -> list[tuple[int, int]]:
+        """Where in a text some of these tokens are found."""
+        return [(start, end) for i, start, end in self._inside(self.core, text, 0) if i in ids and end > start]
 
     # Text to ids
 
@@ -186,7 +220,7 @@ class Tokenizer:
         if not control and (MARK in text or UNMARK in text):
             text = text.replace(MARK, "").replace(UNMARK, "")
         marked = text
-        if not control and next(self._spellings.find(text), None) is not None:
+        if not control and (self._normalised or next(self._spellings.find(text), None) is not None):
             marked = self.control().mark(text)
         if marked == text:
             return self._ids(self.core, text, begin)
@@ -220,7 +254,9 @@ class Tokenizer:
         done = 0
         for found in _MARKED.finditer(text):
             spelled = found[1]
-            if spelled is not None and spelled not in self._added_ids:  # two lone marks: they are just left out
+            if (
+                spelled is not None and spelled not in self._added_ids and not self._normalised
+            ):  # two lone marks: they are just left out
                 tokens += self._piece(text, done, found.start())
                 tokens += self._piece(text, found.start(1), found.end(1))
             else:
@@ -258,16 +294,17 @@ class Tokenizer:
         return self._ids(self.core, "\n", False)
 
     def _as_text(self, spelled: str, start: int) -> list[Token]:
-        """An added token's spelling as ordinary tokens. A vocabulary that has it among its ordinary tokens (Unigram) gets
-        it in two pieces; the token for unknown text stands for itself. Raises EINVAL if only the added token can write
-        it."""
-        token = self._added_ids[spelled]
+        """The spelling of an added token, or what a normaliser makes one of, as ordinary tokens. A vocabulary that has it
+        among its ordinary tokens (Unigram) gets it in two pieces; the token for unknown text stands for itself. Raises
+        EINVAL if only the added token can write it."""
+        token = self._added_ids.get(spelled)
+        wrong = self._normalised if token is None else {token}
         for cut in range(len(spelled)):
             parts = [part for part in (spelled[:cut], spelled[cut:]) if part]
             tokens: list[Token] = []
             for part in parts:
                 tokens += self._inside(self._plain, part, start)
-            if token not in (i for i, *_ in tokens) or spelled == self._unknown:
+            if wrong.isdisjoint(i for i, *_ in tokens) or spelled == self._unknown:
                 return [Token(i, start, start + len(spelled)) for i, *_ in tokens]
         raise SyscallError(
             Errno.EINVAL,

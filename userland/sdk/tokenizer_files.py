@@ -102,7 +102,7 @@ def _loaded(path: str, stamps: object) -> Tokenizer:
         return _by_transformers(path)
     except SyscallError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # a panic of the Rust library is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         lines = str(error).strip().splitlines()

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+from msgspec.structs import replace
+
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_TIMEOUT, MAX_TOKENS_PER_CALL
+from llmasos.syscalls.records import ReadResult
 from llmasos.syscalls.table import BootInfoCall, Inventory, Read, StatsCall
 from llmasos.userland.programs import groups, log, ps, strace, system
 from llmasos.userland.programs.listing import Asked, document
@@ -147,6 +150,16 @@ def _trace(shell: Session, line: Line) -> None:
         strace.follow(shell.screen, shell.kernel, 0, shell.kernel.pid, count=count, as_json=line.has("--json"))
 
 
+def _read_log(shell: Session, pid: int, position: int, limit: int) -> ReadResult:
+    """So many tokens, or as many as there are; an answer of the kernel may have fewer."""
+    result = shell.kernel(Read(pid=pid, position=position, limit=limit, timeout=0.0))
+    tokens = list(result.tokens)
+    while result.tokens and len(tokens) < limit and position + len(tokens) < result.length:
+        result = shell.kernel(Read(pid=pid, position=position + len(tokens), limit=limit - len(tokens), timeout=0.0))
+        tokens += result.tokens
+    return replace(result, position=position, tokens=tokens)
+
+
 @does("read")
 def _read(shell: Session, line: Line) -> int:
     if lines.wants_a_line(shell, line):
@@ -159,7 +172,7 @@ def _read(shell: Session, line: Line) -> int:
     if position < 0 or limit < 1:
         reason = f"read wants FROM of at least 0 and N of at least 1, found {position} and {limit}"
         raise SyscallError(Errno.EINVAL, reason)
-    result = shell.kernel(Read(pid=pid, position=position, limit=limit, timeout=0.0))
+    result = _read_log(shell, pid, position, limit)
     if line.has("--json"):
         document(shell.screen, result)
         return 0

@@ -64,10 +64,10 @@ def open_shell(where: Path, *, file: str = "", command: str | None = None, argum
     """A shell on the kernel of a runtime directory; returns the exit status. If none runs there, boots one that stays.
     With a `file` or a `command`, runs that with its `arguments` ($1, ...). Raises ENOENT or EPERM for the file."""
     screen, where = Screen(), where.absolute()  # `cd` leaves it where it is
-    booted = boot_if_none(where)
+    booted = boot_if_none(where, say=screen.note)
     with System.connect(where, name="shell") as system:
         boot = system.kernel.boot
-        for line in booted_words(boot) if booted else take_over(where, boot):
+        for line in booted_words(boot) if booted else take_over(where, boot, screen.note):
             screen.note(line)
         if booted:
             _say_what_is_back(screen, system)

@@ -105,7 +105,7 @@ def _on_the_kernel(where: Path | str | None, line: Line) -> int:
     if name in BOOTS and isinstance(where, Path):
         from llmasos.userland.programs.boot import boot_if_none, booted_words
 
-        booted = [booted_words] if boot_if_none(where) else []
+        booted = [booted_words] if boot_if_none(where, say=screen.note) else []
     with connect(where, name=name, reconnect=RECONNECT_SECONDS) as kernel:
         for words in booted:
             for text in words(kernel.boot):

@@ -90,6 +90,10 @@ class NativeImage(Frames):
         return self._resident_bytes
 
     @property
+    def changed(self) -> bool:  # type: ignore[override]
+        return self._guard is not None and bool(self._guard.trouble)
+
+    @property
     def layers_read(self) -> int:
         """Layers read ahead so far, where the image is streamed."""
         return self._ahead.reads if self._ahead else 0

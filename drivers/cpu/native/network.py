@@ -279,7 +279,7 @@ def _copy(structure: Any) -> Any:
 
 def relocate(structure: ctypes.Structure, base: int, but: tuple[str, ...] = ()) -> None:
     """Make pointers of the offsets in a structure and those within it. NULL stays NULL."""
-    for name, kind in structure._fields_:  # type: ignore[misc]
+    for name, kind in structure._fields_:  # type: ignore[misc]  # none has bit fields
         value = getattr(structure, name)
         if isinstance(value, ctypes.Structure):
             relocate(value, base)
