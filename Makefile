@@ -38,8 +38,9 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wo
 # The kernel, the system calls and the SDK, as far as no OS process and no long computing is in it: for the loop while coding.
 QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not processes and not long' --hypothesis-profile=quick
 
+# WAY="--optimised": in another way.
 test: $(STAMP)
-	@$(PYTEST)
+	@$(PYTEST) $(WAY)
 
 # Once more with all processes that tests start run without asserts: no safety may hang on one.
 test-optimised: $(STAMP)

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGE = Path(__file__).absolute().parents[1]
 _PIECE = 1 << 20
@@ -30,7 +31,9 @@ def digest_of(path: Path) -> str:
 def digests(package: Path = PACKAGE, rest: Callable[[], None] = lambda: None) -> dict[str, str]:
     """The digests of a package's files, by their paths within it; `rest` is called after each. Raises OSError."""
     found: dict[str, str] = {}
-    for place, folders, names in os.walk(package, followlinks=True):  # in the repository its folders are links
+    for place, folders, names in os.walk(
+        package, onerror=_raise, followlinks=True
+    ):  # in the repository folders are links
         folders[:] = sorted(name for name in folders if name not in _MADE and not name.startswith("."))
         for name in sorted(names):
             path = Path(place, name)
@@ -38,6 +41,11 @@ def digests(package: Path = PACKAGE, rest: Callable[[], None] = lambda: None) ->
                 found[path.relative_to(package).as_posix()] = digest_of(path)
                 rest()
     return found
+
+
+def _raise(error: OSError) -> NoReturn:
+    """Else a folder that cannot be listed would count as one that is not there."""
+    raise error
 
 
 def whole(found: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ from llmasos.syscalls.table import ShredOwner as ShredOwnerCall
 # Where a process image says how it is encrypted, and under which key (drivers/checkpoint_file.py).
 _WAY, _SEALED, _NAME = 12, 2, slice(16, 24)
 _OTHER_COPIES = "other names and copies of it are as they were; `--plain` and a passphrase leave only overwriting"
+_ELSEWHERE = "so whoever has it reads copies of it: the machine's kernel, until `kill --shred PID` or `shred OWNER` there"
 _ON_DISK = (
     "not sure: the master key is on the disk of the keys that it wraps, whose old blocks may hold both; it is sure where "
     "that key lies elsewhere ([seal] key)"
@@ -183,7 +184,7 @@ def _shred_file(keys: Keys, file: str) -> bool:
     if there:
         print(f"{file}: its key is forgotten, so that all copies of it are noise; overwritten and removed")
     elif name:
-        print(f"{file}: overwritten and removed; its key was not among yours")
+        print(f"{file}: overwritten and removed; its key was not among yours, {_ELSEWHERE}")
     else:
         print(f"{file}: overwritten and removed; {_OTHER_COPIES}, and old blocks of the disk may hold it")
     return there

@@ -153,12 +153,12 @@ def test_an_entry_in_the_queue_of_one_device_does_not_come_to_life_by_a_number_o
 
 
 def test_a_queue_is_idle_when_nobody_is_in_it_and_nothing_is_left_of_those_who_were() -> None:
-    queue, process = RunQueue(ByNumber()), Row(SchedClass.FAIR, 1)
-    gone: Any = process
-    assert queue.idle
-    queue.put(gone)
-    assert not queue.idle
-    queue.withdraw(gone)
-    assert not queue.idle, "taking would still have to throw its entry out"
+    queue = RunQueue(ByNumber())
+    process: Any = Row(SchedClass.FAIR, 1)
+    seen = [queue.idle]
+    queue.put(process)
+    seen.append(queue.idle)
+    queue.withdraw(process)
+    seen.append(queue.idle)  # to take one would still have to throw its entry out
     assert queue.take() is None
-    assert queue.idle
+    assert [*seen, queue.idle] == [True, False, False, True]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,23 @@ def test_an_installation_is_compared_file_by_file(other: Path, capsys: pytest.Ca
         assert line in said
     with pytest.raises(SyscallError, match="no installation"):
         verify(Screen(), other / "llmasos" / "kernel")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_one_without_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / "back_door.py").touch()
+    listed = os.scandir
+
+    def refused(place: str) -> object:
+        if Path(place).name == "kernel":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), place)
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(OSError, match="Too many open files"):
+        installation.digests(tmp_path)
 
 
 def test_an_installation_is_compared_with_its_own_list(other: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +27,24 @@ class Raise:
         return SyscallError(self.errno, self.reason).hint
 
 
-def raises() -> Iterator[Raise]:
-    for folder in FOLDERS:
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            tree = ast.parse(file.read_text())
-            for function in ast.walk(tree):
-                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                    for node in ast.walk(function):
-                        if isinstance(node, ast.Call) and (made := _made(node)) is not None:
-                            yield Raise(str(file.relative_to(ROOT)), made[0], _text(made[1], function))
+@functools.cache
+def raises() -> tuple[Raise, ...]:
+    """All of them; looked for when first asked, which takes seconds."""
+    files = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
+    return tuple(one for file in files for one in _in(file))
+
+
+def _in(file: Path) -> Iterator[Raise]:
+    place = str(file.relative_to(ROOT))
+    nodes: list[tuple[ast.AST, tuple[ast.AST, ...]]] = [(ast.parse(file.read_text()), ())]
+    while nodes:
+        node, functions = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            functions = *functions, node
+        elif functions and isinstance(node, ast.Call) and (made := _made(node)) is not None:
+            for function in functions:
+                yield Raise(place, made[0], _text(made[1], function))
+        nodes += [(child, functions) for child in ast.iter_child_nodes(node)]
 
 
 def _made(node: ast.Call) -> tuple[Errno, ast.expr] | None:
@@ -73,6 +83,3 @@ def _text(node: ast.expr, function: ast.AST) -> str:
 
 def _sets(one: ast.Assign, name: str) -> bool:
     return any(isinstance(target, ast.Name) and target.id == name for target in one.targets)
-
-
-ALL = list(raises())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from llmasos.syscalls.errno import Errno, SyscallError
-from tests.syscalls.raised import ALL
+from tests.syscalls.raised import raises
 
 
 def test_the_whole_tree_is_read() -> None:
-    assert len(ALL) > 500
-    assert {one.errno for one in ALL} == set(Errno)
+    assert len(raises()) > 500
+    assert {one.errno for one in raises()} == set(Errno)
 
 
 # What a hint speaks of, and the places whose errors are about that.
@@ -40,7 +40,7 @@ ABOUT = {
 
 @pytest.mark.parametrize("words", ABOUT)
 def test_a_hint_is_given_where_it_fits(words: str) -> None:
-    with_it = [one for one in ALL if words in one.hint]
+    with_it = [one for one in raises() if words in one.hint]
     assert with_it, "nobody is told so"
     strange = [one for one in with_it if not one.place.startswith(ABOUT[words])]
     assert strange == []
@@ -62,7 +62,7 @@ def test_a_hint_is_given_where_it_fits(words: str) -> None:
     ],
 )
 def test_and_all_errors_there_have_it(errno: Errno, place: str, words: str) -> None:
-    there = [one for one in ALL if one.errno is errno and one.place == place and one.reason.strip("… ")]
+    there = [one for one in raises() if one.errno is errno and one.place == place and one.reason.strip("… ")]
     assert there
     assert [one for one in there if words not in one.hint] == []
 

@@ -23,7 +23,7 @@ from llmasos.userland.shell import pipes
 from llmasos.userland.shell.remedy import told
 from llmasos.userland.shell.script import run_lines
 from tests.booted import SIM, eventually
-from tests.syscalls.raised import ALL
+from tests.syscalls.raised import raises
 from tests.userland.command_line import DEADLINE, llmasos, script
 from tests.userland.prompt import PROMPT, terminal
 
@@ -81,7 +81,7 @@ def test_kv_memory_that_no_page_fits_into_is_told_of(where: Path, agent: int) ->
 
 def test_an_error_about_a_limit_names_the_command_that_raises_it() -> None:
     """Of every error in the tree that names a group's limit, or a process's."""
-    named = [one for one in ALL if re.search(r"(kv_max|weights_max|tokens_total) of group|Limits\.", one.reason)]
+    named = [one for one in raises() if re.search(r"(kv_max|weights_max|tokens_total) of group|Limits\.", one.reason)]
     assert len(named) >= 3
     for one in named:
         said = told(SyscallError(one.errno, one.reason.replace("of group …", "of group /a/b").replace("…", "7")))

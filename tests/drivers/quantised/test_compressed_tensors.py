@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,9 @@ import torch
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.quantised.written import meant, random, same, written
 
-pytest.importorskip("compressed_tensors", reason="pip install compressed-tensors (the extra `dev` has it)")
-
-from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
-from compressed_tensors.quantization.utils import calculate_qparams
+pytestmark = pytest.mark.skipif(
+    find_spec("compressed_tensors") is None, reason="pip install compressed-tensors (the extra `dev` has it)"
+)
 
 INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
@@ -73,6 +72,10 @@ def compressed(
     form: str, weights: dict[str, Any], weight: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, Any]]:
     """One layer as the library compresses it, as it decompresses that, and the configuration it writes."""
+    from compressed_tensors.compressors import BaseCompressor  # two seconds, of those who run these tests only
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
+    from compressed_tensors.quantization.utils import calculate_qparams
+
     args = QuantizationArgs(**weights)
     acts = None if form == "pack-quantized" else QuantizationArgs(**DYNAMIC | {"type": args.type})
     scheme = QuantizationScheme(targets=["Linear"], weights=args, input_activations=acts, format=form)
