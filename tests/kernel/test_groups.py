@@ -63,6 +63,20 @@ def test_every_program_has_a_session_that_ends_with_its_last_process() -> None:
     assert refused(other, GroupStat(session)).errno is Errno.ENOENT
 
 
+def test_a_process_changes_its_group_between_two_steps() -> None:
+    sim = simulate()
+    program = sim.program()
+    program.call(GroupCreate("/a"))
+    pid = program.call(Spawn("sim", tokens=PROMPT))
+    decode = program.start(Decode(pid, 5))
+    sim.run_until(lambda: row(sim, pid).state is State.RUNNING)
+    move = program.start(GroupMove(pid, "/a"))
+    assert not move.done
+    sim.run_until(lambda: move.done)
+    assert not decode.done
+    assert stat(program, "/a").processes == [pid]
+
+
 def test_where_there_is_no_session_the_largest_one_has_nothing() -> None:
     sim = simulate()
     program = sim.program()

@@ -109,6 +109,16 @@ def test_a_step_never_has_more_rows_than_were_declared() -> None:
     assert any(len(step.runs) == 12 for step in sim.steps)
 
 
+def test_who_may_not_guess_takes_no_share_of_the_rows() -> None:
+    sim = guessing()
+    program = sim.program()
+    pids = [program.call(Spawn("sim", tokens=[i, *PROMPT])) for i in range(2)]
+    for future in [program.start(Decode(pid, 30, logprobs=n)) for n, pid in enumerate(pids)]:
+        sim.run_until(lambda: future.done)  # noqa: B023
+    both = [step.runs for step in sim.steps if len(step.runs) == 2 and all(run.sample for run in step.runs)]
+    assert [max(run.ahead for run in runs) for runs in both[1:4]] == [int(ROWS) - 2] * 3
+
+
 def test_guesses_take_free_frames_only_and_give_them_back() -> None:
     """Three processes fill the memory to its last frame: nobody loses pages to a guess."""
     sim = guessing(frames=12)

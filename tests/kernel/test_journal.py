@@ -269,6 +269,8 @@ def test_without_a_journal_there_is_no_ticket_and_none_is_taken() -> None:
     assert program.call(StatsCall()).journal == ""
     stranger = sim.connection()
     assert fails(lambda: stranger.call(Attach(ticket=ticket(b"", program.pid)))).errno is Errno.ESRCH
+    program.disconnect()
+    assert sim.kernel.table.gone == [], "nothing is kept for a frame that nobody makes"
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

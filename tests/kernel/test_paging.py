@@ -299,6 +299,22 @@ def test_a_pin_that_would_leave_too_little_for_who_is_there_is_refused() -> None
     assert errno is Errno.ENOMEM
     assert "sim:1.1m" in reason
     assert not row(program, "sim:1m").pinned
+    assert refused(program, Advise("sim:1.2m", Advice.PIN))[0] is Errno.ENOMEM
+    sim.run_idle()
+    assert "sim:1.2m" not in {model.name for model in program.call(Models())}, "and is no hint either"
+
+
+def test_a_model_on_its_way_shows_how_far_it_is_and_no_memory_yet() -> None:
+    sim = memory()
+    program = sim.program()
+    program.start(Spawn("sim:1m", tokens=PROMPT))
+    sim.run_until(lambda: bool(program.call(Models())) and row(program, "sim:1m").layers > 0)
+    coming = row(program, "sim:1m")
+    assert (coming.state, coming.resident_bytes) == ("loading", 0)
+    assert coming.progress < 1.0
+    sim.run_until(lambda: row(program, "sim:1m").state == "resident")
+    there = row(program, "sim:1m")
+    assert (there.progress, there.resident_bytes) == (1.0, 2 * MB)
 
 
 def test_a_hint_returns_before_the_weights_are_there_and_costs_nobody_who_runs() -> None:

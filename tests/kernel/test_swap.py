@@ -73,6 +73,12 @@ def test_places_are_told_of_each_tier() -> None:
     assert None not in taken
 
 
+def test_a_tier_has_a_million_places_of_a_model_at_most() -> None:
+    sim = simulate(options={"swap": "4t"}, checked=False)
+    sim.program().call(Spawn("sim", tokens=PROMPT))
+    assert sim.program().call(Models())[-1].tier_slots == [1 << 20]
+
+
 def test_blocks_that_have_not_changed_are_not_written_again() -> None:
     sim = swapping(frames=8)
     program, pids = sim.program(), agents(sim, 2)

@@ -165,9 +165,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         return call
 
-    def _ticking(self, test: Callable[..., bool]) -> Callable[..., bool]:
+    def _ticking(self, test: Any) -> Callable[..., Any]:
         @functools.wraps(test)
-        def call(*args: Any, **given: Any) -> bool:
+        def call(*args: Any, **given: Any) -> Any:
             self.meter.tick()
             return test(*args, **given)
 
