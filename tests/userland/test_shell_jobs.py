@@ -64,7 +64,7 @@ def test_a_stopped_answer_goes_on_into_its_file(shell: Terminal, kernel: Client,
         assert last.read_text() == f"fay: {whole}"
     finally:
         last.unlink()
-    assert whole.rstrip("\n")[-20:] not in shell.screen[seen:]
+    assert whole.strip()[-20:] not in shell.screen[seen:]  # an answer may end with blanks
 
 
 def test_bg_lets_a_stopped_answer_go_on_unheard(shell: Terminal, kernel: Client) -> None:
