@@ -33,7 +33,7 @@ demo: $(STAMP)
 
 # Tests start kernels and drivers by the hundred, and none is to compile its sources again; container images like to say so.
 unexport PYTHONDONTWRITEBYTECODE
-# Several processes of tests, one more than there are cores and four at most: much of the suite waits for other processes.
+# As many processes of tests as there are cores, four at most: one more was not quicker, and tests waited longer.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 # The kernel, the system calls and the SDK, as far as no OS process and no long computing is in it: for the loop while coding.
 QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not processes and not long' --hypothesis-profile=quick
@@ -42,11 +42,11 @@ QUICK  := tests/kernel tests/syscalls tests/userland/test_sdk_*.py -m 'not proce
 test: $(STAMP)
 	@$(PYTEST) $(WAY)
 
-# Once more with all processes that tests start run without asserts: no safety may hang on one.
+# Once more with all processes that tests start run without asserts: no safety may hang on one. As long as `make test`.
 test-optimised: $(STAMP)
 	@$(PYTEST) --optimised
 
-# With each of the dtypes that models get by default, on whatever CPU.
+# With each of the dtypes that models get by default, on whatever CPU. Twice as long as `make test`.
 test-dtypes: $(STAMP)
 	@$(PYTEST) --default-dtype fp32
 	@$(PYTEST) --default-dtype bf16

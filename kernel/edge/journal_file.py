@@ -76,8 +76,9 @@ def read(
     keys: Keys | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Found:
-    """Read a file, or its first `upto` bytes, which are known to be whole. `rest` is called often, and so is `progress`
-    with how many bytes of how many have been read.
+    """Read a file, or its first `upto` bytes, which are known to be whole: those of a kernel that runs and has rows of
+    processes whose keys are gone (shredded ones, until they are reaped), so these stay. `rest` is called often, and so
+    is `progress` with how many bytes of how many have been read.
 
     Raises SyscallError EINVAL: the file is of another version, or no journal; EIO: it cannot be read; EPERM: it is
     encrypted, and a key is not at hand.
@@ -89,7 +90,7 @@ def read(
             if trouble := _check_header(path, head):
                 return Found(State(b""), 0, trouble)
             reader = Reader(keys, encrypted=head == header(ENCRYPTED))
-            return _read_frames(file, size, rest, reader, progress)
+            return _read_frames(file, size, rest, reader, progress, rows=upto is not None)
     except OSError as error:
         raise Errno.EIO(
             f"the journal {path} cannot be read: {error.strerror}; mend that, or boot without it (--no-journal)"
@@ -117,7 +118,13 @@ def _check_header(path: Path, found: bytes) -> str:
 
 
 def _read_frames(
-    file: BinaryIO, size: int, rest: Callable[[], None], reader: Reader, progress: Callable[[int, int], None]
+    file: BinaryIO,
+    size: int,
+    rest: Callable[[], None],
+    reader: Reader,
+    progress: Callable[[int, int], None],
+    *,
+    rows: bool,
 ) -> Found:
     found = Found(State(b""), _HEADER.size)
 
@@ -129,7 +136,7 @@ def _read_frames(
         return _read_each(file, size, turn, reader, found)
     finally:
         found.lost, found.journal, found.names = reader.lost, reader.journal, reader.names
-        for pid in found.lost:
+        for pid in () if rows else found.lost:
             found.state.processes.pop(pid, None)
 
 

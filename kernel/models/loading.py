@@ -289,7 +289,7 @@ def _loaded(system: System, device: Device, ask: Ask) -> None:
         stale(system, process)
     if system.config.idle_seconds and system.owners.parts == 1:
         system.timers.at(
-            system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image, image.pageins)
+            system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image.id, image.pageins)
         )
 
 
@@ -318,10 +318,11 @@ def files_changed(system: System, device: Device, image: Image) -> None:
     audit.note(system, "changed", "models", who=system.owners.operator.name, on={"model": image.path}, details=details)
 
 
-def _leave_idle(system: System, loaded: tuple[Device, Image, int]) -> None:
-    """Take a model out of memory that nobody has run for long. Its processes stay; it comes back with the next decode."""
-    device, image, pagein = loaded
-    if image.state != RESIDENT or image.pageins != pagein or device.images.get(image.id) is not image:
+def _leave_idle(system: System, loaded: tuple[Device, int, int]) -> None:
+    """Take a model out of memory that nobody has run for long. Its processes stay; it comes back with the next decode. Of
+    the model the timer has the number only: one that has gone with its driver is not kept until then."""
+    device, number, pagein = loaded
+    if (image := device.images.get(number)) is None or image.state != RESIDENT or image.pageins != pagein:
         return
     patience = nanoseconds(system.config.idle_seconds)
     due = max(image.ran, image.used) + patience

@@ -17,6 +17,7 @@ from textwrap import dedent
 import pytest
 
 from llmasos.kernel.edge import garbage
+from llmasos.kernel.objects.image import Image
 from llmasos.simulator import simulate
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.table import Checkpoint, Decode, GroupCreate, GroupRemove, Kill, Restore, Setsched, Spawn, Wait
@@ -89,6 +90,23 @@ def test_nor_are_programs_groups_images_and_moves(tmp_path: Path) -> None:
             assert not waiting.done
             del other, waiting, decoding
     assert not found
+
+
+def test_a_model_goes_with_its_driver_and_not_when_it_would_have_been_idle() -> None:
+    def there() -> int:
+        return sum(type(one) is Image for one in gc.get_objects())
+
+    before = there()
+    sim = simulate(idle_seconds=1e6)
+    program = sim.program()
+    for number in range(4):
+        pid = program.call(Spawn("sim", [number, 2, 3]))
+        program.call(Decode(pid, 2))
+        program.call(Kill(pid))
+        program.call(Wait(pid))
+        sim.crash()
+        sim.run_for(100.0)
+    assert there() - before <= 1
 
 
 KERNEL = """

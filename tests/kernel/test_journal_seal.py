@@ -153,6 +153,35 @@ def test_compaction_begins_a_segment_and_forgets_the_keys_of_those_that_have_gon
     assert write(tmp_path, []).processes
 
 
+def test_who_was_shredded_and_is_not_reaped_yet_stays_in_the_table_over_the_next_compaction(
+    tmp_path: Path, frames: list[Frame]
+) -> None:
+    pid = next(entry.pid for frame in frames for entry in frame.entries if isinstance(entry, ProcessHead))
+    program = next(one.pid for frame in frames for one in frame.entries if isinstance(one, ProgramHead))
+
+    async def scenario() -> None:
+        opened = open_journal(tmp_path / "journal", keys_in(tmp_path))
+        keeper = Keeper(opened, "never", lambda event: None, lambda: State(b""))
+        async with trio.open_nursery() as nursery:
+            for frame in frames:
+                keeper.append(frame)
+            nursery.start_soon(keeper.run)
+            await keeper.forget([pid], 20.0)
+            await keeper.forget([pid + 999], 20.0)  # written anew once more, by when its key is gone
+            keeper.append(Frame(frames[-1].now, [Gone(pid)]))
+            keeper.append(Frame(frames[-1].now, [Gone(program)]))
+            nursery.cancel_scope.cancel()
+        keeper.close()
+        os.close(opened.lock)
+
+    trio.run(scenario)
+    found = file.read(tmp_path / "journal" / NAME, keys=keys_in(tmp_path))
+    assert found.trouble == ""
+    assert pid not in found.state.processes
+    assert found.state.processes, "what was said after that counts"
+    assert program not in found.state.programs
+
+
 def test_a_journal_made_the_other_way_is_read_and_turned_over(tmp_path: Path, frames: list[Frame]) -> None:
     journal = tmp_path / "journal" / NAME
     write(tmp_path, frames, plain=True)

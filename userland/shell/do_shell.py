@@ -72,8 +72,7 @@ def _fg(shell: Session, line: Line) -> int:
         resume(shell, job)
         return 0
     shell.screen.line(job.source, "dim")
-    job.go_on(foreground=True)
-    return foreground(shell, job)
+    return foreground(shell, job, lambda: job.go_on(foreground=True))
 
 
 @does("bg")

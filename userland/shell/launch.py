@@ -55,8 +55,8 @@ def _started(shell: Session, path: str, argv: list[str], given: dict[str, str]) 
         statuses.append(guarded(view, lambda: _guarded_program(view, path, argv, given)))
 
     shell.terminal.restore() if shell.terminal is not None else None
-    job.begin([threading.Thread(target=act, name="llmasos-program", daemon=True)], lambda: statuses[0])
-    return foreground(shell, job)
+    thread = threading.Thread(target=act, name="llmasos-program", daemon=True)
+    return foreground(shell, job, lambda: job.begin([thread], lambda: statuses[0]))
 
 
 def _guarded_program(shell: Session, path: str, argv: list[str], given: dict[str, str]) -> int:

@@ -61,8 +61,7 @@ def joined(shell: Session, pipeline: Pipeline, carry_out: CarryOut) -> int:
         for thread in threads:
             thread.join()
         return result()
-    job.begin(threads, result)
-    return foreground(shell, job)
+    return foreground(shell, job, lambda: job.begin(threads, result))
 
 
 def links(shell: Session, pipeline: Pipeline) -> bool:
