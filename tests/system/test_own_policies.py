@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from llmasos.kernel.edge.standing import MARK, SERVED_LOOKS, Standing
-from llmasos.syscalls import blocking
+from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Right
 from llmasos.syscalls.table import BootInfoCall, Decode, Dmesg, Sched, Spawn
 from llmasos.userland.sdk.system import System
-from tests.booted import Booted, booted, command, wait_for_kernel
+from tests.booted import Booted, booted, command, eventually, wait_for_kernel
 
 pytestmark = pytest.mark.processes
 
@@ -148,6 +148,8 @@ def test_a_kernel_is_booted_with_one_and_the_next_has_it_elsewhere_and_a_halt_fo
     def boot(*more: str, where: Path) -> subprocess.Popen[bytes]:
         words = command(place, "--device", "sim:time_scale=0", "--quiet", *more)
         process = subprocess.Popen(words, cwd=where, stdout=subprocess.DEVNULL)
+        # A process that the killed one was starting has its lock and its socket until it is another program.
+        eventually(lambda: process.poll() is not None or runtime.holder(place) == process.pid, "it holds the place")
         wait_for_kernel(place, lambda: process.poll() is None)
         return process
 
