@@ -384,8 +384,7 @@ class Client:
         self._inbox.clear()
         self._calls.abandon()
         self._turn.wake_all()
-        if not self._down:
-            self._line.nudge()
+        self._line.nudge()  # also while it is down: who leads may not have heard of that yet
 
     # --- when the kernel has died: the thread that finds the next one ---
 

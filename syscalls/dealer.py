@@ -25,7 +25,7 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )  # fmt: skip
 
-_LEAVE = 1000  # milliseconds that the last words of a program have to leave, also at the end of its OS process
+_LEAVE = 1000  # milliseconds that the last words of a program have to leave; the end of its OS process waits for none
 
 
 class Dealer:

@@ -285,6 +285,9 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
             raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
         reincarnation.kill(system, system.devices[process.device], request.program)
     elif isinstance(process, Program):
+        if process.grace is not None and call.signal in (Signal.KILL, Signal.TERM):  # nobody else could end it
+            end_program(system, process, 0, f"{call.signal.name} from program {written(system, request.program.pid)}")
+            return
         if not process.os_pid:
             raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
         system.act(SignalProgram(process.peer, call.signal))

@@ -86,7 +86,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     ways.add_argument("--detach", action="store_true", help="run in the background; return once it answers")
     ways.add_argument("--die-with-parent", action="store_true", help="halt at end-of-file on standard input")
     add("--hand-over", action="store_true", help="go on with the processes of the kernel that runs there, which halts")
-    add("--ready", metavar="FD", type=int, default=-1, help="write a byte there once the devices are up")
+    add("--ready", metavar="FD", type=int, default=-1, help="say there how far it is; an empty line: the devices are up")
     add("--own-runtime", action="store_true", help="remove the runtime directory in the end")
     add("--log", metavar="FILE", default="", help="write the log to this file, and keep it short")
     add("--debuggable", action="store_true", help="let debuggers of this user look into the kernel's memory")

@@ -1,13 +1,15 @@
 """How a kernel ends that could not be booted, or could not clean up: with one readable line for each reason.
 
 What the operating system refuses is no error of the kernel's, and a traceback tells a user nothing: the line names the
-file, the refusal, the place that asked, and what to do. Any other error ends the kernel with its traceback.
+file, the refusal, the place that asked, and what to do. Any other error ends the kernel with its traceback, and so does
+one that comes out of an event of the core, of whatever kind: the core asks nothing of the system, so it is a fault.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import trio
 from llmasos.syscalls.errno import SyscallError
 
 _OURS = Path(__file__).resolve().parents[2]
+_CORE = _OURS / "kernel" / "core.py"
 _DO = {
     errno.EMFILE: "raise `ulimit -n`",
     errno.ENFILE: "end what holds so many files open",
@@ -40,7 +43,7 @@ def reasons(error: BaseException) -> list[str]:
     """Why it ended, a line each; none: it is another error than one of the operating system's, or a refusal."""
     leaves = list(_leaves(error))
     found = [one for one in leaves if isinstance(one, (OSError, SyscallError))]
-    if len(found) < len(leaves):
+    if len(found) < len(leaves) or any(map(_of_core, leaves)):
         return []
     return list(dict.fromkeys(one.reason if isinstance(one, SyscallError) else _line(one) for one in found))
 
@@ -55,6 +58,12 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield from [one for one in found if isinstance(one, OSError)] or found  # the loop adds errors of its own
     else:
         yield error
+
+
+def _of_core(error: BaseException) -> bool:
+    """Whether it was raised as the core handled an event."""
+    codes = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(code.co_name == "handle" and Path(code.co_filename).resolve() == _CORE for code in codes)
 
 
 def _line(error: OSError) -> str:

@@ -289,8 +289,17 @@ def in_sandbox(peer: Peer) -> bool:
             return False
         place = f"{process}/root/run/llmasos"
         return os.path.lexists(f"{place}/{runtime.PROGRAMS}") and not os.path.lexists(f"{place}/{runtime.LOCK}")
+    except PermissionError:  # it runs a file that it may not read, say; its status is to be read nevertheless
+        return _spaces(process) != _spaces("/proc/self")
     except OSError:
         return not os.path.exists(process) and os.path.exists("/proc/self")
+
+
+def _spaces(process: str) -> int:
+    """In how many namespaces, one within the other, an OS process has a pid (proc(5), NSpid); 0: nothing is told."""
+    with suppress(OSError), open(f"{process}/status", "rb") as status:
+        return next((len(line.split()) - 1 for line in status if line.startswith(b"NSpid:")), 0)
+    return 0
 
 
 class Peers:

@@ -111,7 +111,7 @@ def lose(system: System, program: Program) -> None:
     system.away[program.pid] = system.stale[program.pid] = program
     for request in program.parked.values():
         request.absent = True
-    program.to_replay.update(answer.seq for answer in program.answers)
+    program.to_replay = {answer.seq for answer in program.answers}
     program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, program)
     grace = f"{system.config.cut_grace:g} s"
     system.log("warning", f"program {program.pid} ({program.name}) was cut off; it has {grace} to come back", program)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from llmasos.kernel.events import KeyRevoked
+from llmasos.kernel.journal import state
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Kind, State, WaitFor
+from llmasos.syscalls.records import Kind, Signal, State, WaitFor
 from llmasos.syscalls.table import Attach, Decode, Exit, Feed, Getinfo, Kill, Leave, Null, Ps, Read, Spawn, Wait
 
 ADA, BOB = b"a" * 32, b"b" * 32
@@ -184,3 +185,30 @@ def test_one_that_is_away_when_its_kernel_dies_comes_back_to_the_next_by_its_own
     far.key = ADA
     far.come_back()
     assert far.call(Read(pid)).tokens == [1, 2]
+
+
+@pytest.mark.parametrize("signal", [Signal.KILL, Signal.TERM])
+def test_one_that_is_away_can_be_ended_by_a_signal_and_by_no_other_than_these(signal: Signal) -> None:
+    sim, watch, far = journaled()
+    pid = far.call(Spawn("sim", [1]))
+    far.disconnect(cut=True)
+    with pytest.raises(SyscallError, match="operating system's pid"):
+        watch.call(Kill(far.pid, Signal.INT))
+    watch.call(Kill(far.pid, signal))
+    assert not {pid, far.pid} & {row.pid for row in watch.call(Ps())}
+    assert not sim.kernel.away
+    with pytest.raises(SyscallError) as caught:
+        far.come_back()
+    assert caught.value.errno is Errno.ESRCH
+
+
+def test_what_is_kept_of_one_that_is_cut_off_again_and_again_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MAX_PARKED_CALLS", 2)
+    sim, _, far = journaled()
+    pid = far.call(Spawn("sim", [1]))
+    for _ in range(3):
+        for _ in range(4):
+            far.call(Feed(pid, [2]))
+        far.disconnect(cut=True)
+        assert len(sim.kernel.away[far.pid].to_replay) == 2
+        far.come_back()

@@ -21,6 +21,9 @@ from llmasos.kernel.edge.detached import note_words
 from llmasos.kernel.edge.ending import every, reasons
 from llmasos.kernel.edge.journal_file import open_journal
 from llmasos.kernel.edge.peers import unmapped_uid
+from llmasos.kernel.events import Tick
+from llmasos.kernel.state import System
+from llmasos.simulator import simulate
 from llmasos.syscalls import blocking, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.table import Ps, Spawn
@@ -62,6 +65,17 @@ def test_tasks_and_the_event_loop_end_with_the_lines_of_what_was_refused_in_them
 def test_an_error_of_the_kernels_own_is_no_refusal_and_keeps_its_traceback() -> None:
     assert reasons(KeyError("x")) == []
     assert reasons(ExceptionGroup("", [refused(errno.EIO), ValueError("x")])) == []
+
+
+def test_what_the_core_has_not_caught_is_an_error_of_the_kernels_own_of_whatever_kind() -> None:
+    def refuses(system: System, nothing: None) -> None:
+        raise Errno.ESRCH("there is no process 7")
+
+    core = simulate().kernel
+    core.timers.at(core.now + 1, refuses, None)
+    with pytest.raises(SyscallError) as caught:
+        core.handle(Tick(), core.now + 1)
+    assert reasons(ExceptionGroup("", [caught.value])) == []
 
 
 def test_every_step_of_an_end_is_taken_whatever_has_become_of_those_before() -> None:

@@ -198,11 +198,12 @@ class Tokenizer:
     @functools.cached_property
     def _normalised(self) -> frozenset[int]:
         """The added tokens that are looked for in what the normaliser has made of a text."""
-        normaliser = json.loads(self.core.to_str())["normalizer"]
-        if normaliser is None or normaliser.get("normalizers") == []:
-            return frozenset()
         added = self.core.get_added_tokens_decoder()
-        return frozenset(i for i, token in added.items() if token.normalized and token.content != self._unknown)
+        found = frozenset(i for i, token in added.items() if token.normalized and token.content != self._unknown)
+        if not found:  # as of most models; the whole vocabulary as text takes part of a second
+            return found
+        normaliser = json.loads(self.core.to_str())["normalizer"]
+        return frozenset() if normaliser is None or normaliser.get("normalizers") == [] else found
 
     def _places(self, ids: Set[int], text: str) -> list[tuple[int, int]]:
         """Where in a text some of these tokens are found."""

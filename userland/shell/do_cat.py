@@ -151,7 +151,7 @@ def _follow(shell: Session, agent: Process, *, raw: bool) -> None:
             if text.startswith(shown) and not text.endswith("\ufffd"):
                 shell.screen.write(text[len(shown) :])
                 shown = text
-            if result.state is State.ZOMBIE:
+            if result.state is State.ZOMBIE and len(tokens) >= result.length:  # an answer has no more than so many
                 break
     except KeyboardInterrupt:
         shell.screen.line()
