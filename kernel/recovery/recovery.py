@@ -124,7 +124,7 @@ def _stays_away(system: System, program: Program) -> None:
 
 def join(waiting: Request, request: Request) -> bool:
     """Whether the program repeats a call that waits since an earlier connection. The old request answers both."""
-    if not waiting.absent or request.entry is not waiting.entry:
+    if not waiting.absent or type(request.call) is not type(waiting.call):
         return False
     waiting.absent = False
     return True

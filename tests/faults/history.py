@@ -23,7 +23,7 @@ from llmasos.drivers.sim import spec, tokens
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Sampler
-from llmasos.syscalls.table import Decode, Feed, Read, Spawn
+from llmasos.syscalls.table import Decode, Feed, Read, Shred, Spawn, Wait
 from tests.faults import linear
 from tests.faults.linear import Op
 from tests.faults.shim import KERNEL, Shim, build, unavailable
@@ -53,6 +53,8 @@ class Worker:
     over: bool = False
     deaths: int = 0
     stale: int = 0
+    shredded: int = 0
+    zombies: list[int] = field(default_factory=list)  # shredded, not waited for yet
     failure: BaseException | None = None
 
     def run(self) -> None:
@@ -64,7 +66,11 @@ class Worker:
             self.failure = error
 
     def act(self) -> None:
-        pid, kind = self.random.choice(self.pids), self.random.choice(("feed", "feed", "decode", "read"))
+        kind = self.random.choice(("feed", "feed", "decode", "read", "feed", "feed", "decode", "read", "shred", "wait"))
+        if kind in ("shred", "wait"):
+            self._shred(kind)
+            return
+        pid = self.random.choice(self.pids)
         op = Op(self.number, pid, kind, began=time.monotonic())  # type: ignore[arg-type]
         if kind == "feed":
             op.tokens = [next(self.unique) for _ in range(self.random.choice((1, 3)))]
@@ -78,10 +84,7 @@ class Worker:
         except SyscallError as error:
             if error.errno in NOT_DONE or kind == "read":
                 self.history.remove(op)
-            if error.errno is Errno.ETIME:
-                raise Broken(f"no answer within {SECONDS:g} s: {kind}: {error}\n{self.target.log[-2000:]}") from None
-            if error.errno in (Errno.EPIPE, Errno.ESTALE):
-                self._again(client, error.errno, boots)
+            self._after(error, kind, client, boots)
 
     def _call(self, client: blocking.Client, op: Op) -> None:
         if op.kind == "feed":
@@ -93,12 +96,37 @@ class Worker:
             found = client(Read(op.pid), timeout=SECONDS)
             op.tokens, op.at = found.tokens, found.length
 
+    def _shred(self, kind: str) -> None:
+        """A process of this client's own comes and is destroyed, or one that was is waited for. Each shred has the
+        journal written anew; neither may lose anything of the others."""
+        client, boots = self.client, self.target.boots
+        assert client is not None
+        try:
+            if kind == "wait":
+                if self.zombies:
+                    client(Wait(self.zombies.pop()), timeout=SECONDS)
+                return
+            pid = client(Spawn(MODEL, [next(self.unique)], SAMPLER), timeout=SECONDS)
+            client(Feed(pid, [next(self.unique)]), timeout=SECONDS)
+            client(Shred(pid), timeout=SECONDS)
+            self.zombies.append(pid)
+            self.shredded += 1
+        except SyscallError as error:
+            self._after(error, kind, client, boots)
+
+    def _after(self, error: SyscallError, kind: str, client: blocking.Client, boots: int) -> None:
+        if error.errno is Errno.ETIME:
+            raise Broken(f"no answer within {SECONDS:g} s: {kind}: {error}\n{self.target.log[-2000:]}") from None
+        if error.errno in (Errno.EPIPE, Errno.ESTALE):
+            self._again(client, error.errno, boots)
+
     def _again(self, client: blocking.Client, why: Errno, boots: int) -> None:
         """The connection has ended. What was read of a kernel whose journal failed has not happened: ESTALE says so."""
         if why is Errno.ESTALE:
             self.stale += 1
             self.history = [op for op in self.history if op.kind != "read"]
         client.close()
+        self.zombies.clear()
         if not self.over:
             self.client = self.target.connect(name=f"worker {self.number}")
 
@@ -134,6 +162,7 @@ class Told:
     clients: int
     disks: int
     stale: int
+    shredded: int
 
 
 def history(base: Path, seed: int, seconds: float, *, library: Path | None = None, clients: int = 4) -> Told:
@@ -163,7 +192,9 @@ def history(base: Path, seed: int, seconds: float, *, library: Path | None = Non
             logs = {pid: _settled(reader, pid) for pid in pids}
     calls = [op for worker in workers for op in worker.history]
     placed = linear.check(calls, logs, first, say)
-    return Told(len(calls), placed, *done, sum(worker.stale for worker in workers))
+    return Told(
+        len(calls), placed, *done, sum(worker.stale for worker in workers), sum(worker.shredded for worker in workers)
+    )
 
 
 def _faults(

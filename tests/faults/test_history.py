@@ -128,3 +128,4 @@ def test_kernels_drivers_and_clients_die_and_disks_fail_and_no_history_is_wrong(
     told = history(tmp_path, 5, 6.0, library=library, clients=3)
     assert told.placed > 10
     assert told.kernels + told.drivers + told.clients > 3
+    assert told.shredded

@@ -51,6 +51,7 @@ REPORTS = {  # fields that may hold floats: settings as they were given, reports
     "KernelConfig.idle_seconds",
     "KernelConfig.pagein_seconds",
     "KernelConfig.grace",
+    "KernelConfig.cut_grace",
 }
 
 

@@ -10,6 +10,7 @@ from llmasos.kernel import core, settle
 from llmasos.kernel.memory.page_table import Kept
 from llmasos.kernel.memory.swap import Slot
 from llmasos.kernel.objects.image import Image
+from llmasos.kernel.objects.log_records import LogRecords
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.state import System
 from llmasos.kernel.tokens import log_of
@@ -37,6 +38,12 @@ def first(sim: Simulation) -> LLMProcess:
     return next(p for p in sim.kernel.table if isinstance(p, LLMProcess))
 
 
+def miscounted() -> LogRecords:
+    records = LogRecords()
+    records.bytes = 7
+    return records
+
+
 def model(sim: Simulation) -> Image:
     image = first(sim).image
     assert image is not None
@@ -49,8 +56,11 @@ BREAKS: dict[str, tuple[Callable[[Simulation], object], str]] = {
     "more cached than there is": (lambda sim: setattr(first(sim), "log", log_of()), "tokens cached"),
     "more sent than there is": (lambda sim: setattr(first(sim).table, "sent", 99), "more frames are sent"),
     "kept beyond the log": (lambda sim: setattr(first(sim).table, "kept", {9: Kept(Slot(1, 0), 16)}), "beyond the log"),
-    "a stray record": (lambda sim: setattr(first(sim).records, "rows", [LogRecord(999, b"x")]), "a record stands at 999"),
-    "miscounted records": (lambda sim: setattr(first(sim).records, "bytes", 7), "7 bytes of records"),
+    "a stray record": (
+        lambda sim: setattr(first(sim), "records", LogRecords([LogRecord(999, b"x")])),
+        "a record stands at 999",
+    ),
+    "miscounted records": (lambda sim: setattr(first(sim), "records", miscounted()), "7 bytes of records"),
     "a refcount": (lambda sim: model(sim).pool.refs.__setitem__(0, 5), "refcounts differ"),
     "no holder": (lambda sim: model(sim).holders.clear(), "hold pages"),
     "a page-in too many": (lambda sim: setattr(model(sim), "pageins", 9), "page-ins left"),
