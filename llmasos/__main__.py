@@ -264,7 +264,8 @@ def _keys(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     module = ("llmasos.kernel.edge.key",) if args.verb == "key" else ("llmasos.kernel.edge.seal", args.verb)
     words = [*runtime.module(module[0]), *module[1:], *args.rest]
-    os.execve(sys.executable, words, runtime.environment())
+    named = {"LLMASOS_RUNTIME": str(_where(args))} if hasattr(args, "runtime") else {}
+    os.execve(sys.executable, words, runtime.environment() | named)
 
 
 def _shell(args: argparse.Namespace) -> int:

@@ -111,8 +111,8 @@ def shred_owner(keys: Keys, owner: str, directory: Path) -> None:
                 if error.errno is not Errno.ESRCH:
                     raise
                 unknown = error
-    gone = [] if keys.plain else _shred_stores(keys, key, journal)
-    if not told and not gone:
+    gone, busy = ([], []) if keys.plain else _shred_stores(keys, key, journal)
+    if not told and not gone and not busy:
         raise unknown or Errno.ESRCH(f"no key of {owner} is in {keys.directory}, and no kernel runs in {directory}")
     left = dict.fromkeys([text for one in told for text in one.left] + [*_LEFT, *keys.troubles])
     for text in [text for one in told for text in one.gone] + gone:
@@ -121,11 +121,16 @@ def shred_owner(keys: Keys, owner: str, directory: Path) -> None:
         print(f"{owner}: not reached: {text}")
     if not all(one.sure for one in told) or (gone and (keys.troubles or not keys.source.apart(keys.directory))):
         print(f"{owner}: {_ON_DISK}")
+    if busy:
+        raise Errno.EBUSY(
+            f"a kernel runs that {owner} has agents in, which are as they were: its journal is {', '.join(busy)}; name "
+            "that kernel (--runtime or LLMASOS_RUNTIME), or halt it, and do this again"
+        )
 
 
-def _shred_stores(keys: Keys, owner: str, running: str) -> list[str]:
-    """Returns what is gone. `running`: the journal of a kernel that has seen to it."""
-    gone = []
+def _shred_stores(keys: Keys, owner: str, running: str) -> tuple[list[str], list[str]]:
+    """Returns what is gone, and the journals that kernels hold. `running`: that of a kernel that has seen to it."""
+    gone, busy = [], []
     for path in keys.stores():
         store = keys.store(path.name)
         if path.name == FILES:
@@ -136,13 +141,19 @@ def _shred_stores(keys: Keys, owner: str, running: str) -> list[str]:
             journal = next((slot.text for slot in store.find(JOURNAL)), "")
             if journal == running or not (slots := store.of_owner(owner, PROCESS)):
                 continue
-            _shred_journal(keys, store, journal, owner)
+            try:
+                _shred_journal(keys, store, journal, owner)
+            except SyscallError as error:
+                if error.errno is not Errno.EBUSY:
+                    raise
+                busy.append(journal)
+                continue
             gone.append(f"the keys of {len(slots)} processes in the journal {journal}, and in all copies of it")
         if slots:
             keys.renew(store)
     if gone:
         gone.append("the owner's key, under which no copy of these can be read any more")
-    return gone
+    return gone, busy
 
 
 def _shred_journal(keys: Keys, store: Store, journal: str, owner: str) -> None:

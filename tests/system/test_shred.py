@@ -145,6 +145,19 @@ def test_nothing_of_a_shredded_owner_is_in_any_file_nor_in_copies_and_others_hav
     home.type("halt")
 
 
+def test_a_kernel_that_another_one_s_command_cannot_reach_is_named_and_the_rest_is_destroyed(
+    home: Home, tmp_path: Path
+) -> None:
+    home.type("boot", "--detach")
+    _, other, image = lived(home, tmp_path)
+    ended = home.type("--runtime", str(tmp_path / "elsewhere"), "shred", str(os.getuid()), status=1)
+    assert f"gone: the key of process image {image}" in ended.stdout
+    assert f"its journal is {home.state / 'llmasos' / 'kernel.journal'}; name that kernel (--runtime" in ended.stderr
+    with home.connect() as kernel:
+        assert kernel(Read(other), timeout=PATIENCE).tokens == OTHERS * 2
+    home.type("halt")
+
+
 def test_an_owner_that_is_a_file_too_is_refused(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "1001").write_text("somebody's")
