@@ -104,6 +104,26 @@ def test_an_interrupt_before_the_answer_leaves_the_log_as_it_was(
         process.turn("three", 1)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupt_as_the_answer_begins_ends_its_decode(
+    cpu_system: System, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The kernel has begun it, and this program has not heard of that yet."""
+    long: dict[str, Callable[[Process], object]] = {
+        "turn": lambda process: process.turn("two", 400),
+        "ask": lambda process: process.ask("two", 400),
+        "pieces": lambda process: list(process.pieces("two", 400)),
+    }
+    with cpu_system.spawn() as process:
+        cut = Cut(cpu_system.kernel, Decode, KeyboardInterrupt(), done=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(cpu_system, "kernel", cut)
+            with pytest.raises(KeyboardInterrupt):
+                long[way](process)
+        assert not process.info().decoding
+        process.turn("three", 1)
+
+
 @pytest.mark.parametrize("kind", [Feed, Decode])
 @pytest.mark.parametrize("told", [{"thinking": False}, {"system": "Be brief."}], ids=str)
 def test_records_at_the_end_of_a_log_outlive_a_turn_that_is_refused(

@@ -274,7 +274,11 @@ def begin_answer(
         yield from ask(decode)
     except GeneratorExit:  # the runner of the script interrupts
         raise
-    except BaseException:
+    except Exception:
+        yield from undo(pid, fed)
+        raise
+    except BaseException:  # Ctrl-C, cancellation: it may have begun, and nobody has heard of it
+        yield from interrupt(pid)
         yield from undo(pid, fed)
         raise
     return listening
