@@ -174,8 +174,7 @@ def __getattr__(name: str) -> Any:
     if name == "aio":
         return importlib.import_module("llmasos.aio")
     if name == "__version__":
-        metadata = importlib.import_module("importlib.metadata")
-        found = metadata.version("llmasos")
+        found = importlib.import_module("llmasos.syscalls.version").version() or "unknown (not installed)"
     elif name in _WHERE:
         found = getattr(importlib.import_module(_WHERE[name]), name)
     else:

@@ -217,9 +217,9 @@ def _where(args: argparse.Namespace) -> Path:
 
 def _alone(args: argparse.Namespace) -> int:
     if args.version:
-        from importlib.metadata import version
+        from llmasos.syscalls.version import version
 
-        print(f"llmasos {version('llmasos')}")
+        print(f"llmasos {version() or 'unknown (not installed)'}")
         return 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         if _is_given_lines():
