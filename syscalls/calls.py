@@ -100,10 +100,10 @@ class Calls(Generic[W]):
         self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
 
     def must_leave(self, place: Place, boot: BootInfo | None) -> bool:
-        """Whether a kernel has to be told before the connection is closed: one on another machine takes a program that says
-        nothing for cut off, and waits for it. Without `boot` nothing was heard of it, but it may be attaching this
-        program. Its answer is to be awaited, where there will be one: what libzmq has not sent when the OS process
-        ends nobody sends."""
+        """Whether a kernel has to be told before the connection is closed: one on another machine takes a program that
+        says nothing for cut off, and waits for it. Without `boot` nothing was heard of it, but it may be attaching this
+        program. Its answer is to be awaited, where there will be one: what libzmq has not sent when the OS process ends
+        nobody sends."""
         attached = bool(boot.ticket) if boot is not None else self.sent > 0
         return isinstance(place, Remote) and attached
 
