@@ -207,7 +207,9 @@ def _signer(seed: bytes) -> Any:
 # --- a boot ---------------------------------------------------------------------------------------------------------
 
 
-def open_audit(directory: Path, keys: Path | None = None, keep: int = 0, others: Sequence[int] | None = None) -> AuditFile:
+def open_audit(
+    directory: Path, keys: Path | None = None, keep: int = 0, others: Sequence[int] | None = None
+) -> AuditFile:
     """Hold the audit log of a directory and go on with its chain; begin one if there is none. `keys`: the file of the
     verification keys, if it is not in the directory; `others`: uids of those who may read the lines beside the kernel's
     own (None: that is left as it is).

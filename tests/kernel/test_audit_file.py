@@ -301,7 +301,9 @@ def test_the_operating_system_lets_an_operator_read_what_it_lets_no_other_user_r
     def read(name: str, uid: int) -> bytes:
         words = ["/bin/cat", f"audit/{name}"]
         me = {"user": uid, "group": uid, "extra_groups": []}
-        return subprocess.run(words, cwd=tmp_path / "state", capture_output=True, timeout=PATIENCE, check=False, **me).stdout
+        return subprocess.run(
+            words, cwd=tmp_path / "state", capture_output=True, timeout=PATIENCE, check=False, **me
+        ).stdout
 
     assert read(log.path.name, 4711) == lines
     for name, uid in ((log.path.name, 4712), ("key", 4711), ("verification-keys", 4711)):
