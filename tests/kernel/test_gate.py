@@ -179,7 +179,7 @@ def test_who_comes_and_goes_again_and_again_has_some_lines_in_the_log_and_the_ot
         async with gateway(tmp_path) as way:
             for number in range(1, NOTES.process + 5):
                 socket.create_connection(("127.0.0.1", way.gate.port)).close()
-                await until(lambda number=number: len(way.refused) == number)
+                await until(partial(lambda count: len(way.refused) == count, number))
                 assert len(way.door) == 0, "its account ends each time"
             assert len(way.notes) == NOTES.process
             assert way.payers.refusals[NOTES.name] == 4

@@ -116,6 +116,7 @@ def test_who_gave_up_before_it_was_let_in_leaves_nevertheless_but_only_what_it_m
 
 
 def test_who_is_told_that_its_key_is_refused_knocks_no_more() -> None:
+    pytest.importorskip("nacl", reason="CURVE needs the extra `net`")
     search = Search(FAR, 30.0, 0.0, None)
     assert search.found(1.0)
     search.refused = FAR.why_not(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
