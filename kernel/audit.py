@@ -31,7 +31,7 @@ from llmasos.syscalls.records import GrantInfo, GroupSettings, Limits
 from llmasos.syscalls.table import BY_RECORD
 
 MOST_REFUSALS = 10  # of one owner in a second that get a line each; others are counted
-_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what others have is not there for one: whether it is, nobody looks here either
+_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what hides others' objects: counted as refusals, whether there is one or not
 REFUSALS = "refusals"  # their class
 ASKED, BEGUN = "asked", "begun"  # instead of an errno: before it is made, and while it waits
 
@@ -41,7 +41,7 @@ def begin(system: System, request: Request) -> Waiting | None:
     auditor = system.auditor
     if request.entry.audit not in auditor.required:
         request.audited = Stage.BEGUN
-        auditor.lines.append(request)  # here its line will stand, whatever it causes
+        auditor.lines.append(request)  # holds the place of its line, ahead of those of its effects
         return None
     request.audited = Stage.ASKED
     auditor.asked += 1
@@ -57,15 +57,14 @@ def written(system: System, ref: int, trouble: str) -> Request | None:
     if request.answered:
         return None
     request.audited = Stage.NONE if trouble else Stage.TOLD
-    why = (
-        trouble if request.program.owner.operator else "the audit log cannot be written"
-    )  # where it is, is the operator's
+    # Where the log is, is told the operator only.
+    why = trouble if request.program.owner.operator else "the audit log cannot be written"
     error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {why}") if trouble else None
     wake(system, channel, error)
     return request
 
 
-def end(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+def end(system: System, request: Request, errno: Errno, value: object, reason: str) -> None:
     """A call is answered."""
     if not system.auditor.on:
         return
@@ -93,7 +92,7 @@ def refuse(system: System, line: AuditLine) -> None:
 
 
 def _count(system: System, who: str) -> None:
-    """A second has passed since an owner was refused first."""
+    """A second after an owner's first refusal: note how many refusals had no line of their own."""
     more = system.auditor.refusals.pop(who).count - MOST_REFUSALS
     if more > 0:
         note(system, REFUSALS, REFUSALS, who=who, details={"count": more})
@@ -108,7 +107,7 @@ def note(
     on: dict[str, str | int] | None = None,
     details: dict[str, Any] | None = None,
 ) -> None:
-    """A line for what no call has done."""
+    """A line for something that no call did."""
     if system.auditor.on:
         system.auditor.lines.append(Audit(AuditLine(what, of, who, on=on or {}, details=details or {})))
 
@@ -116,14 +115,8 @@ def note(
 def ended(system: System, process: Process, status: int) -> None:
     """A process has ended, of itself or by what others did."""
     if system.auditor.on:
-        note(
-            system,
-            "ended",
-            "processes",
-            who=process.owner.name,
-            on={"pid": _shown(process.pid)},
-            details={"status": status},
-        )
+        on, details = {"pid": _shown(process.pid)}, {"status": status}
+        note(system, "ended", "processes", who=process.owner.name, on=on, details=details)
 
 
 def lines(system: System) -> list[Audit]:
@@ -143,12 +136,12 @@ def lines(system: System) -> list[Audit]:
 
 
 def stranger(system: System, call: Syscall, errno: Errno, reason: str) -> None:
-    """Somebody who is no program of this kernel was refused."""
+    """A call from a connection that has no program attached was refused."""
     who = system.owners.key(call.uid) or system.owners.operator.name
     refuse(system, AuditLine(BY_RECORD[type(call.call)].name, REFUSALS, who, 0, call.os_pid, {}, {}, errno.name, reason))
 
 
-def _line(system: System, request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
+def _line(system: System, request: Request, result: str, value: object = None, reason: str = "") -> AuditLine:
     program, entry = request.program, request.entry
     on, details = _named(system, request)
     if isinstance(value, int | list):  # the pids of what it made, or how many it reached

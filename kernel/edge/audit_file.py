@@ -16,9 +16,10 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmasos.kernel.edge.journal_file import sync_directory, write_all
 from llmasos.syscalls import audit_chain
@@ -26,11 +27,13 @@ from llmasos.syscalls.atomic_file import read_at, replacing, write_at
 from llmasos.syscalls.audit_chain import KEY_BYTES, NOTHING, SUFFIX, Chain, file_name
 from llmasos.syscalls.errno import Errno
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 MOST_BYTES = 8 << 20  # of a file; then the next one is begun
 KEY = "key"
-_STATE = struct.Struct(
-    "<8sQQQ32s32s32s"
-)  # magic, lines, first line of the file, its bytes, key, head, seed of signatures
+# Magic, lines, first line of the file, its bytes, key, head, seed of signatures.
+_STATE = struct.Struct("<8sQQQ32s32s32s")
 _MAGIC = b"LLMasOSa"
 _CHECK = 16  # bytes of a digest behind it
 _PIECE = 1 << 20
@@ -56,7 +59,7 @@ class AuditFile:
     def path(self) -> Path:
         return self.directory / file_name(self.first)
 
-    def write(self, fields: dict[str, Any]) -> None:
+    def write(self, fields: Mapping[str, object]) -> None:
         """Add a line. Raises OSError; then the log is as it was."""
         if self.size >= MOST_BYTES:
             self.begin_file()
@@ -144,7 +147,7 @@ class AuditFile:
 
     def public(self) -> bytes:
         """The key that signatures of heads are checked with."""
-        return bytes(_signer(self.seed).public_key().public_bytes_raw())
+        return _signer(self.seed).public_key().public_bytes_raw()
 
     def signed_head(self, at: str) -> dict[str, Any]:
         """The head of all lines so far, signed: what an anchor is sent."""
@@ -164,7 +167,7 @@ def files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdecimal())
 
 
-def _signer(seed: bytes) -> Any:
+def _signer(seed: bytes) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # 20 ms, and not of every boot
 
     return Ed25519PrivateKey.from_private_bytes(seed)
@@ -301,7 +304,7 @@ def _cut_short(log: AuditFile, length: int) -> None:
 def _put_aside(log: AuditFile, rest: bytes) -> None:
     """Cut off what is no line of the chain: a last line that was torn, or what somebody else has written."""
     torn = b"\n" not in rest
-    details: dict[str, Any] = {"bytes": len(rest)}
+    details: dict[str, int | str] = {"bytes": len(rest)}
     if torn:
         text = f"the last line was cut short, {len(rest)} bytes of it are cut off"
     else:
@@ -321,6 +324,6 @@ def _aside(path: Path) -> Path:
     return next(aside for n in range(1, 1 << 20) if not (aside := path.with_suffix(f".strange-{n}")).exists())
 
 
-def _say(log: AuditFile, what: str, text: str, details: dict[str, Any]) -> None:
+def _say(log: AuditFile, what: str, text: str, details: Mapping[str, object]) -> None:
     log.write({"what": what, "of": "log", **({"details": details} if details else {})})
     log.notes.append(("warning" if what == "torn" else "error", f"audit: {text}"))

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
@@ -224,7 +223,7 @@ async def _give(command: list[str], head: bytes) -> None:
         raise OSError(errno.ETIME, f"it has not ended after {ANCHOR_SECONDS:g} s")
 
 
-async def _end(process: trio.Process) -> Any:
+async def _end(process: trio.Process) -> None:
     """End the program and what it has started."""
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)

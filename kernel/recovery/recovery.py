@@ -255,7 +255,7 @@ def _recall_grant(system: System, head: Granted, programs: dict[int, Program]) -
 
 
 def _depth(state: State, head: Granted) -> int:
-    """What a grant was made of comes before it."""
+    """How far down the tree a grant is: it is recalled after what it was made of."""
     above = state.grants.get(head.parent)
     return 0 if above is None else 1 + _depth(state, above)
 
