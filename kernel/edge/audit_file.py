@@ -103,9 +103,10 @@ class AuditFile:
                 path.unlink(missing_ok=True)
 
     def in_place(self) -> bool:
-        """Whether the file still has its name."""
+        """Whether the file still has its name, and is as long as it was left."""
         try:
-            return os.path.samestat(os.fstat(self.fd), self.path.stat())
+            found = os.fstat(self.fd)
+            return os.path.samestat(found, self.path.stat()) and found.st_size == self.size
         except OSError:
             return False
 

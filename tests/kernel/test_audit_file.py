@@ -473,6 +473,31 @@ def test_a_file_that_somebody_removes_is_missed_and_another_begun(tmp_path: Path
     assert running.file.chain.lines == 5  # begin, lost, kill
 
 
+def test_the_line_of_a_required_call_never_goes_into_a_file_that_nobody_finds(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    running.write()
+    running.file.path.rename(tmp_path / "elsewhere")
+    running.write(ref=5)
+    running.file.sync_now()
+    assert [type(event) for event in running.told] == [AuditFails, AuditFails, Audited]
+    assert running.told[1:] == [AuditFails(""), Audited(5)]
+    assert b'"what":"kill"' in running.file.path.read_bytes()
+    (tmp_path / "elsewhere").rename(tmp_path / file_name(0))
+    assert looked_at(tmp_path).wrong == [], "the file that was taken away and the new one are one chain"
+    os.truncate(running.file.path, 0)
+    running.write(ref=7)
+    assert running.told[-2:] == [AuditFails(""), Audited(7)], "lines behind a cut would be of no chain"
+    tmp_path.rename(aside := tmp_path.with_name("aside"))
+    tmp_path.write_text("in the way of the directory")
+    running.write(ref=6)
+    refused = running.told[-1]
+    tmp_path.unlink()
+    aside.rename(tmp_path)
+    running.keeper.close()
+    assert isinstance(refused, Audited)
+    assert "cannot be written" in refused.trouble
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("kind", ["file", "program"])
 def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(tmp_path: Path, kind: str) -> None:
