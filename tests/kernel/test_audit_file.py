@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import hmac
 import json
@@ -325,6 +326,40 @@ def test_a_line_that_somebody_added_meanwhile_is_put_aside_and_said(tmp_path: Pa
     assert (tmp_path / "000000000000.strange-1").read_bytes() == forged
     log.close()
     assert any("stood here" in wrong for wrong in looked_at(tmp_path).wrong)
+
+
+def test_a_machine_that_dies_right_after_a_sync_has_all_files_of_the_log(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk: dict[int, int] = {}  # bytes of each file when it was synced last
+    names: set[str] = set()  # in the directory when that was
+    sync = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+
+    def synced(fd: int, how: str) -> None:
+        sync[how](fd)
+        on_disk[os.fstat(fd).st_ino] = os.fstat(fd).st_size
+        if os.fstat(fd).st_ino == tmp_path.stat().st_ino:
+            names.update(os.listdir(fd))
+
+    def look() -> None:
+        for path in tmp_path.iterdir():
+            assert on_disk.get(path.stat().st_ino) == path.stat().st_size, f"{path.name} is not on the disk"
+            assert path.name in names, f"the name {path.name} is not on the disk"
+
+    for how in sync:
+        monkeypatch.setattr(os, how, functools.partial(synced, how=how))
+    open_audit(tmp_path).close()
+    look()
+    with (tmp_path / file_name(0)).open("ab") as file:
+        file.write(b"of no kernel\n")
+    log = open_audit(tmp_path)
+    look()
+    assert list(tmp_path.glob("*.strange-*"))
+    write(log, 12)
+    log.sync_now()
+    log.close()
+    look()
+    assert len(audit_file.files(tmp_path)) > 1
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])
