@@ -151,7 +151,7 @@ class Kernel(System):
             self._reconcile()
             self.trace.expire(self.uptime, {request.program.owner for request in self.traced})
         wake_at = self.timers.next()
-        if wake_at != self._wanted_wake:
+        if wake_at != self._wanted_wake or wake_at == self.now:  # which may have rung in this moment already
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
         if (self.table.gone or self.grants.ended) and self.grants:

@@ -132,6 +132,8 @@ def _untie(system: System, group: Group) -> None:
     stuck = [p for image in images for p in image.starved.values() if p.over_limit and p.over_limit.below(group)]
     if len(stuck) < 2 or any(holder not in stuck for holder in holders(system, group)):
         return
+    if any(_may_grow(p) for p in stuck):
+        return  # one has given way just now
     victim = max(stuck, key=lambda p: claim(p, system.config.quantum))
     if not victim.table.frames and group.kv_room()[0] < victim.mapped.frame_bytes:
         return  # the others have more than the limit, which was lowered, allows even one
@@ -143,6 +145,12 @@ def _untie(system: System, group: Group) -> None:
     if victim.table.frames:
         take_pages(system, victim)
     freed(system)
+
+
+def _may_grow(process: LLMProcess) -> bool:
+    """Whether there are frames for a token more of it: free ones, and in its group."""
+    pool, table = process.mapped.pool, process.table
+    return min(table.room(pool), table.room_of_group(pool)[0]) > process.returning
 
 
 def sleepers(system: System, group: Group) -> list[LLMProcess]:

@@ -106,9 +106,10 @@ class AuditFile:
                 path.unlink(missing_ok=True)
 
     def in_place(self) -> bool:
-        """Whether the file still has its name."""
+        """Whether the file still has its name, and is as long as it was left."""
         try:
-            return os.path.samestat(os.fstat(self.fd), self.path.stat())
+            found = os.fstat(self.fd)
+            return os.path.samestat(found, self.path.stat()) and found.st_size == self.size
         except OSError:
             return False
 
@@ -125,6 +126,8 @@ class AuditFile:
         if fsync:
             for fd in fds:
                 os.fdatasync(fd)
+            if len(fds) > 1:  # the last one is new
+                sync_directory(self.path)
         key = os.open(self.directory / KEY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             write_at(key, state, 0)
@@ -253,7 +256,7 @@ def _keep_verification(log: AuditFile) -> None:
     """Write down the first key of a chain, with which all its seals can be checked."""
     row = {"from": log.chain.lines, "key": log.chain.key.hex(), "sign": log.public().hex()}
     known = log.keys.read_bytes() if log.keys.exists() else b""
-    with replacing(log.keys) as file:
+    with replacing(log.keys, durable=True) as file:
         write_all(file, known + json.dumps(row).encode() + b"\n")
 
 
@@ -309,7 +312,7 @@ def _put_aside(log: AuditFile, rest: bytes) -> None:
         text = f"the last line was cut short, {len(rest)} bytes of it are cut off"
     else:
         aside = _aside(log.path)
-        with replacing(aside) as file:
+        with replacing(aside, durable=True) as file:
             write_all(file, rest)
         details["kept"] = aside.name
         text = f"{len(rest)} bytes behind line {log.chain.lines - 1} are of no kernel; they are kept as {aside.name}"
