@@ -107,6 +107,7 @@ def halt(system: System, reason: str, *, keep: bool = False) -> None:
         return
     system.halting, system.keeping = True, keep
     system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
+    audit.tell_all(system)
     audit.note(system, "halt", "system", details={"keep": keep})
     system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
     if not keep:

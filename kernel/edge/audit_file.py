@@ -1,8 +1,9 @@
 """The files of the audit log, and the state that lets the next kernel go on with the chain (syscalls/audit_chain.py).
 
-In a directory of its own, 0700, all files 0600: the lines, in files that are called after the number of their first one;
+In a directory of its own, 0700, all files 0600, but that operators may list and read it (readers.py): the lines, in files that are called after the number of their first one;
 `key`, the end of the chain as it was when the lines were last synced, written over in place, so that what is on the disk
-forges no line older than that; and the verification keys, which a careful operator takes elsewhere.
+forges no line older than that; and the verification keys, which a careful operator takes elsewhere. Who can read these two
+can forge lines, so only the kernel's user can.
 
 After a kernel's death the lines that came after that state are followed one by one. What was torn is cut off, what is no
 line of the chain is put aside, lines that are missing are missed: a line of the log says each, and the chain goes on.
@@ -16,11 +17,12 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmasos.kernel.edge import readers
 from llmasos.kernel.edge.journal_file import sync_directory, write_all
 from llmasos.syscalls import audit_chain
 from llmasos.syscalls.atomic_file import read_at, replacing, write_at
@@ -47,6 +49,7 @@ class AuditFile:
     lock: int
     keys: Path  # the file of the verification keys
     keep: int  # files that are kept; 0: all
+    readers: Sequence[int] | None  # uids of others who may read the lines; None: that is left as it is
     chain: Chain
     seed: bytes  # of the key that signs heads
     first: int = 0
@@ -76,11 +79,15 @@ class AuditFile:
 
     def begin_file(self) -> None:
         """Go on in a new file, whose first line has the head of the last one's. Raises OSError."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
+        if not self.directory.exists():  # somebody has removed it
+            self.directory.mkdir(mode=0o700)
+            self.let_in()
         path, chain = self.directory / file_name(self.chain.lines), self.chain
         if path.exists() and path.stat().st_size:
             path.replace(_aside(path))
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self.readers:
+            self._let_read(fd)
         before = chain.lines, chain.key, chain.head
         line = chain.add({"what": "begin", "of": "log", "before": chain.head.hex(), "key": self.public().hex()})
         try:
@@ -94,6 +101,32 @@ class AuditFile:
             self.old.append(self.fd)
         self.fd, self.first, self.size = fd, before[0], len(line)
         self._drop_oldest()
+
+    def let_in(self) -> None:
+        """Let those read the log who may now, and nobody who might before."""
+        if self.readers is None:
+            return
+        try:
+            readers.let_pass(self.directory.parent, self.readers)
+            readers.allow_at(self.directory, self.readers, readers.LIST)
+            for path in files(self.directory):
+                readers.allow_at(path, self.readers, readers.READ)
+        except OSError as error:
+            self._unread(error)
+
+    def _let_read(self, fd: int) -> None:
+        try:
+            readers.allow(fd, self.readers or (), readers.READ)
+        except OSError as error:
+            self._unread(error)
+
+    def _unread(self, error: OSError) -> None:
+        text = (
+            f"audit: who may read {self.directory} cannot be set: {error.strerror}; it is the kernel's user who reads it, "
+            "or name a directory on another file system ([audit] directory)"
+        )
+        if ("warning", text) not in self.notes:
+            self.notes.append(("warning", text))
 
     def _drop_oldest(self) -> None:
         """Remove the files that are too many; a line says so first, for a file less is a change like any other."""
@@ -179,9 +212,12 @@ def _signer(seed: bytes) -> Ed25519PrivateKey:
 # --- a boot ---------------------------------------------------------------------------------------------------------
 
 
-def open_audit(directory: Path, keys: Path | None = None, keep: int = 0) -> AuditFile:
+def open_audit(
+    directory: Path, keys: Path | None = None, keep: int = 0, others: Sequence[int] | None = None
+) -> AuditFile:
     """Hold the audit log of a directory and go on with its chain; begin one if there is none. `keys`: the file of the
-    verification keys, if it is not in the directory.
+    verification keys, if it is not in the directory; `others`: uids of those who may read the lines beside the kernel's
+    own (None: that is left as it is).
 
     Raises SyscallError: EBUSY: another kernel holds it; EIO: it cannot be read or written.
     """
@@ -192,8 +228,10 @@ def open_audit(directory: Path, keys: Path | None = None, keep: int = 0) -> Audi
         raise Errno.EIO(f"the directory {directory} of the audit log cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        log = AuditFile(directory, lock, keys or directory / audit_chain.VERIFICATION, keep, Chain(0, b""), b"")
+        keys = keys or directory / audit_chain.VERIFICATION
+        log = AuditFile(directory, lock, keys, keep, others, Chain(0, b""), b"")
         _open(log)
+        log.let_in()
     except BlockingIOError:
         os.close(lock)
         raise Errno.EBUSY(f"another kernel writes the audit log in {directory}; name another directory") from None

@@ -72,6 +72,7 @@ class AuditKeeper:
             self._written += 1
             self._unsynced.set()
             self._unsigned.set()
+        self._tell_notes()
         if action.ref and self._failing:
             self._report(Audited(action.ref, self._failing))
         elif action.ref:
@@ -97,6 +98,12 @@ class AuditKeeper:
         self._file.write({"at": now(), "what": "lost", "of": "log", "details": {"count": self._lost}})
         self._lost, self._failing = 0, ""
         self._report(AuditFails(""))
+
+    def _tell_notes(self) -> None:
+        """Say what the file wants said."""
+        notes, self._file.notes = self._file.notes, []
+        for level, text in notes:
+            self._report(Noted(level, text))
 
     def _fail(self, error: OSError) -> None:
         if not self._failing:

@@ -337,7 +337,7 @@ class Recorder:
 
 def program_head(program: Program) -> ProgramHead:
     told = program.name, program.rights, program.group.path, program.owner.key, program.confined, program.sandbox
-    return ProgramHead(program.pid, *told)
+    return ProgramHead(program.pid, *told, program.key)
 
 
 def grant_head(grant: Grant) -> Granted:

@@ -76,6 +76,7 @@ class ProgramHead(Entry, tag=3):
     owner: str = ""  # empty: the user that the kernel runs as
     confined: bool = False
     sandbox: int = 0  # by whose endpoint it came
+    key: bytes = b""  # the public key by which it has come from another machine
 
 
 class Doing(Entry, tag=4):

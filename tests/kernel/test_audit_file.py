@@ -11,6 +11,8 @@ import hmac
 import json
 import os
 import stat
+import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,7 @@ from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.events import Audit, Audited, AuditFails, AuditLine, Event, Noted
 from llmasos.syscalls.audit_chain import file_name
 from llmasos.userland.programs.audit_check import FirstKey, Head, Report, check
+from tests.booted import PATIENCE
 
 Files = list[tuple[str, bytes]]
 
@@ -229,6 +232,98 @@ def test_old_files_go_and_what_is_left_is_right(tmp_path: Path, small: None) -> 
     assert report.sealed == report.lines
     assert "keeps no more files" in report.notes[0]
     assert "the kernel did not remove them" in check(files_of(tmp_path)[1:], keys_of(tmp_path)).wrong[0]
+
+
+# --- who reads it -----------------------------------------------------------------------------------------------------
+
+NOBODY = 0xFFFFFFFF  # in a row of acl(5) that names nobody
+
+
+def who_may(path: Path) -> dict[tuple[int, int], int]:
+    """The list of a file, by its documented form (linux/posix_acl_xattr.h): what a row is and whom it names, his rights."""
+    found = os.getxattr(path, "system.posix_acl_access")
+    assert found[:4] == b"\2\0\0\0"
+    rows = [found[at : at + 8] for at in range(4, len(found), 8)]
+    return {
+        (int.from_bytes(row[:2], "little"), int.from_bytes(row[4:], "little")): int.from_bytes(row[2:4], "little")
+        for row in rows
+    }
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> None:
+    """Access control lists, which not all file systems have."""
+    form = "<IHHIHHIHHIHHIHHI"
+    some = struct.pack(form, 2, 1, 7, NOBODY, 2, 1, 4711, 4, 0, NOBODY, 0x10, 1, NOBODY, 0x20, 0, NOBODY)
+    (tmp_path / "probe").mkdir(mode=0o700)
+    try:
+        os.setxattr(tmp_path / "probe", "system.posix_acl_access", some)
+    except (OSError, AttributeError) as error:
+        pytest.skip(f"no access control lists here: {error}")
+
+
+@pytest.mark.usefixtures("small", "lists")
+def test_operators_read_the_lines_and_nobody_else_does_nor_what_lines_are_forged_with(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    log = open_audit(state / "audit", others=[4712, 4711])
+    write(log, 20)  # several files
+    log.sync_now()
+    alone = {(1, NOBODY), (4, NOBODY), (0x10, NOBODY), (0x20, NOBODY)}
+    wanted = {state: 1, state / "audit": 5, **dict.fromkeys(audit_file.files(log.directory), 4)}
+    assert len(wanted) > 3
+    for path, rights in wanted.items():
+        rows = who_may(path)
+        assert rows.keys() == alone | {(2, 4711), (2, 4712)}, path
+        assert {rows[2, 4711], rows[2, 4712], rows[0x10, NOBODY]} == {rights}
+        assert (rows[4, NOBODY], rows[0x20, NOBODY]) == (0, 0), "neither the group nor others"
+    for name in ("key", "verification-keys"):
+        assert stat.S_IMODE((log.directory / name).stat().st_mode) == 0o600
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(log.directory / name, "system.posix_acl_access")
+    log.close()
+    log = open_audit(state / "audit", others=[])  # a boot with another configuration
+    for path in wanted:
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(path, "system.posix_acl_access")
+    log.close()
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.skipif(os.getuid() != 0 or not Path("/bin/cat").exists(), reason="only root can be another user")
+@pytest.mark.processes
+def test_the_operating_system_lets_an_operator_read_what_it_lets_no_other_user_read(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    log = open_audit(tmp_path / "state" / "audit", others=[4711])
+    log.sync_now()
+    lines = log.path.read_bytes()
+
+    def read(name: str, uid: int) -> bytes:
+        words = ["/bin/cat", f"audit/{name}"]
+        me = {"user": uid, "group": uid, "extra_groups": []}
+        return subprocess.run(
+            words, cwd=tmp_path / "state", capture_output=True, timeout=PATIENCE, check=False, **me
+        ).stdout
+
+    assert read(log.path.name, 4711) == lines
+    for name, uid in ((log.path.name, 4712), ("key", 4711), ("verification-keys", 4711)):
+        assert read(name, uid) == b""
+    log.close()
+
+
+def test_where_there_are_no_lists_the_log_is_kept_and_a_line_says_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse, raising=False)
+    log = open_audit(tmp_path / "audit", others=[4711])
+    assert [(level, "it is the kernel's user who reads it" in text) for level, text in log.notes] == [("warning", True)]
+    write(log, 3)
+    log.close()
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
 
 
 # --- a kernel's death ------------------------------------------------------------------------------------------------
