@@ -343,6 +343,7 @@ def test_weights_are_charged_once_a_group_and_bounded() -> None:
     spawn(program, "/a", first=3)
     assert refused(program, Spawn("sim:layers=3", group="/a")).errno is Errno.EDQUOT
     assert refused(program, Exec(pid, "sim:layers=3")).errno is Errno.EDQUOT
+    assert stat(program, "/a").events["weights_max"] == 2
     assert row(sim, pid).traits.model == "sim"
 
 

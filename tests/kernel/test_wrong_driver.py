@@ -7,6 +7,7 @@ tried in a simulation, and more if the kernel takes that one; LLMASOS_WHOLE=1 tr
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
@@ -259,3 +260,12 @@ def test_what_a_driver_still_says_after_it_was_found_out_does_not_count(tmp_path
     life = Life(Lie("StepDone", 2, bodies), str(tmp_path / "image"))
     assert len(life.blamed) == 1
     assert "still here" not in "".join(line.text for line in life.sim.log)
+
+
+@pytest.mark.parametrize(("seconds", "believed"), [(1e9, True), (math.nextafter(1e9, 2e9), False)])
+def test_a_step_that_is_said_to_have_taken_more_than_thirty_years_has_not(
+    seconds: float, believed: bool, tmp_path: Path
+) -> None:
+    message = next(one for one in heard() if isinstance(one, protocol.StepDone))
+    body = protocol.encode(msgspec.structs.replace(message, seconds=seconds))
+    assert bool(Life(Lie("StepDone", 1, [body]), str(tmp_path / "image")).blamed) != believed
