@@ -157,6 +157,7 @@ def test_async_a_program_goes_on_with_its_calls_and_streams(tmp_path: Path, want
 def test_a_decode_that_was_taken_back_while_there_was_no_kernel_does_not_go_on(tmp_path: Path) -> None:
     with reborn(tmp_path) as kernel, System.connect(tmp_path, reconnect=PATIENCE) as system:
         agent = system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
+        agent.generate(1)  # what takes long the first time
         errors: list[SyscallError] = []
 
         def decode() -> None:
@@ -189,6 +190,7 @@ def test_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_the_next
 ) -> None:
     with reborn(tmp_path) as kernel, System.connect(tmp_path, reconnect=PATIENCE) as system:
         agent = system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
+        agent.generate(1)
         down = threading.Event()
         system.kernel.notify = lambda boot: down.set() if boot is None else None
         threading.Thread(target=kill_in_its_midst, args=(kernel, agent.pid)).start()
@@ -205,6 +207,7 @@ def test_async_what_is_called_after_a_decode_was_taken_back_finds_it_ended_by_th
     async def scenario(kernel: Reborn) -> None:
         async with aio.System.connect(tmp_path, reconnect=PATIENCE) as system:
             agent = await system.spawn(prompt="Once upon a time", temperature=1.0, seed=1)
+            await agent.generate(1)
             down = trio.Event()
             system.kernel.notify = lambda boot: down.set() if boot is None else None
             threading.Thread(target=kill_in_its_midst, args=(kernel, agent.pid)).start()

@@ -166,6 +166,7 @@ def test_what_is_awaited_ends_in_time_and_at_once_when_it_is_cancelled(kernel: R
 def test_a_stream_that_is_left_while_no_kernel_runs(kernel: Reborn, loop: str, way: str) -> None:
     async def main() -> None:
         async with aio.System.connect(kernel.place, reconnect=HOUR) as system, await system.spawn() as agent:
+            await agent.ask("hi", 1)  # what takes long the first time
             story = agent.say(LONG, 1000, timeout=3 if way == "timeout" else None)
             await anext(story)
             kernel.kill()
