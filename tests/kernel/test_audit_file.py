@@ -551,7 +551,7 @@ def test_under_always_a_call_and_an_answer_wait_for_the_disk(tmp_path: Path) -> 
         assert (running.told, answered) == ([], [0])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while len(answered) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                     await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
@@ -574,7 +574,7 @@ def test_after_a_sync_that_failed_lines_go_into_another_file(tmp_path: Path, mon
             running.write(ref=1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(running.keeper.run)
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     while len(running.told) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                         await trio.sleep(0.005)
                 nursery.cancel_scope.cancel()
@@ -640,7 +640,7 @@ def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
             running.write()
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while not place.exists() or not place.read_bytes().endswith(b"\n"):  # noqa: ASYNC110 - a file
                     await trio.sleep(0.01)
             await trio.sleep(0.3)
@@ -664,7 +664,7 @@ def test_an_anchor_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkey
 
     async def act() -> None:
         running.write()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             await running.keeper.finish()
 
     run(act)
