@@ -1,7 +1,7 @@
 """Which process loses its pages when memory is short: on a device, to one that grows; in a control group, to a limit.
 
-In order: what is free or cached, then processes that sleep, then weaker ones. settle.py takes the
-pages of a victim (`take_pages`); enforce.py does what a group at its limit does beside that.
+In order: what is free or cached, then processes that sleep, then weaker ones. settle.py takes the pages of a victim
+(`take_pages`); enforce.py acts on the other limits of groups.
 """
 
 from __future__ import annotations

@@ -288,8 +288,10 @@ def _open_audit(
     if wanted is None:
         return None
     fsync = fsync if config.journal is not None else "interval"
-    file = open_audit(Path(wanted.directory), Path(wanted.keys) if wanted.keys else None, wanted.keep)
+    keys = Path(wanted.keys) if wanted.keys else None
+    file = open_audit(Path(wanted.directory), keys, wanted.keep, wanted.readers)
     notes += file.notes
+    file.notes = []
     return partial(AuditKeeper, file, fsync, wanted.anchor, wanted.head_seconds)
 
 

@@ -74,7 +74,10 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     program.grace.cancel()
     system.away.pop(pid, None)
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
-    program.told, program.key = seen >= 0, event.key
+    program.told = seen >= 0
+    if program.key != event.key:  # an older kernel did not write it down
+        program.key = event.key
+        changed(system, program)
     system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back", program)
@@ -115,6 +118,13 @@ def lose(system: System, program: Program) -> None:
     program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, program)
     grace = f"{system.config.cut_grace:g} s"
     system.log("warning", f"program {program.pid} ({program.name}) was cut off; it has {grace} to come back", program)
+
+
+def keys_gone(system: System, gone: Callable[[bytes], bool]) -> None:
+    """Programs that came by a key of these, and are away, come back no more."""
+    for program in [one for one in system.table if isinstance(one, Program) and one.grace is not None]:
+        if program.key and gone(program.key):
+            end_program(system, program, 0, "its key was revoked while it was away")
 
 
 def _stays_away(system: System, program: Program) -> None:
@@ -226,6 +236,7 @@ def _program(system: System, saved: SavedProgram) -> Program:
         rights=head.rights & owner.rights,  # he may have been an operator, and be none now
         confined=head.confined,
         sandbox=head.sandbox,
+        key=head.key,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
@@ -255,7 +266,7 @@ def _recall_grant(system: System, head: Granted, programs: dict[int, Program]) -
 
 
 def _depth(state: State, head: Granted) -> int:
-    """What a grant was made of comes before it."""
+    """How far down the tree a grant is: it is recalled after what it was made of."""
     above = state.grants.get(head.parent)
     return 0 if above is None else 1 + _depth(state, above)
 
