@@ -240,7 +240,7 @@ NOBODY = 0xFFFFFFFF  # in a row of acl(5) that names nobody
 
 
 def who_may(path: Path) -> dict[tuple[int, int], int]:
-    """The list of a file, by its documented form (linux/posix_acl_xattr.h): what a row is and whom it names, his rights."""
+    """The list of a file, by its documented form (posix_acl_xattr.h): what a row is and whom it names, and the rights."""
     found = os.getxattr(path, "system.posix_acl_access")
     assert found[:4] == b"\2\0\0\0"
     rows = [found[at : at + 8] for at in range(4, len(found), 8)]
@@ -300,11 +300,17 @@ def test_the_operating_system_lets_an_operator_read_what_it_lets_no_other_user_r
     lines = log.path.read_bytes()
 
     def read(name: str, uid: int) -> bytes:
-        words = ["/bin/cat", f"audit/{name}"]
-        me = {"user": uid, "group": uid, "extra_groups": []}
-        return subprocess.run(
-            words, cwd=tmp_path / "state", capture_output=True, timeout=PATIENCE, check=False, **me
-        ).stdout
+        done = subprocess.run(
+            ["/bin/cat", f"audit/{name}"],
+            cwd=tmp_path / "state",
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+        )
+        return done.stdout
 
     assert read(log.path.name, 4711) == lines
     for name, uid in ((log.path.name, 4712), ("key", 4711), ("verification-keys", 4711)):

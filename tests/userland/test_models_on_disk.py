@@ -20,7 +20,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from llmasos.__main__ import main
-from llmasos.modelfiles import cache
+from llmasos.modelfiles import cache, files
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs import disk, models, pull
 from llmasos.userland.programs.boot import private_kernel
@@ -224,7 +224,7 @@ def installed(of: str, name: str = "int8") -> Path:
 def test_what_was_installed_of_a_model_is_counted_and_goes_with_it(server: Hub) -> None:
     place = pull.pull(Screen(io.StringIO()), "org/name")
     mine, other = installed(place.name), installed("another")
-    uses = {use.what: use.kind for use in disk.usage() if use.kind.startswith("installed")}
+    uses = {use.what: use.kind for use in disk.usage(files.unlisted) if use.kind.startswith("installed")}
     assert uses == {"org/name": "installed as int8", "another": "installed as int8"}
     disk.removal("org/name").act()
     assert not mine.exists()
