@@ -40,7 +40,7 @@ MOST_LINES = 10_000  # of one owner in one class that may come at once; then
 LINE_TIME = SECOND  # one more in so many nanoseconds; others are counted,
 COUNT_TIME = 10 * SECOND  # and one line tells how many there were in so many
 _MOST_PAID = 1024  # allowances; then those that nobody has used of are forgotten
-_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what others have is not there for one: whether it is, nobody looks here either
+_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what hides others' objects: counted as refusals, whether there is one or not
 REFUSALS = "refusals"  # their class
 COUNTED = "counted"  # that of calls without a line
 ASKED, BEGUN = "asked", "begun"  # instead of an errno: before it is made, and while it waits
@@ -52,7 +52,7 @@ def begin(system: System, request: Request) -> Waiting | None:
     if request.entry.audit not in auditor.required:
         if _is_listed(system, request.program.owner, request.entry.audit, request.entry.name):
             request.audited = Stage.BEGUN
-            auditor.lines.append(request)  # here its line will stand, whatever it causes
+            auditor.lines.append(request)  # holds the place of its line, ahead of those of its effects
         else:
             request.audited = Stage.COUNTED
         return None
@@ -70,15 +70,14 @@ def written(system: System, ref: int, trouble: str) -> Request | None:
     if request.answered:
         return None
     request.audited = Stage.NONE if trouble else Stage.TOLD
-    why = (
-        trouble if request.program.owner.operator else "the audit log cannot be written"
-    )  # where it is, is the operator's
+    # Where the log is, is told the operator only.
+    why = trouble if request.program.owner.operator else "the audit log cannot be written"
     error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {why}") if trouble else None
     wake(system, channel, error)
     return request
 
 
-def end(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+def end(system: System, request: Request, errno: Errno, value: object, reason: str) -> None:
     """A call is answered."""
     if not system.auditor.on:
         return
@@ -146,7 +145,7 @@ def refuse(system: System, line: AuditLine) -> None:
 
 
 def _count(system: System, who: str) -> None:
-    """A second has passed since an owner was refused first."""
+    """A second after an owner's first refusal: note how many refusals had no line of their own."""
     found = system.auditor.refusals.pop(who, None)  # at a halt it was told early
     if found is not None and (more := found.count - MOST_REFUSALS) > 0:
         note(system, REFUSALS, REFUSALS, who=who, details={"count": more})
@@ -161,7 +160,7 @@ def note(
     on: dict[str, str | int] | None = None,
     details: dict[str, Any] | None = None,
 ) -> None:
-    """A line for what no call has done."""
+    """A line for something that no call did."""
     if system.auditor.on:
         system.auditor.lines.append(Audit(AuditLine(what, of, who, on=on or {}, details=details or {})))
 
@@ -169,14 +168,8 @@ def note(
 def ended(system: System, process: Process, status: int) -> None:
     """A process has ended, of itself or by what others did."""
     if system.auditor.on and _is_listed(system, process.owner, "processes", "ended"):
-        note(
-            system,
-            "ended",
-            "processes",
-            who=process.owner.name,
-            on={"pid": _shown(process.pid)},
-            details={"status": status},
-        )
+        on, details = {"pid": _shown(process.pid)}, {"status": status}
+        note(system, "ended", "processes", who=process.owner.name, on=on, details=details)
 
 
 def lines(system: System) -> list[Audit]:
@@ -196,12 +189,12 @@ def lines(system: System) -> list[Audit]:
 
 
 def stranger(system: System, call: Syscall, errno: Errno, reason: str) -> None:
-    """Somebody who is no program of this kernel was refused."""
+    """A call from a connection that has no program attached was refused."""
     who = system.owners.key(call.uid) or system.owners.operator.name
     refuse(system, AuditLine(BY_RECORD[type(call.call)].name, REFUSALS, who, 0, call.os_pid, {}, {}, errno.name, reason))
 
 
-def _line(system: System, request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
+def _line(system: System, request: Request, result: str, value: object = None, reason: str = "") -> AuditLine:
     program, entry = request.program, request.entry
     on, details = _named(system, request)
     if isinstance(value, int | list):  # the pids of what it made, or how many it reached

@@ -152,7 +152,7 @@ class Kernel(System):
             self._reconcile()
             self.trace.expire(self.uptime, {request.program.owner for request in self.traced})
         wake_at = self.timers.next()
-        if wake_at != self._wanted_wake:
+        if wake_at != self._wanted_wake or wake_at == self.now:  # which may have rung in this moment already
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
         if (self.table.gone or self.grants.ended) and self.grants:
@@ -198,13 +198,13 @@ class Kernel(System):
         self.log("error", f"reconciling has come to no end ({self.cycle}); it goes on with the next event")
 
     def recorded(self) -> Saved:
-        """What the journal must have come to, from the live state; logs are not copied."""
+        """The state that the journal must add up to, made from the live one; logs are not copied."""
         devices = self.devices.values()
         told = self.owners, self.grants, self.sandboxes, self.now, self.secret
         return self.journal.snapshot(self.table, self.groups, devices, *told)
 
     def snapshot(self) -> Saved:
-        """A copy of what the journal must have come to."""
+        """A copy of the state that the journal must add up to."""
         return self.recorded().copy()
 
     # --- requests ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The process family: spawn fork exec exit wait kill setlimits; setsched is in move.py, getinfo and ps are in info.py.
+"""The process family: spawn fork exec exit wait kill detach setlimits rename. The others are in files of their own:
+setsched in move.py, getinfo and ps in info.py, shred and shred_owner in shred.py.
 
 As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
 """

@@ -17,10 +17,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmasos.kernel.edge import readers
 from llmasos.kernel.edge.journal_file import sync_directory, write_all
@@ -29,11 +29,13 @@ from llmasos.syscalls.atomic_file import read_at, replacing, write_at
 from llmasos.syscalls.audit_chain import KEY_BYTES, NOTHING, SUFFIX, Chain, file_name
 from llmasos.syscalls.errno import Errno
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 MOST_BYTES = 8 << 20  # of a file; then the next one is begun
 KEY = "key"
-_STATE = struct.Struct(
-    "<8sQQQ32s32s32s"
-)  # magic, lines, first line of the file, its bytes, key, head, seed of signatures
+# Magic, lines, first line of the file, its bytes, key, head, seed of signatures.
+_STATE = struct.Struct("<8sQQQ32s32s32s")
 _MAGIC = b"LLMasOSa"
 _CHECK = 16  # bytes of a digest behind it
 _PIECE = 1 << 20
@@ -60,7 +62,7 @@ class AuditFile:
     def path(self) -> Path:
         return self.directory / file_name(self.first)
 
-    def write(self, fields: dict[str, Any]) -> None:
+    def write(self, fields: Mapping[str, object]) -> None:
         """Add a line. Raises OSError; then the log is as it was."""
         if self.size >= MOST_BYTES:
             self.begin_file()
@@ -137,9 +139,10 @@ class AuditFile:
                 path.unlink(missing_ok=True)
 
     def in_place(self) -> bool:
-        """Whether the file still has its name."""
+        """Whether the file still has its name, and is as long as it was left."""
         try:
-            return os.path.samestat(os.fstat(self.fd), self.path.stat())
+            found = os.fstat(self.fd)
+            return os.path.samestat(found, self.path.stat()) and found.st_size == self.size
         except OSError:
             return False
 
@@ -156,6 +159,8 @@ class AuditFile:
         if fsync:
             for fd in fds:
                 os.fdatasync(fd)
+            if len(fds) > 1:  # the last one is new
+                sync_directory(self.path)
         key = os.open(self.directory / KEY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             write_at(key, state, 0)
@@ -178,7 +183,7 @@ class AuditFile:
 
     def public(self) -> bytes:
         """The key that signatures of heads are checked with."""
-        return bytes(_signer(self.seed).public_key().public_bytes_raw())
+        return _signer(self.seed).public_key().public_bytes_raw()
 
     def signed_head(self, at: str) -> dict[str, Any]:
         """The head of all lines so far, signed: what an anchor is sent."""
@@ -198,7 +203,7 @@ def files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdecimal())
 
 
-def _signer(seed: bytes) -> Any:
+def _signer(seed: bytes) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # 20 ms, and not of every boot
 
     return Ed25519PrivateKey.from_private_bytes(seed)
@@ -289,7 +294,7 @@ def _keep_verification(log: AuditFile) -> None:
     """Write down the first key of a chain, with which all its seals can be checked."""
     row = {"from": log.chain.lines, "key": log.chain.key.hex(), "sign": log.public().hex()}
     known = log.keys.read_bytes() if log.keys.exists() else b""
-    with replacing(log.keys) as file:
+    with replacing(log.keys, durable=True) as file:
         write_all(file, known + json.dumps(row).encode() + b"\n")
 
 
@@ -340,12 +345,12 @@ def _cut_short(log: AuditFile, length: int) -> None:
 def _put_aside(log: AuditFile, rest: bytes) -> None:
     """Cut off what is no line of the chain: a last line that was torn, or what somebody else has written."""
     torn = b"\n" not in rest
-    details: dict[str, Any] = {"bytes": len(rest)}
+    details: dict[str, int | str] = {"bytes": len(rest)}
     if torn:
         text = f"the last line was cut short, {len(rest)} bytes of it are cut off"
     else:
         aside = _aside(log.path)
-        with replacing(aside) as file:
+        with replacing(aside, durable=True) as file:
             write_all(file, rest)
         details["kept"] = aside.name
         text = f"{len(rest)} bytes behind line {log.chain.lines - 1} are of no kernel; they are kept as {aside.name}"
@@ -360,6 +365,6 @@ def _aside(path: Path) -> Path:
     return next(aside for n in range(1, 1 << 20) if not (aside := path.with_suffix(f".strange-{n}")).exists())
 
 
-def _say(log: AuditFile, what: str, text: str, details: dict[str, Any]) -> None:
+def _say(log: AuditFile, what: str, text: str, details: Mapping[str, object]) -> None:
     log.write({"what": what, "of": "log", **({"details": details} if details else {})})
     log.notes.append(("warning" if what == "torn" else "error", f"audit: {text}"))

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
@@ -60,6 +59,8 @@ class AuditKeeper:
 
     def write(self, action: Audit) -> None:
         """Write a line, or count that it could not be written."""
+        if action.ref:  # in a file that has no name any more nobody would find it
+            self.look()
         line = {name: value for name, value in msgspec.structs.asdict(action.line).items() if value}
         try:
             self._tell_lost()
@@ -110,9 +111,9 @@ class AuditKeeper:
             self._report(AuditFails(self._failing))
 
     def look(self) -> None:
-        """See whether the file still has its name. If somebody has removed it, the next line begins another."""
+        """See whether the file is where it was. If somebody has removed or cut it, the next line begins another."""
         if not self._failing and not self._file.in_place():
-            self._fail(OSError(errno.ENOENT, "it has been removed"))
+            self._fail(OSError(errno.ENOENT, "it has been removed or changed"))
 
     # --- beside it --------------------------------------------------------------------------------------------------
 
@@ -135,6 +136,10 @@ class AuditKeeper:
 
     def close(self) -> None:
         self._file.close()
+
+    @property
+    def directory(self) -> Path:
+        return self._file.directory
 
     async def _sync(self) -> None:
         while True:
@@ -231,7 +236,7 @@ async def _give(command: list[str], head: bytes) -> None:
         raise OSError(errno.ETIME, f"it has not ended after {ANCHOR_SECONDS:g} s")
 
 
-async def _end(process: trio.Process) -> Any:
+async def _end(process: trio.Process) -> None:
     """End the program and what it has started."""
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)

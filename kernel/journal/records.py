@@ -7,7 +7,7 @@ at all. Records are msgpack arrays whose first element is the record's number; n
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -309,7 +309,7 @@ class Frame(Entry):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode: Any = msgspec.msgpack.Decoder(Frame).decode
+_decode = msgspec.msgpack.Decoder(Frame).decode
 
 
 class BadFrame(ValueError):
@@ -319,7 +319,6 @@ class BadFrame(ValueError):
 def decode(body: bytes | memoryview) -> Frame:
     """Raises BadFrame."""
     try:
-        frame: Frame = _decode(body)
+        return _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
         raise BadFrame(str(error)) from None
-    return frame

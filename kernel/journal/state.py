@@ -5,9 +5,8 @@ Only `apply` says what a record means. A snapshot is a short journal that adds u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -48,7 +47,7 @@ _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
 _SHREDDED = "it was done before the kernel died, and what it told was destroyed with its process (shred)"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
-# Of those that have none; never changed.
+# Shared by all processes that have none, so never written to.
 _NO_LOGPROBS: list[TokenLogprobs] = []
 _NO_RECORDS: list[LogRecord] = []
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,8 +65,6 @@ class Answers:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Answers) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(self._kept.values())
@@ -160,8 +157,6 @@ class SavedProcess:
         return isinstance(other, SavedProcess) and all(
             getattr(self, name) == getattr(other, name) for name in self.__slots__
         )
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __repr__(self) -> str:
         told = self.head, self.log.tolist(), self.fed, self.decoded, self.logprobs, self.records
@@ -384,7 +379,7 @@ class State:
         return ""
 
 
-def _difference(what: str, mine: dict[int, Any], others: dict[int, Any]) -> str:
+def _difference(what: str, mine: Mapping[int, object], others: Mapping[int, object]) -> str:
     for pid in mine.keys() | others.keys():
         if mine.get(pid) != others.get(pid):
             return f"{what} {pid}: {mine.get(pid)}\nand {others.get(pid)}"

@@ -170,8 +170,18 @@ def test_whoever_is_no_program_here_is_told_of_too() -> None:
     for call in (Null(), Attach(ticket=bytes(40))):
         actions = sim.kernel.handle(Syscall(77, 1, call, os_pid=4321, uid=1002), sim.clock)
         lines = [action.line for action in actions if isinstance(action, Audit)]
-        assert [(line.who, line.os_pid, line.of) for line in lines] == [("1002", 4321, "refusals")]
+        assert [(line.who, line.pid, line.os_pid, line.of) for line in lines] == [("1002", 0, 4321, "refusals")]
     assert told(sim, since) == []  # those were not the simulation's
+
+
+@pytest.mark.parametrize(("uid", "errno"), [(pids.MOST_UID + 1, Errno.EPERM), (1001, Errno.EAGAIN)])
+def test_who_may_not_attach_is_told_of_and_who_finds_no_place_is_not(uid: int, errno: Errno) -> None:
+    sim = simulate(audit="/var/lib/audit", max_processes=4)
+    while len(sim.kernel.table) < 4:
+        sim.program()
+    actions = sim.kernel.handle(Syscall(77, 1, Attach(), os_pid=4321, uid=uid), sim.clock)
+    assert [action.errno for action in actions if isinstance(action, Reply)] == [errno]
+    assert any(isinstance(action, Audit) for action in actions) == (errno is Errno.EPERM)
 
 
 def test_whom_the_edge_refuses_is_told_and_what_has_no_form_is_not() -> None:

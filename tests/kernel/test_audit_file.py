@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import hmac
 import json
@@ -428,6 +429,40 @@ def test_a_line_that_somebody_added_meanwhile_is_put_aside_and_said(tmp_path: Pa
     assert any("stood here" in wrong for wrong in looked_at(tmp_path).wrong)
 
 
+def test_a_machine_that_dies_right_after_a_sync_has_all_files_of_the_log(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk: dict[int, int] = {}  # bytes of each file when it was synced last
+    names: set[str] = set()  # in the directory when that was
+    sync = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+
+    def synced(fd: int, how: str) -> None:
+        sync[how](fd)
+        on_disk[os.fstat(fd).st_ino] = os.fstat(fd).st_size
+        if os.fstat(fd).st_ino == tmp_path.stat().st_ino:
+            names.update(os.listdir(fd))
+
+    def look() -> None:
+        for path in tmp_path.iterdir():
+            assert on_disk.get(path.stat().st_ino) == path.stat().st_size, f"{path.name} is not on the disk"
+            assert path.name in names, f"the name {path.name} is not on the disk"
+
+    for how in sync:
+        monkeypatch.setattr(os, how, functools.partial(synced, how=how))
+    open_audit(tmp_path).close()
+    look()
+    with (tmp_path / file_name(0)).open("ab") as file:
+        file.write(b"of no kernel\n")
+    log = open_audit(tmp_path)
+    look()
+    assert list(tmp_path.glob("*.strange-*"))
+    write(log, 12)
+    log.sync_now()
+    log.close()
+    look()
+    assert len(audit_file.files(tmp_path)) > 1
+
+
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_a_lost_key_is_said_and_the_chain_goes_on_with_another(tmp_path: Path, damage: str) -> None:
     log = open_audit(tmp_path)
@@ -522,7 +557,7 @@ def test_under_always_a_call_and_an_answer_wait_for_the_disk(tmp_path: Path) -> 
         assert (running.told, answered) == ([], [0])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while len(answered) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                     await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
@@ -545,7 +580,7 @@ def test_after_a_sync_that_failed_lines_go_into_another_file(tmp_path: Path, mon
             running.write(ref=1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(running.keeper.run)
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     while len(running.told) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                         await trio.sleep(0.005)
                 nursery.cancel_scope.cancel()
@@ -574,6 +609,31 @@ def test_a_file_that_somebody_removes_is_missed_and_another_begun(tmp_path: Path
     assert running.file.chain.lines == 5  # begin, lost, kill
 
 
+def test_the_line_of_a_required_call_never_goes_into_a_file_that_nobody_finds(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    running.write()
+    running.file.path.rename(tmp_path / "elsewhere")
+    running.write(ref=5)
+    running.file.sync_now()
+    assert [type(event) for event in running.told] == [AuditFails, AuditFails, Audited]
+    assert running.told[1:] == [AuditFails(""), Audited(5)]
+    assert b'"what":"kill"' in running.file.path.read_bytes()
+    (tmp_path / "elsewhere").rename(tmp_path / file_name(0))
+    assert looked_at(tmp_path).wrong == [], "the file that was taken away and the new one are one chain"
+    os.truncate(running.file.path, 0)
+    running.write(ref=7)
+    assert running.told[-2:] == [AuditFails(""), Audited(7)], "lines behind a cut would be of no chain"
+    tmp_path.rename(aside := tmp_path.with_name("aside"))
+    tmp_path.write_text("in the way of the directory")
+    running.write(ref=6)
+    refused = running.told[-1]
+    tmp_path.unlink()
+    aside.rename(tmp_path)
+    running.keeper.close()
+    assert isinstance(refused, Audited)
+    assert "cannot be written" in refused.trouble
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("kind", ["file", "program"])
 def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(tmp_path: Path, kind: str) -> None:
@@ -586,7 +646,7 @@ def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
             running.write()
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while not place.exists() or not place.read_bytes().endswith(b"\n"):  # noqa: ASYNC110 - a file
                     await trio.sleep(0.01)
             await trio.sleep(0.3)
@@ -610,7 +670,7 @@ def test_an_anchor_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkey
 
     async def act() -> None:
         running.write()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             await running.keeper.finish()
 
     run(act)

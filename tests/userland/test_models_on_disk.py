@@ -29,7 +29,7 @@ from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.options import located
 from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.words import COMMANDS
-from tests.booted import eventually
+from tests.booted import PATIENCE, eventually
 from tests.hub_server import Hub, Trouble
 from tests.models_zoo import build
 from tests.userland.disk import FILES, WEIGHTS
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_what_has_arrived_and_the_next_pull_goes_on_with_it(server
     blobs = cache.folder("org/name") / "blobs"
     eventually(lambda: any(one.stat().st_size >= 1_000_000 for one in blobs.glob("*.incomplete")), "some has arrived")
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=PATIENCE)
     hold.set()
     assert running.returncode == 130
     assert "goes on where it was" in err
