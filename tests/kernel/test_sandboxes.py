@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from llmasos.kernel.events import Partition
 from llmasos.simulator import Future, Prog, Simulation, simulate, slots
+from llmasos.syscalls.budgets import GRANTS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import BootInfo, Limits, Right, Sampler, Signal
@@ -200,6 +201,19 @@ def test_what_it_is_granted_after_the_kernels_death_only_its_own_programs_have()
     room.ann.call(Grant(room.other, "", READ, sandbox=room.sandbox))
     assert tool.call(Read(room.other)).tokens == [1, 2, 3]
     assert errno_of(ben, Read(pid_of(ANN, room.other))) is Errno.ESRCH
+
+
+@pytest.mark.parametrize("least", [{"process": 1}, {"all": 3}])
+def test_who_would_get_more_grants_than_there_may_be_does_not_come_in(
+    least: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room()
+    room.ann.call(Grant(room.other, "", READ, sandbox=room.sandbox))
+    monkeypatch.setattr("llmasos.kernel.sandboxes.GRANTS", replace(GRANTS, **least))
+    with pytest.raises(SyscallError, match="EDQUOT"):
+        enter(room.sim, room.sandbox, ANN)
+    monkeypatch.undo()
+    assert enter(room.sim, room.sandbox, ANN).call(Read(room.other)).tokens == [1, 2, 3]
 
 
 def test_it_is_in_the_group_of_its_starter_whose_limits_hold() -> None:
