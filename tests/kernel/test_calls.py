@@ -305,19 +305,6 @@ def test_a_cancelled_decode_is_answered_at_once_and_ends() -> None:
     assert info.length < 60
 
 
-def test_a_call_that_is_taken_back_leaves_the_line_that_it_stood_in() -> None:
-    sim = simulate()
-    program = sim.program()
-    pid = program.call(Spawn("sim", tokens=[1, 2, 3]))
-    ended = sim.kernel.programs[program.peer].ended
-    waiting = [program.start(Wait(pid)) for _ in range(3)]
-    assert len(ended) == 3
-    for one in waiting:
-        one.cancel()
-        assert one.errno is Errno.EINTR
-    assert not ended
-
-
 def test_a_deadline_ends_a_decode_with_what_it_has() -> None:
     sim = simulate()
     program = sim.program()

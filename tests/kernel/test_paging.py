@@ -549,7 +549,9 @@ def test_the_files_in_use_are_those_of_models_on_a_device_and_of_processes() -> 
     assert sim.kernel.files() == {"sim", "sim:1.1m"}
 
 
-def test_a_model_with_fewer_weights_than_was_thought_takes_no_more_memory_than_they(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_fewer_weights_than_was_thought_takes_no_more_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     load = SimDevice.fetch
 
     def lighter(device: SimDevice, *request: Any) -> Any:
