@@ -39,9 +39,6 @@ class PrefixIndex:
         self._by_frame: dict[int, _Name] = {}
         self._next = 0
 
-    def __len__(self) -> int:
-        return len(self._by_frame)
-
     def __contains__(self, frame: int) -> bool:
         return frame in self._by_frame
 

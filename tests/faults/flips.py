@@ -118,7 +118,7 @@ class Bench:
     def answer(self, between: Callable[[Process], None] = lambda process: None) -> Fate:
         try:
             return self.fate(self.said(between))
-        except AssertionError:  # scores that are no numbers: the process ends, with the reason
+        except AssertionError:  # scores that are no numbers, or a file that has changed: it ends, with the reason
             return "noticed"
 
     # --- where bits flip ---
@@ -177,19 +177,30 @@ class Bench:
         return "noticed" if warned.count and said == self.wanted else self.fate(said)
 
     def in_use(self, pick: random.Random) -> Fate:
-        """A file of which the embedding is mapped."""
+        """A file of which the embedding is mapped; by a fault of the disk, which changes no times."""
+        return self.beneath(pick, told=False)
+
+    def written_to(self, pick: random.Random) -> Fate:
+        """The same by a write, of which the file's times tell."""
+        return self.beneath(pick, told=True)
+
+    def beneath(self, pick: random.Random, *, told: bool) -> Fate:
         (path,) = self.files()
-        mapped = self.image._network._tables
+        mapped, guard = self.image._network._tables, self.image._guard
         assert isinstance(mapped, Mapped)
+        assert guard is not None
         size, length = path.stat().st_size, len(mapped.map)
         row = length // 3  # the tables begin with the embedding, which has some hundred rows of the tokens that come
         before = path.read_bytes()
         flip_in_file(path, pick, size - length, size - length + row)
+        if not told:
+            guard._stamp = guard._now()
         try:
             return self.answer()
         finally:
             with path.open("r+b") as file:
                 file.write(before)
+            guard._stamp, guard.trouble = guard._now(), ""
 
     def files(self) -> list[Path]:
         return [path for path in self.store.glob("*-int8-*") if not path.name.startswith(".") and path.stat().st_size]
@@ -210,6 +221,7 @@ PLACES: dict[str, tuple[Callable[[Bench, random.Random], Fate], tuple[str, ...]]
     "KV frames in memory": (Bench.frames, IN_MEMORY),
     "weights in memory": (Bench.weights, IN_MEMORY),
     "an installed model that is in use": (Bench.in_use, ON_DISK),
+    "the same, by a write": (Bench.written_to, ON_DISK),
     "frames in the swap file": (Bench.swap, ON_DISK),
     "a process image": (Bench.process_image, ON_DISK),
     "an installed model, when it is loaded": (Bench.installed, ON_DISK),
@@ -234,6 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--flips", type=int, default=100, help="in each place, with each dtype")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args(arguments)
+    logging.getLogger("llmasos").addHandler(logging.NullHandler())  # the table counts what drivers say
     with tempfile.TemporaryDirectory(prefix="llmasos-flips-") as place:
         found = campaign(Path(place), chosen.flips, chosen.seed)
     for (name, dtype), fates in found.items():

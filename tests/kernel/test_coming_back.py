@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from llmasos.kernel.objects.image import Image
 from llmasos.simulator import simulate
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import GroupSettings, Kind, State, WaitFor
-from llmasos.syscalls.table import Getinfo, GroupSet, GroupStat, Ps, Spawn
+from llmasos.syscalls.table import Getinfo, GroupSet, GroupStat, Kill, Ps, Spawn
 from tests.kernel.journaled import fails, reboot
 
 
@@ -50,3 +51,17 @@ def test_a_program_that_comes_back_is_as_any_other() -> None:
     assert first.call(Getinfo(second.pid)).wait is WaitFor.INPUT
     sim.run_for(sim.kernel.config.grace + 1)
     assert first.call(Getinfo(second.pid)).wait is WaitFor.INPUT
+
+
+def test_who_ends_while_its_model_comes_back_waits_for_that_no_longer() -> None:
+    sim = simulate(options={"link": "2e7"})
+    program = sim.program()
+    pid = program.call(Spawn("sim:1m", [1, 2, 3]))
+    reboot(sim, program)
+
+    def coming() -> list[Image]:
+        return [one for one in sim.kernel.devices["sim0"].images.values() if one.loaded]
+
+    sim.run_until(lambda: bool(coming()))
+    program.call(Kill(pid))
+    assert not coming()

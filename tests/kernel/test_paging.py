@@ -547,3 +547,18 @@ def test_the_files_in_use_are_those_of_models_on_a_device_and_of_processes() -> 
     spawn(program, "tiny")  # a name of "sim"
     program.call(Kill(spawn(program, "sim:1.1m")))
     assert sim.kernel.files() == {"sim", "sim:1.1m"}
+
+
+def test_a_model_with_fewer_weights_than_was_thought_takes_no_more_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = SimDevice.fetch
+
+    def lighter(device: SimDevice, *request: Any) -> Any:
+        finish = load(device, *request)
+        return lambda: msgspec.structs.replace(loaded := finish(), weight_bytes=loaded.weight_bytes // 2)
+
+    monkeypatch.setattr(SimDevice, "fetch", lighter)
+    sim = memory()
+    spawn(sim.program(), "sim:1m")
+    assert (image(sim, "sim:1m").allotted, image(sim, "sim:1m").size) == (1 * MB, 1 * MB)

@@ -188,6 +188,18 @@ def test_who_wants_a_model_whose_page_in_for_others_fails_meets_a_fault() -> Non
     assert program.call(Models())[0].faults == 1
 
 
+def test_the_next_driver_is_asked_at_once_for_what_the_last_one_could_not_page_in() -> None:
+    sim = memory(restart_first=5.0)
+    program = sim.program()
+    pid = spawn(program, "sim:1m")
+    program.call(Evict("sim:1m", force=True))
+    fail_loads(sim, "EIO")
+    future = decode(program, pid, 1)
+    sim.run_until(lambda: "next try in 5 s" in said(sim))
+    sim.crash()
+    sim.run_until(lambda: future.done, limit=4.0)
+
+
 def test_a_hint_is_not_forgotten_when_the_driver_dies_but_what_nobody_uses_is_let_go() -> None:
     sim = simulate()
     program = sim.program()

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = "tests/kernel"
 FIRST = "tests/kernel/test_lives.py::test_the_core_does_what_it_did[plain]"  # it looks at all that it runs
 OPTIONS = ["-q", "-s", "-x", "-m", "not processes", "--hypothesis-profile=quick", "--hypothesis-seed=0"]
-OPTIONS += ["-p", "no:cacheprovider", "-p", "no:xdist"]
+OPTIONS += ["-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=0"]  # no clock decides, on a slow machine either
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is imported before the fork
 IMPORT = ""  # in a map: a line that runs when its module is imported
 _PR_SET_PDEATHSIG = 1
