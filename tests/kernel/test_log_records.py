@@ -322,7 +322,7 @@ def test_a_compacted_journal_has_the_same_records() -> None:
     for frame in sim.saved.snapshot():
         again.apply(decode(encode(frame)))
     assert not again.difference(sim.saved)
-    assert [saved.records for saved in again.processes.values()] == [[LogRecord(*row) for row in TALK]]
+    assert [list(saved.records) for saved in again.processes.values()] == [[LogRecord(*row) for row in TALK]]
     with pytest.raises(BadFrame, match="9 of 4 records"):
         again.apply(Frame(0, [Noted(next(iter(again.processes)), 9, [])]))
 
