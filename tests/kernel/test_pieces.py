@@ -11,8 +11,7 @@ from llmasos.kernel.pieces import held
 from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Signal, WaitFor
-from llmasos.syscalls.table import Decode, GroupKill, Null, Spawn
-from tests.kernel.paged import memory, spawn
+from llmasos.syscalls.table import Decode, Evict, GroupKill, Null, Spawn
 
 MANY = 40
 FEW = 8  # in a piece
@@ -143,18 +142,17 @@ def test_very_many_processes_of_a_device_that_comes_up_go_on_some_in_each_event_
     assert other.call(Null()) is None
 
 
-def test_no_step_is_planned_before_all_of_very_many_whose_weights_have_gone_are_settled() -> None:
-    sim = memory()
+def test_no_step_is_planned_while_processes_are_queued_whose_weights_have_gone() -> None:
+    sim = simulate()
     program = sim.program()
-    pids = [spawn(program, "sim:1m", [1 + number, 2, 3]) for number in range(MANY)]
-    calls = [program.start(Decode(pid, 150)) for pid in pids]
-    other = program.start(Spawn("sim:1.1m", [4, 5]))
-    gone = 0
-    while not (other.done and all(call.done for call in calls)):
+    pids = [program.call(Spawn("sim", [1 + number, 2, 3])) for number in range(MANY)]
+    calls = [program.start(Decode(pid, 12)) for pid in pids]
+    gone, waited = program.start(Evict("sim", force=True)), 0
+    while not all(call.done for call in calls):
         sim.step()
-        gone += bool(sim.kernel.pieces)
+        waited += held(sim.kernel)
         assert not (held(sim.kernel) and steps(sim))
-    assert gone
-    assert sim.kernel.counters["evictions"] > 0
+    assert gone.done
+    assert waited >= MANY // FEW - 1
     for number, call in enumerate(calls):
-        assert call.value.tokens == sim.continuation([1 + number, 2, 3], 150, name="sim:1m")
+        assert call.value.tokens == sim.continuation([1 + number, 2, 3], 12)
