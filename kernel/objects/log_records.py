@@ -85,7 +85,7 @@ class _NoRecords(LogRecords):
         assert not count, f"the journal has {count} records of a process that has none"
 
 
-NO_RECORDS = _NoRecords()
+NO_RECORDS: LogRecords = _NoRecords()
 
 
 def _position(row: LogRecord) -> int:
