@@ -441,6 +441,8 @@ FAILURES = frozenset(
 LOGPROBS = "logprobs"  # it reports log-probabilities (Sample.logprobs)
 IMAGES = "images"  # it does Export, Inspect and Import
 
+# Messages with a `ref`, each answered by a record of one type or by Failed. (A Step has answers of its own.)
+Query = Probe | Load | DropWeights | Unload | Wipe | Export | Inspect | Import
 ToDriver = Probe | Load | DropWeights | Unload | Step | Drop | Wipe | Export | Inspect | Import | Release | Abandon | Quit
 FromDriver = (
     Hello

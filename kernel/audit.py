@@ -4,6 +4,9 @@ As in Linux's audit subsystem a record is made at the border, where a call begin
 handlers. The ABI table says which calls are audited (column `audit`: its class); every refusal (EPERM) is. A line has no
 contents: of the arguments only what names objects, and numbers, flags and limits.
 
+Nobody pushes others' lines out of the files by making very many calls that he may make: beyond an allowance of each owner
+in each class his lines are counted. What operators do, and classes that are required, always has its line.
+
 A line comes before everything that the kernel does outside: its action stands before the event's others. A call of a
 class that is required waits until the edge has said that its line is written (`Audited`), and fails with EIO if that
 could not be done; nothing has happened then. A call that waits gets one line when it begins and one when it ends.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -20,6 +24,7 @@ import msgspec
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import Audit, AuditLine, Syscall
 from llmasos.kernel.objects.auditor import Refusals, Stage
+from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.objects.process import Process
 from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.outward import called
@@ -31,8 +36,13 @@ from llmasos.syscalls.records import GrantInfo, GroupSettings, Limits
 from llmasos.syscalls.table import BY_RECORD
 
 MOST_REFUSALS = 10  # of one owner in a second that get a line each; others are counted
-_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what others have is not there for one: whether it is, nobody looks here either
+MOST_LINES = 10_000  # of one owner in one class that may come at once; then
+LINE_TIME = SECOND  # one more in so many nanoseconds; others are counted,
+COUNT_TIME = 10 * SECOND  # and one line tells how many there were in so many
+_MOST_PAID = 1024  # allowances; then those that nobody has used of are forgotten
+_UNSEEN = (Errno.ESRCH, Errno.ENOENT)  # what hides others' objects: counted as refusals, whether there is one or not
 REFUSALS = "refusals"  # their class
+COUNTED = "counted"  # that of calls without a line
 ASKED, BEGUN = "asked", "begun"  # instead of an errno: before it is made, and while it waits
 
 
@@ -40,8 +50,11 @@ def begin(system: System, request: Request) -> Waiting | None:
     """A call of an audited class is about to be made for the first time. Returns what it waits for: its line."""
     auditor = system.auditor
     if request.entry.audit not in auditor.required:
-        request.audited = Stage.BEGUN
-        auditor.lines.append(request)  # here its line will stand, whatever it causes
+        if _is_listed(system, request.program.owner, request.entry.audit, request.entry.name):
+            request.audited = Stage.BEGUN
+            auditor.lines.append(request)  # holds the place of its line, ahead of those of its effects
+        else:
+            request.audited = Stage.COUNTED
         return None
     request.audited = Stage.ASKED
     auditor.asked += 1
@@ -57,15 +70,14 @@ def written(system: System, ref: int, trouble: str) -> Request | None:
     if request.answered:
         return None
     request.audited = Stage.NONE if trouble else Stage.TOLD
-    why = (
-        trouble if request.program.owner.operator else "the audit log cannot be written"
-    )  # where it is, is the operator's
+    # Where the log is, is told the operator only.
+    why = trouble if request.program.owner.operator else "the audit log cannot be written"
     error = Errno.EIO(f"{request.entry.name} has to be audited and was not made: {why}") if trouble else None
     wake(system, channel, error)
     return request
 
 
-def end(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+def end(system: System, request: Request, errno: Errno, value: object, reason: str) -> None:
     """A call is answered."""
     if not system.auditor.on:
         return
@@ -78,24 +90,64 @@ def end(system: System, request: Request, errno: Errno, value: Any, reason: str)
         refuse(system, _line(system, request, errno.name, None, reason))
 
 
+def _payer(owner: Owner) -> str:
+    """Under whose name lines of an owner are counted: tenants of a user are his to make. (Of the machine's operator they
+    are others, with keys.)"""
+    return owner.name if owner.base.operator else owner.base.name
+
+
+def _is_listed(system: System, owner: Owner, of: str, what: str) -> bool:
+    """Whether an owner has one more line in a class; if not, what it would have told is counted."""
+    if owner.operator:
+        return True
+    auditor, now = system.auditor, system.now
+    key = (who := _payer(owner)), of
+    paid = max(auditor.paid.get(key, now), now) + LINE_TIME
+    if paid <= now + MOST_LINES * LINE_TIME:
+        if len(auditor.paid) >= _MOST_PAID:
+            auditor.paid = {one: until for one, until in auditor.paid.items() if until > now}
+        auditor.paid[key] = paid
+        return True
+    if who not in auditor.counted:
+        auditor.counted[who] = Counter()
+        system.timers.at(now + COUNT_TIME, _tell_counted, who)
+    auditor.counted[who][what] += 1
+    return False
+
+
+def _tell_counted(system: System, who: str) -> None:
+    if counted := system.auditor.counted.pop(who, None):
+        note(system, COUNTED, COUNTED, who=who, details=dict(counted))
+
+
+def tell_all(system: System) -> None:
+    """The kernel halts: what was counted so far is told now."""
+    for who in list(system.auditor.counted):
+        _tell_counted(system, who)
+    for who in list(system.auditor.refusals):
+        _count(system, who)
+
+
 def refuse(system: System, line: AuditLine) -> None:
     """A line for something that was refused, as long as its owner is not refused too often."""
     auditor = system.auditor
     if not auditor.on:
         return
-    found = auditor.refusals.get(line.who)
+    owner = system.owners.get(line.who)
+    who = _payer(owner) if owner is not None else line.who
+    found = auditor.refusals.get(who)
     if found is None:
-        found = auditor.refusals[line.who] = Refusals(system.now)
-        system.timers.at(system.now + SECOND, _count, line.who)
+        found = auditor.refusals[who] = Refusals(system.now)
+        system.timers.at(system.now + SECOND, _count, who)
     found.count += 1
     if found.count <= MOST_REFUSALS:
         auditor.lines.append(Audit(line))
 
 
 def _count(system: System, who: str) -> None:
-    """A second has passed since an owner was refused first."""
-    more = system.auditor.refusals.pop(who).count - MOST_REFUSALS
-    if more > 0:
+    """A second after an owner's first refusal: note how many refusals had no line of their own."""
+    found = system.auditor.refusals.pop(who, None)  # at a halt it was told early
+    if found is not None and (more := found.count - MOST_REFUSALS) > 0:
         note(system, REFUSALS, REFUSALS, who=who, details={"count": more})
 
 
@@ -108,22 +160,16 @@ def note(
     on: dict[str, str | int] | None = None,
     details: dict[str, Any] | None = None,
 ) -> None:
-    """A line for what no call has done."""
+    """A line for something that no call did."""
     if system.auditor.on:
         system.auditor.lines.append(Audit(AuditLine(what, of, who, on=on or {}, details=details or {})))
 
 
 def ended(system: System, process: Process, status: int) -> None:
     """A process has ended, of itself or by what others did."""
-    if system.auditor.on:
-        note(
-            system,
-            "ended",
-            "processes",
-            who=process.owner.name,
-            on={"pid": _shown(process.pid)},
-            details={"status": status},
-        )
+    if system.auditor.on and _is_listed(system, process.owner, "processes", "ended"):
+        on, details = {"pid": _shown(process.pid)}, {"status": status}
+        note(system, "ended", "processes", who=process.owner.name, on=on, details=details)
 
 
 def lines(system: System) -> list[Audit]:
@@ -143,12 +189,12 @@ def lines(system: System) -> list[Audit]:
 
 
 def stranger(system: System, call: Syscall, errno: Errno, reason: str) -> None:
-    """Somebody who is no program of this kernel was refused."""
+    """A call from a connection that has no program attached was refused."""
     who = system.owners.key(call.uid) or system.owners.operator.name
     refuse(system, AuditLine(BY_RECORD[type(call.call)].name, REFUSALS, who, 0, call.os_pid, {}, {}, errno.name, reason))
 
 
-def _line(system: System, request: Request, result: str, value: Any = None, reason: str = "") -> AuditLine:
+def _line(system: System, request: Request, result: str, value: object = None, reason: str = "") -> AuditLine:
     program, entry = request.program, request.entry
     on, details = _named(system, request)
     if isinstance(value, int | list):  # the pids of what it made, or how many it reached

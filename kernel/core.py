@@ -28,7 +28,7 @@ from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Kind, State, WaitFor
 from llmasos.syscalls.shown import file_of
-from llmasos.syscalls.table import BY_RECORD, Attach
+from llmasos.syscalls.table import BY_RECORD, Attach, Leave
 from llmasos.syscalls.table import Trace as TraceCall
 from llmasos.syscalls.wire import describe
 
@@ -95,8 +95,9 @@ class Kernel(System):
                 elif program is not None:
                     end_program(self, program, 0, "its connection ended")
             case events.KeyRevoked():
-                for program in [one for one in self.away.values() if one.key == event.key]:
-                    end_program(self, program, 0, "its key was revoked while it was away")
+                recovery.keys_gone(self, event.key.__eq__)
+            case events.KeysFound():
+                recovery.keys_gone(self, lambda key: key not in event.keys)
             case events.DriverExited():
                 reincarnation.driver_exited(self, event)
             case events.DriverPrinted():
@@ -151,7 +152,7 @@ class Kernel(System):
             self._reconcile()
             self.trace.expire(self.uptime, {request.program.owner for request in self.traced})
         wake_at = self.timers.next()
-        if wake_at != self._wanted_wake:
+        if wake_at != self._wanted_wake or wake_at == self.now:  # which may have rung in this moment already
             self._wanted_wake = wake_at
             self.actions.append(events.WakeAt(wake_at))
         if (self.table.gone or self.grants.ended) and self.grants:
@@ -197,13 +198,13 @@ class Kernel(System):
         self.log("error", f"reconciling has come to no end ({self.cycle}); it goes on with the next event")
 
     def recorded(self) -> Saved:
-        """What the journal must have come to, from the live state; logs are not copied."""
+        """The state that the journal must add up to, made from the live one; logs are not copied."""
         devices = self.devices.values()
         told = self.owners, self.grants, self.sandboxes, self.now, self.secret
         return self.journal.snapshot(self.table, self.groups, devices, *told)
 
     def snapshot(self) -> Saved:
-        """A copy of what the journal must have come to."""
+        """A copy of the state that the journal must add up to."""
         return self.recorded().copy()
 
     # --- requests ---------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ class Kernel(System):
         if event.seq in program.parked:
             if not recovery.join(program.parked[event.seq], request):
                 desk.fail(self, request, Errno.EINVAL, f"sequence number {event.seq} is of a call that still waits")
-        elif not program.name and not isinstance(event.call, Attach):
+        elif not program.name and not isinstance(event.call, Attach | Leave):
             desk.fail(self, request, Errno.EAGAIN, "attach is not answered yet: its line is on its way to the audit log")
         elif self.halting:
             desk.fail(self, request, Errno.EPIPE, "the kernel is halting")

@@ -4,7 +4,6 @@ fails."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 from llmasos.kernel import audit
 from llmasos.kernel.events import Halt, Reply
@@ -20,7 +19,7 @@ from llmasos.syscalls.wire import describe_outcome
 
 class Begun(ABC):
     """What a call has begun and not ended: an object of the kernel, named in the request. `held`: the object of the call,
-    if it is had for good, though it leaves the table."""
+    with which it goes on even after that has left the table; dispatch looks nothing up then."""
 
     held: object | None = None
 
@@ -29,16 +28,18 @@ class Begun(ABC):
         """Leave nothing behind: the call fails with `error`, or was taken back."""
 
 
-def answer(system: System, request: Request, value: Any) -> None:
+def answer(system: System, request: Request, value: object) -> None:
+    """Answer a call with its result."""
     _reply(system, request, Errno.OK, value, "")
 
 
 def fail(system: System, request: Request, errno: Errno, reason: str) -> None:
+    """Answer a call with an error. What it began stays; `take_back` undoes it."""
     system.counters["errors"] += 1
     _reply(system, request, errno, None, reason)
 
 
-def repeat(system: System, request: Request, errno: Errno, value: Any, reason: str) -> None:
+def repeat(system: System, request: Request, errno: Errno, value: object, reason: str) -> None:
     """Answer a call as it was answered before: in the numbers of whoever reads it already."""
     system.counters["errors"] += errno is not Errno.OK
     _reply(system, request, errno, value, reason, told=True)
@@ -59,7 +60,7 @@ def take_back(system: System, request: Request, errno: Errno, reason: str, plain
     fail(system, request, errno, reason if not plain or told_all(request.program) else plain)
 
 
-def _reply(system: System, request: Request, errno: Errno, value: Any, reason: str, *, told: bool = False) -> None:
+def _reply(system: System, request: Request, errno: Errno, value: object, reason: str, *, told: bool = False) -> None:
     if request.answered:
         raise AssertionError(f"call {request.entry.name} seq {request.seq} is answered twice")
     request.answered, request.begun = True, None
@@ -106,6 +107,7 @@ def halt(system: System, reason: str, *, keep: bool = False) -> None:
         return
     system.halting, system.keeping = True, keep
     system.journal.end()  # should the kernel be killed now, the calls taken back below have not happened
+    audit.tell_all(system)
     audit.note(system, "halt", "system", details={"keep": keep})
     system.log("info", f"halt: {reason}{'; the journal is kept' if keep else ''}")
     if not keep:

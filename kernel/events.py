@@ -68,6 +68,13 @@ class KeyRevoked(Event):
     key: bytes
 
 
+class KeysFound(Event):
+    """The public keys by which programs may come, as the kernel finds them when it begins to listen: others may have been
+    revoked while none ran."""
+
+    keys: frozenset[bytes]
+
+
 class FromDevice(Event):
     """A message of a driver's given incarnation; messages of an earlier one are ignored."""
 
@@ -282,7 +289,7 @@ class CloseSandbox(Action):
 
 
 class CutOff(Action):
-    """End a connection whose program has come by another one."""
+    """End a connection: its program has come by another one, or was ended where no signal reaches it."""
 
     peer: int
     reason: str

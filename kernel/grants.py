@@ -1,9 +1,9 @@
-"""What a grant's end does: whoever waits by it is told, in the same event.
+"""The end of grants: calls that wait by one fail in the same event.
 
-A right that is taken back, or whose time is over, is gone before that is answered, with everything that was derived of
-it. Calls that wait and could not be made any more fail with EPERM; streams, which are calls of `read` that wait again and
-again, stop. What was read stays read. The journal has it on the disk before `revoke` is answered, whatever `fsync` says
-(Reply.synced). Times are the wall clock's, of which the edge tells: they go on while no kernel runs.
+A right that is taken back, or whose time is over, is gone with everything that was derived from it before that is
+answered. Calls that wait and could not be made any more fail with EPERM; streams, which are calls of `read` that wait
+again and again, stop. What was read stays read. The journal has it on the disk before `revoke` is answered, whatever
+`fsync` says (Reply.synced). Times are the wall clock's, of which the edge tells: they go on while no kernel runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def unused(system: System, drawn: int) -> int:
 
 
 def cut(system: System, grant: Grant, how: str) -> int:
-    """A grant ends, with all that was made of it; `how` is told those who wait by it. Returns how many they were."""
+    """End a grant, with all that was made of it. Calls that wait by them fail, and `how` is in the reason. Returns the
+    number of grants that ended."""
     gone = system.grants.remove(grant)
     for one in gone:
         if one.holder is not None:
@@ -57,7 +58,7 @@ def _may_wait(system: System, request: Request) -> bool:
 
 
 def left(system: System, process: LLMProcess, old: Group) -> None:
-    """A process has left a group: what there is on that group is not on it any more, nor what was made of this."""
+    """A process has left a group: grants on that group cover it no longer, nor do those that were made of them."""
     for group in old.lineage() if system.grants else ():
         if process.group.below(group):
             return  # and in all that are above this one
@@ -78,7 +79,7 @@ def let_go(system: System, program: Program) -> None:
 
 
 def forget(system: System) -> None:
-    """Processes have left the table in this event, or groups have ended: there is nothing more to have rights on."""
+    """Drop the grants on processes that have left the table in this event, and on groups that have ended."""
     gone: list[Process | Group] = [*system.table.gone, *system.grants.ended]
     system.grants.ended.clear()
     for thing in gone:

@@ -168,8 +168,8 @@ def _keep_status(system: System, process: LLMProcess) -> None:
 
 
 def _leave_places(system: System, home: Group) -> None:
-    """Reap the oldest statuses of an owner that take more than a part of the places of his home: nobody is kept out by
-    what has ended."""
+    """Reap the oldest statuses of an owner beyond a quarter of the `pids_max` of its home: what has ended keeps no
+    process out."""
     limit = min((group.settings.pids_max for group in home.chain if group.settings.pids_max), default=0)
     if limit:
         own = [one for one in system.table.zombies(INIT_PID).values() if one.group is home]
@@ -178,8 +178,8 @@ def _leave_places(system: System, home: Group) -> None:
 
 
 def forget_old(system: System, _: object = None) -> None:
-    """Reap detached processes whose status nobody has collected in time; and of too many the oldest of the user who has
-    most, so that nobody's go because of another's."""
+    """Reap detached processes whose status nobody has collected in time. While there are too many, reap the oldest of the
+    user who has most, so that nobody loses a status because of another user's."""
     kept = [one for one in system.table.zombies(INIT_PID).values() if isinstance(one, LLMProcess) and one.traits.detached]
     most = min(MAX_KEPT, max(_LEAST_KEPT, system.config.max_processes // 16))  # or they would fill a small table
     while kept and kept[0].since + nanoseconds(KEPT_SECONDS) <= system.now:

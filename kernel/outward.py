@@ -1,7 +1,7 @@
 """Answers as their caller reads them: pids of other users than the operator are numbers of their own (syscalls/pids.py).
 
 The operator's pids are plain numbers, and others' tell him their uid, in texts as `1001:7`. A new field that has a pid,
-or a text that may name one, belongs into the table here.
+or a text that may name one, belongs in FIELDS.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FIELDS: dict[type[Record], tuple[str, ...]] = {
 _PATH = re.compile(r"(?<![\w/.:])/[^\s'\",;:()]+")
 
 
-def outward(owner: Owner, call: Call[Any], value: Any, shared: Container[int]) -> Any:
+def outward(owner: Owner, call: Call[Any], value: object, shared: Container[int]) -> object:
     """The result of a call as a program of that owner reads it. `shared` are the pids that are the same for all."""
     if value is None:  # a call that failed has none
         return value

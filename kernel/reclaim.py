@@ -1,7 +1,7 @@
 """Which process loses its pages when memory is short: on a device, to one that grows; in a control group, to a limit.
 
-In order: what is free or cached, then processes that sleep, then weaker ones. settle.py takes the
-pages of a victim (`take_pages`); enforce.py does what a group at its limit does beside that.
+In order: what is free or cached, then processes that sleep, then weaker ones. settle.py takes the pages of a victim
+(`take_pages`); enforce.py acts on the other limits of groups.
 """
 
 from __future__ import annotations
@@ -132,6 +132,8 @@ def _untie(system: System, group: Group) -> None:
     stuck = [p for image in images for p in image.starved.values() if p.over_limit and p.over_limit.below(group)]
     if len(stuck) < 2 or any(holder not in stuck for holder in holders(system, group)):
         return
+    if any(_may_grow(p) for p in stuck):
+        return  # one has given way just now
     victim = max(stuck, key=lambda p: claim(p, system.config.quantum))
     if not victim.table.frames and group.kv_room()[0] < victim.mapped.frame_bytes:
         return  # the others have more than the limit, which was lowered, allows even one
@@ -143,6 +145,12 @@ def _untie(system: System, group: Group) -> None:
     if victim.table.frames:
         take_pages(system, victim)
     freed(system)
+
+
+def _may_grow(process: LLMProcess) -> bool:
+    """Whether there are frames for a token more of it: free ones, and in its group."""
+    pool, table = process.mapped.pool, process.table
+    return min(table.room(pool), table.room_of_group(pool)[0]) > process.returning
 
 
 def sleepers(system: System, group: Group) -> list[LLMProcess]:

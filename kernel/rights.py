@@ -1,12 +1,12 @@
 """Which rights a program has on an object: the one place that answers it.
 
 Each row of the ABI table says which right its call needs on each object that it names (syscalls/table.py, Needs), and
-dispatch asks here. One's own is what belongs to the program's owner, and what to those whom he is over: a uid's tenants,
-and everybody for the machine's operator. One has every right on that. On what is others' there is none, and what one may
-not see does not exist: where a pid or a path leads is decided by its owner and its spelling, before any object is looked
-at. Devices serve everybody; a group above one's own, and the home of another user, can be seen. What a program was
-granted on a process of others (objects/grant.py), or on those of a group, it has besides; a confined program has nothing
-else. A group on which one has a grant can be seen, and not changed.
+dispatch asks here. A program has every right on what belongs to its owner, or to one whom that is over: a uid is over
+its tenants, the machine's operator over everybody. It has none on what is others', and what it may not see does not
+exist: where a pid or a path leads is decided by its owner and its spelling, before any object is looked at. Devices serve
+everybody; the groups above one's own, and other users' homes, can be seen. Grants (objects/grant.py) add rights on
+processes of others; a group on which a program has one can be seen, and not changed. A confined program has itself and
+its grants, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llmasos.syscalls.table import CONFINED, Needs, Touches
 ALL = int(Needs.ALL)
 _SEE = int(Needs.SEE)
 _SERVED = int(Needs.SEE | Needs.CHARGE)
-_HOME = int(Needs.ALL & ~(Needs.LIMITS | Needs.ADMINISTER))  # the limits of what a user has of the machine are not his
+_HOME = int(Needs.ALL & ~(Needs.LIMITS | Needs.ADMINISTER))  # a user does not set the limits of his own home
 _READER = int(Right.CONTROL)  # what `read` needs
 
 

@@ -8,9 +8,9 @@ marks in marks.py, the states of processes in settle.py, the entry points in cor
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from typing import Any
+from typing import Any, TypeVar
 
-from llmasos.drivers.protocol import ToDriver
+from llmasos.drivers.protocol import Query, ToDriver
 from llmasos.kernel.clock import seconds
 from llmasos.kernel.events import Action, KernelConfig, Log, Send
 from llmasos.kernel.groups.group import GroupTree
@@ -31,6 +31,8 @@ from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import Budget, Kind, Measure
+
+T = TypeVar("T")
 
 
 class System:
@@ -84,7 +86,7 @@ class System:
         self.next_piece: Timer | None = None  # when it does
         self.orphans: list[Process] = []  # zombies that init reaps
         self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
-        self.shredding: dict[int, Any] = {}  # what calls have begun to destroy, by the number that the edge has
+        self.shredding: dict[int, Request] = {}  # calls for which the edge forgets keys, by the number of its order
         self.unwatched: dict[str, Device] = {}  # devices that have been idle, and have work now
         self.pumped: dict[str, Device] = {}  # devices that may be able to run their next step
         self.cycle = ""  # marks that did not come to an end
@@ -103,7 +105,7 @@ class System:
             self.unwatched[device.name] = device
         self.actions.append(Send(device.name, device.incarnation, message))
 
-    def ask(self, device: Device, message: Any, wants: type[Any], **more: Any) -> Ask:
+    def ask(self, device: Device, message: Query, wants: type[T], **more: Any) -> Ask[T]:
         """Send a request, which its driver is to answer by a record of type `wants`; `more` are further fields of Ask."""
         device.asked[message.ref] = asked = Ask(message.ref, wants, **more)
         self.send(device, message)

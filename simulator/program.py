@@ -102,7 +102,7 @@ class Prog:
     def event(self, future: Future[Any]) -> Syscall:
         drawn = mix(self._chance, future.seq) >> 1 if BY_RECORD[type(future.call)].draws else 0
         size = len(wire.encode_request(future.seq, future.call))
-        who = 1000 + self.peer, self.uid, drawn, size
+        who = 0 if self.key else 1000 + self.peer, self.uid, drawn, size
         return Syscall(self.peer, future.seq, future.call, *who, sandbox=self.sandbox, key=self.key)
 
     def call(self, call: Call[R], limit: float = LIMIT_SECONDS) -> R:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ class Chain:
     key: bytes
     head: bytes = NOTHING
 
-    def add(self, fields: dict[str, Any]) -> bytes:
+    def add(self, fields: Mapping[str, object]) -> bytes:
         """The next line, and the chain goes on behind it; its key is forgotten."""
         body = json.dumps({"n": self.lines, **fields}, separators=(",", ":"), ensure_ascii=True).encode()
         sealed = seal(self.key, self.head, body)

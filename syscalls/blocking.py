@@ -32,7 +32,7 @@ from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.line import Line
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
-from llmasos.syscalls.remote import Place, directory, located
+from llmasos.syscalls.remote import Place, Remote, directory, located
 from llmasos.syscalls.showing import CALLS, TRIES, Attempt, Showing, showing_to
 from llmasos.syscalls.table import Attach, Call
 from llmasos.syscalls.turn import Bed, Turn, sleep
@@ -171,10 +171,13 @@ class Client:
         fork does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
+        leave = 0  # the call by which this program leaves
         with self._lock:  # again from the beginning, should Ctrl-C have come in the middle of it
             if not self._down and self._gone is None:
-                for frame in self._calls.leaving(self.place, getattr(self, "boot", None)):
-                    self._line.send(frame)
+                boot = getattr(self, "boot", None)
+                if self._calls.must_leave(self.place, boot):
+                    seq, frame = self._calls.leave()
+                    leave = seq if self._line.send(frame) and boot is not None else 0
             self._closed = True
             self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         self._await_leader()
@@ -185,7 +188,12 @@ class Client:
                 self._watch.join()
             self._bell.close()
             self._ring.close()
-        self._line.close()
+        try:
+            if leave:
+                with suppress(SyscallError):
+                    self._line.await_answer(leave)
+        finally:
+            self._line.close()
 
     def _await_leader(self) -> None:
         """Until nobody leads, and nobody will: the leader waits on descriptors, which must not be closed under it."""
@@ -459,6 +467,8 @@ class Client:
             self._check_open()
             connected = self._take_from(line)
             if waiter.reply is None and time.monotonic() >= search.until:
+                if isinstance(self.place, Remote):
+                    line.send(self._calls.leave()[1])  # should it be taken up yet
                 raise search.in_vain()
         if waiter.reply is None:
             search.refused = line.refused

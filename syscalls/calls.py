@@ -99,11 +99,17 @@ class Calls(Generic[W]):
         on without a waiter; until its end is reported, every later kernel is told too."""
         self._left = {seq: call for seq, call in self._left.items() if isinstance(call, Decode) and call.wait}
 
-    def leaving(self, place: Place, boot: BootInfo | None) -> list[bytes]:
-        """What to tell a kernel that this program has attached to before the connection is closed: one on another machine
-        takes a program that says nothing for cut off, and waits for it."""
-        waits = isinstance(place, Remote) and boot is not None and bool(boot.ticket)
-        return [wire.encode_request(next(self._seqs), Leave())] if waits else []
+    def must_leave(self, place: Place, boot: BootInfo | None) -> bool:
+        """Whether a kernel has to be told before the connection is closed: one on another machine takes a program that
+        says nothing for cut off, and waits for it. Without `boot` nothing was heard of it, but it may be attaching this
+        program. Its answer is to be awaited, where there will be one: what libzmq has not sent when the OS process ends
+        nobody sends."""
+        attached = bool(boot.ticket) if boot is not None else self.sent > 0
+        return isinstance(place, Remote) and attached
+
+    def leave(self) -> tuple[int, bytes]:
+        """The number of the call that tells it, and its frame."""
+        return (seq := next(self._seqs)), wire.encode_request(seq, Leave())
 
     def abandon(self) -> list[tuple[W, Call[Any]]]:
         """Forget all calls, and return them: they will not be answered."""

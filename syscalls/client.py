@@ -13,6 +13,7 @@ an event loop.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -25,14 +26,15 @@ import msgspec
 from llmasos.syscalls import calls, loops, scarce, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
+from llmasos.syscalls.line import FINISH_SECONDS
 from llmasos.syscalls.link import RETRY_SECONDS, Link
 from llmasos.syscalls.loops import Found, Place, Undo
 from llmasos.syscalls.reconnect import RECONNECT_SECONDS, Notify, Search
 from llmasos.syscalls.records import BootInfo, Right
 from llmasos.syscalls.remote import Place as Address
-from llmasos.syscalls.remote import directory, located
+from llmasos.syscalls.remote import Remote, directory, located
 from llmasos.syscalls.showing import CALLS, TRIES, Attempt, Showing, showing_to
-from llmasos.syscalls.table import Attach, Call
+from llmasos.syscalls.table import Attach, Call, Leave
 
 R = TypeVar("R")
 
@@ -91,6 +93,7 @@ class Client:
         self._calls: calls.Calls[Place] = calls.Calls()
         self._gone: SyscallError | None = None
         self._closed = False
+        self._leaves = False  # it has told the kernel so
         self._up = False  # calls may be sent; if not, they wait for the next kernel
         self._impatient: set[Place] = set()  # of calls that do not
         self._search: Undo | None = None
@@ -131,16 +134,27 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if self._must_leave():
+                self._leaves = True
+                with anyio.move_on_after(FINISH_SECONDS, shield=True), suppress(SyscallError):
+                    await self(Leave(), patient=False)
+        finally:
+            self.close()
+
+    def _must_leave(self) -> bool:
+        """Whether the kernel has to be told that this program leaves."""
+        if not self.origin.here or not self._up or self._leaves or self._closed or self._gone is not None:
+            return False
+        return self._calls.must_leave(self.place, getattr(self, "boot", None))
 
     def close(self) -> None:
         """Leave: the kernel ends this program's processes but the detached. Calls in flight fail with EPIPE. In a fork of
         the OS process does nothing: the connection is the parent's."""
         if not self.origin.here:
             return
-        if self._up and not self._closed and self._gone is None:
-            for frame in self._calls.leaving(self.place, getattr(self, "boot", None)):
-                self._link.send(frame)
+        if self._must_leave():
+            self._link.send(self._calls.leave()[1])
         self._closed = True
         self._fail(SyscallError(Errno.EPIPE, "this program has closed its connection"))
         if self._search is not None:
@@ -316,6 +330,8 @@ class Client:
                     if boot is None:
                         await anyio.sleep(calls.POLL_SECONDS)
                 if patience.cancelled_caught and not attempt.cancel_called:
+                    if isinstance(self.place, Remote):
+                        link.send(self._calls.leave()[1])  # should it be taken up yet
                     raise search.in_vain()
                 if boot is None:
                     return

@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from llmasos.syscalls import limits, scarce
+from llmasos.syscalls import limits, scarce, wire
 from llmasos.syscalls.errno import SyscallError
 from llmasos.syscalls.remote import Remote
 from llmasos.syscalls.stream import Stream
@@ -66,6 +66,18 @@ class Line:
             self.wait(left)
             if not self.take(inbox):
                 return
+
+    def await_answer(self, seq: int) -> None:
+        """Wait for the last answer, which is that to call `seq`: FINISH_SECONDS at most, and while there is a
+        connection. Raises SyscallError EPROTO."""
+        until, inbox, connected = time.monotonic() + FINISH_SECONDS, deque[bytes](), True
+        while connected and (left := until - time.monotonic()) > 0.0:
+            connected = self.take(inbox)
+            while inbox:
+                if wire.decode_reply(inbox.popleft()).seq == seq:
+                    return
+            if connected:
+                self.wait(left)
 
     def take(self, inbox: deque[bytes]) -> bool:
         """Append all that has arrived. False: the connection is lost, and all that arrived by it has been taken."""

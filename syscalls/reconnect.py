@@ -15,7 +15,7 @@ from collections.abc import Callable
 from llmasos.syscalls import calls, readiness, runtime, scarce, wire
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
-from llmasos.syscalls.remote import Place, Remote
+from llmasos.syscalls.remote import KeyRefused, Place, Remote
 from llmasos.syscalls.table import Attach
 
 RECONNECT_SECONDS = 30.0
@@ -43,6 +43,8 @@ class Search:
         """Whether a kernel listens. False: ask again a little later. Raises EPIPE: none will come, or it took too
         long."""
         self._check_halted()
+        if isinstance(self.refused, KeyRefused):
+            raise self._refused(self.refused.reason)
         if now >= self.until and not self._comes(now):
             raise self.in_vain()
         if isinstance(self._directory, Remote):

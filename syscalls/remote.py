@@ -17,6 +17,10 @@ from llmasos.syscalls import curve_keys, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 
 
+class KeyRefused(SyscallError):
+    """The kernel does not accept the key by which this program comes: to ask again changes nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Remote:
     """`server`: the public key of the kernel; `secret`: of this program."""
@@ -45,8 +49,9 @@ class Remote:
         lost."""
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             own = curve_keys.text_of(curve_keys.public_half(self.secret))
-            return Errno.EPERM(
-                f"the kernel at {self} does not accept the key {own}; there, `llmasos key add {own} NAME` lets it in"
+            return KeyRefused(
+                Errno.EPERM,
+                f"the kernel at {self} does not accept the key {own}; there, `llmasos key add {own} NAME` lets it in",
             )
         if event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
             noted = curve_keys.text_of(self.server)

@@ -43,11 +43,12 @@ def refused(error: OSError) -> SyscallError:
     return kind(f"the operating system refuses what a connection takes: {error.strerror or error}{about}")
 
 
-def check_descriptors() -> None:
-    """Raises OSError where libzmq would not get the descriptors that a connection takes, and end the whole program."""
+def check_descriptors(count: int = LIBZMQ) -> None:
+    """Raises OSError where so many descriptors cannot be had: before what does worse without. libzmq ends the whole
+    program, and `tempfile`, when first used, says that no directory can be written."""
     taken: list[int] = []
     try:
-        for _ in range(LIBZMQ):
+        for _ in range(count):
             taken += (os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC),)
     finally:
         for one in taken:

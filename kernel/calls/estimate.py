@@ -32,7 +32,7 @@ _NEW = -1  # the id of an image that is in no device's table
 class Probing(desk.Begun):
     """A question to a driver about a model that is not known yet."""
 
-    def __init__(self, device: Device, asked: Ask) -> None:
+    def __init__(self, device: Device, asked: Ask[Probed]) -> None:
         self.device, self.asked = device, asked
 
     def undo(self, system: System, error: SyscallError) -> None:
@@ -53,7 +53,7 @@ def estimate(system: System, request: Request, call: Estimate, device: Device, p
         asked = ask(system, device, probe, Probed, wrong=partial(misfit, device, call.dtype))
         request.begun = Probing(device, asked)
         return wait(request.begun.asked.channel)
-    probed: Probed = request.begun.asked.result(device, f"looked at {call.model}")
+    probed = request.begun.asked.result(device, f"looked at {call.model}")
     image = _known(system, request, device, path, probed.dtype)  # under that dtype's name, or as the default one
     if image is None:
         image = Image(_NEW, call.model, path, {call.dtype}, EVICTED, probed.dtype, probed)

@@ -1,4 +1,4 @@
-"""The group family: group_create group_set group_stat group_remove group_move."""
+"""The group family: group_create group_set group_stat group_remove group_move group_kill."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ from llmasos.syscalls.table import Checkpoint, Names, Restore
 class Saving:
     """A process image that a driver is writing. It may be completed even if nobody waits for it any more."""
 
-    def __init__(self, request: Request, process: LLMProcess, path: str, asked: Ask) -> None:
+    def __init__(self, request: Request, process: LLMProcess, path: str, asked: Ask[Exported]) -> None:
         self.request, self.pid, self.length, self.path, self.asked = request, process.pid, len(process.log), path, asked
         self.called = called(path, request.files)
         self.device = process.device  # which writes it, wherever the process moves meanwhile
@@ -64,14 +64,15 @@ def checkpoint(system: System, request: Request, call: Checkpoint, process: LLMP
     asked = send_out(system, process, path, image_of(process), call.key, call.kv)
     if isinstance(asked, Waiting):
         return asked
-    asked.came, asked.about = _saved, Saving(request, process, path, asked)
-    request.begun = asked.about
+    asked.came, asked.about = _saved, (saving := Saving(request, process, path, asked))
+    request.begun = saving
     return wait(asked.channel)
 
 
-def _saved(system: System, device: Device, asked: Ask) -> None:
+def _saved(system: System, device: Device, asked: Ask[Exported]) -> None:
     """The driver has written the file, or could not: the call is answered, whatever has become of the process."""
     saving, message = asked.about, asked.answer
+    assert isinstance(saving, Saving)
     waits = not saving.request.answered
     if isinstance(message, Failed):
         error = of_driver(message.errno, message.reason, {saving.path: saving.called})
@@ -104,7 +105,7 @@ class Looking(desk.Begun):
 
     called: str
     device: Device
-    asked: Ask
+    asked: Ask[Inspected]
     program: Program
 
     def undo(self, system: System, error: SyscallError) -> None:
@@ -177,7 +178,7 @@ def _look(system: System, request: Request, call: Restore, device: Device) -> Wa
 def _born(system: System, request: Request, call: Restore, looking: Looking) -> Restoring:
     """The process of the image, which has yet to get its model."""
     device, group = looking.device, request.program.group
-    found: Inspected = looking.asked.result(device, f"looked at {call.path}")
+    found = looking.asked.result(device, f"looked at {call.path}")
     saved = read_image(found.head, call.path)
     if not call.device:
         wanted = system.devices.get(saved.device) or system.device_named("")

@@ -43,7 +43,7 @@ class Moving(desk.Begun):
         self.process, self.source, self.target = process, process.device, target
         self.coming: Coming | None = None  # once its model is in memory there
         self.had = 0  # tokens whose KV there was when it was exported
-        self.asked: Ask | None = None  # for that
+        self.asked: Ask[Exported] | None = None  # for that
         self.exported = False
         self.file = ""  # in memory, with the KV
         self.over = False
@@ -194,13 +194,14 @@ def _export(system: System, moving: Moving, coming: Coming) -> Waiting | None:
     return None
 
 
-def _exported(system: System, device: Device, asked: Ask) -> None:
+def _exported(system: System, device: Device, asked: Ask[Exported]) -> None:
     moving, message = asked.about, asked.answer
+    assert isinstance(moving, Moving)
     if isinstance(message, Exported):
         moving.file = message.path
         if moving.over:
             moving.release(system)
-        else:
+        elif moving.coming is not None:
             moving.coming.stored = Stored(message.path, message.id, message.tokens)
 
 

@@ -1,4 +1,5 @@
-"""The process family: spawn fork exec exit wait kill setlimits; setsched is in move.py, getinfo and ps are in info.py.
+"""The process family: spawn fork exec exit wait kill detach setlimits rename. The others are in files of their own:
+setsched in move.py, getinfo and ps in info.py, shred and shred_owner in shred.py.
 
 As in xv6's sysproc.c: a handler checks its arguments, does its work on the process table, and returns the result.
 """
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from llmasos.kernel import desk
 from llmasos.kernel.devices import reincarnation
-from llmasos.kernel.events import SignalProgram
+from llmasos.kernel.events import CutOff, SignalProgram
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.journal.process_image import check_size
 from llmasos.kernel.journal.records import Traits
@@ -285,14 +286,30 @@ def kill(system: System, request: Request, call: Kill, process: Process) -> None
             raise Errno.EINVAL(f"a driver takes no signal but KILL, after which it is restarted; got {call.signal.name}")
         reincarnation.kill(system, system.devices[process.device], request.program)
     elif isinstance(process, Program):
-        if process.grace is not None and call.signal in (Signal.KILL, Signal.TERM):  # nobody else could end it
-            end_program(system, process, 0, f"{call.signal.name} from program {written(system, request.program.pid)}")
-            return
-        if not process.os_pid:
-            raise Errno.EINVAL(f"the operating system's pid of program {process.pid} is not known")
-        system.act(SignalProgram(process.peer, call.signal))
+        _signal_program(system, request, process, call.signal)
     else:
         raise Errno.EPERM("process 1 is the kernel itself and takes no signals; `halt` ends the system")
+
+
+def _signal_program(system: System, request: Request, program: Program, signal: Signal) -> None:
+    """Send a signal to the OS process of a program. Where this kernel can reach none, KILL and TERM end what it has here:
+    it is on another machine, or away."""
+    if program.os_pid:
+        system.act(SignalProgram(program.peer, signal))
+        return
+    if signal not in (Signal.KILL, Signal.TERM):
+        number = written(system, program.pid)
+        why = "runs on another machine" if program.key else "has no OS process that is known"
+        raise Errno.EINVAL(
+            f"program {number} {why}, so it cannot be sent {signal.name}; KILL and TERM end its connection"
+        )
+    reason, peer, away = f"{signal.name} from program {written(system, request.program.pid)}", program.peer, program.grace
+    system.log("info", f"program {program.pid} ({program.name}) is ended: {reason}", program)
+    if program is request.program:
+        desk.answer(system, request, None)
+    end_program(system, program, 0, reason)
+    if away is None:
+        system.act(CutOff(peer, reason))
 
 
 def signal_llm(system: System, process: LLMProcess, signal: Signal, sender: Program) -> None:

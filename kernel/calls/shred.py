@@ -49,7 +49,7 @@ class Shredding(desk.Begun):
     shared: list[tuple[Image, int]] = field(default_factory=list)  # frames that others had too when it ended
     gone: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    wiping: list[tuple[Device, Ask]] = field(default_factory=list)
+    wiping: list[tuple[Device, Ask[Done]]] = field(default_factory=list)
     forgetting: Channel | None = None  # while the edge forgets its keys
     found: Forgotten | None = None
 
@@ -68,7 +68,7 @@ def shred(system: System, request: Request, call: Shred, process: LLMProcess) ->
         log, records = len(process.log), len(process.records.rows)
         _destroy(system, request, doing, process)
         doing.gone.append(f"its log of {log} tokens and its {records} records")
-        _forget(system, doing)
+        _forget(system, request, doing)
     return _told(system, request.begun, f"process {call.pid} has ended, and it")
 
 
@@ -100,7 +100,7 @@ def shred_owner(system: System, request: Request, call: ShredOwner, owner: Owner
         doing.gone.append(f"the logs and records of all processes of {owner.name}, and what calls were told of them")
         if programs:
             doing.left.append(f"{len(programs)} programs that are connected, and whatever they start from here on")
-        _forget(system, doing, owner)
+        _forget(system, request, doing, owner)
     return _told(system, doing, f"the processes of {call.owner} have ended, and what they said")
 
 
@@ -142,7 +142,7 @@ def _destroy(system: System, request: Request, doing: Shredding, process: LLMPro
     system.log("info", f"process {process.pid} was {_by(system, request)}")
 
 
-def _forget(system: System, doing: Shredding, owner: Owner | None = None) -> None:
+def _forget(system: System, request: Request, doing: Shredding, owner: Owner | None = None) -> None:
     """Have drivers and edge forget it too."""
     if shared := sum(image.pool.refs[frame] > 0 for image, frame in set(doing.shared) if image.held):
         doing.left.append(f"KV of {shared} blocks that other processes have too")
@@ -159,7 +159,7 @@ def _forget(system: System, doing: Shredding, owner: Owner | None = None) -> Non
     if system.trace.on:
         doing.left.append("the first tokens of its calls in the trace, until that is full")
     ref, doing.forgetting = system.ref(), Channel()
-    system.shredding[ref] = doing
+    system.shredding[ref] = request
     system.act(Forget(ref, sorted(doing.pids), owner.key if owner is not None else None))
 
 
@@ -177,13 +177,14 @@ def _erase(system: System, process: LLMProcess) -> None:
 
 
 def _untell(system: System, pid: int) -> None:
+    """Forget what answers that are kept for programs tell of a process."""
     for program in system.table:
         if isinstance(program, Program):
             program.answers.forget(pid)
 
 
 def _unname(image: Image, process: LLMProcess, log: Log) -> None:
-    """Frames that are kept for whoever begins as it did are nobody's."""
+    """Free the frames that are cached for contexts which begin as its log does."""
     parent = root(process.table.salt)
     chain: list[int] = []
     for at in range(0, len(log) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
@@ -198,8 +199,8 @@ def _unname(image: Image, process: LLMProcess, log: Log) -> None:
 
 def forgotten(system: System, event: Forgotten) -> None:
     """The edge has forgotten its keys, or cannot."""
-    doing = system.shredding.pop(event.ref, None)
-    if doing is not None:
+    request = system.shredding.pop(event.ref, None)
+    if request is not None and isinstance(doing := request.begun, Shredding):  # else nobody waits any more
         doing.found = event
         assert doing.forgetting is not None
         wake(system, doing.forgetting)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Inspect, Probe
+from llmasos.drivers.protocol import BLOCK_TOKENS, IMAGES, Export, Exported, Failed, Import, Imported, Query
 from llmasos.kernel.marks import dirty
 from llmasos.kernel.memory.page_table import PageTable, blocks
 from llmasos.kernel.objects.device import UP, Ask, Device
@@ -22,6 +22,8 @@ from llmasos.kernel.state import System
 from llmasos.kernel.tokens import Log, log_of
 from llmasos.kernel.wait import Waiting, wait
 from llmasos.syscalls.errno import Errno
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,7 +51,7 @@ class Coming:
     stored: Stored | None = None  # where it comes from; None: it has come, or there is none
     gained: int = 0  # tokens of it that were mapped from others that begin alike
     reason: str = ""
-    asked: Ask | None = None
+    asked: Ask[Imported] | None = None
 
     def __post_init__(self) -> None:
         self.image.imports[self.process.pid] = self.table
@@ -78,14 +80,14 @@ def check_able(device: Device) -> None:
         raise Errno.ENOTSUP(f"the driver of {device.name} neither writes nor reads process images")
 
 
-def ask(system: System, device: Device, message: Export | Inspect | Import | Probe, wants: type[Any], **more: Any) -> Ask:
+def ask(system: System, device: Device, message: Query, wants: type[T], **more: Any) -> Ask[T]:
     """Send a request; `more` are further fields of Ask. The driver imports between its steps, all else beside them."""
     return system.ask(device, message, wants, out_of_order=not isinstance(message, Import), **more)
 
 
 def send_out(
     system: System, process: LLMProcess, path: str = "", head: bytes = b"", key: bytes = b"", kv: bool = True
-) -> Ask | Waiting:
+) -> Ask[Exported] | Waiting:
     """Have the KV of a process that is not in a step written to `path`, after `head`; without a path, to memory."""
     image, device = process.mapped, process.device
     tokens, frames, slots = process.table.stored() if kv else (0, [], [])
@@ -128,7 +130,7 @@ def bring_in(system: System, coming: Coming) -> Waiting | None:
     return None
 
 
-def _read(system: System, coming: Coming, stored: Stored) -> Ask | None:
+def _read(system: System, coming: Coming, stored: Stored) -> Ask[Imported] | None:
     """Map what others have that begin alike, then ask the driver for the rest, into frames that are free or cached if
     nobody is starved; None: there is nothing to ask for."""
     device, image, table, most = coming.device, coming.image, coming.table, stored.tokens
@@ -149,7 +151,7 @@ def _read(system: System, coming: Coming, stored: Stored) -> Ask | None:
     return ask(system, device, message, Imported, least=min(tokens, BLOCK_TOKENS * first), most=tokens)
 
 
-def _arrived(coming: Coming, asked: Ask, stored: Stored) -> None:
+def _arrived(coming: Coming, asked: Ask[Imported], stored: Stored) -> None:
     """Take in what the driver has read. Where nobody vouches for it others do not find it, nor what follows from it."""
     pool, table = coming.image.pool, coming.table
     if isinstance(asked.answer, Imported):

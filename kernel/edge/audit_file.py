@@ -1,8 +1,9 @@
 """The files of the audit log, and the state that lets the next kernel go on with the chain (syscalls/audit_chain.py).
 
-In a directory of its own, 0700, all files 0600: the lines, in files that are called after the number of their first one;
-`key`, the end of the chain as it was when the lines were last synced, written over in place, so that what is on the disk
-forges no line older than that; and the verification keys, which a careful operator takes elsewhere.
+In a directory of its own, 0700, all files 0600, but that operators may list it and read the lines (readers.py):
+these, in files that are called after the number of their first one; `key`, the end of the chain as it was when the lines
+were last synced, written over in place, so that what is on the disk forges no line older than that; and the verification
+keys, which a careful operator takes elsewhere. Who can read these two can forge lines, so only the kernel's user can.
 
 After a kernel's death the lines that came after that state are followed one by one. What was torn is cut off, what is no
 line of the chain is put aside, lines that are missing are missed: a line of the log says each, and the chain goes on.
@@ -16,21 +17,25 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmasos.kernel.edge import readers
 from llmasos.kernel.edge.journal_file import sync_directory, write_all
 from llmasos.syscalls import audit_chain
 from llmasos.syscalls.atomic_file import read_at, replacing, write_at
 from llmasos.syscalls.audit_chain import KEY_BYTES, NOTHING, SUFFIX, Chain, file_name
 from llmasos.syscalls.errno import Errno
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 MOST_BYTES = 8 << 20  # of a file; then the next one is begun
 KEY = "key"
-_STATE = struct.Struct(
-    "<8sQQQ32s32s32s"
-)  # magic, lines, first line of the file, its bytes, key, head, seed of signatures
+# Magic, lines, first line of the file, its bytes, key, head, seed of signatures.
+_STATE = struct.Struct("<8sQQQ32s32s32s")
 _MAGIC = b"LLMasOSa"
 _CHECK = 16  # bytes of a digest behind it
 _PIECE = 1 << 20
@@ -44,6 +49,7 @@ class AuditFile:
     lock: int
     keys: Path  # the file of the verification keys
     keep: int  # files that are kept; 0: all
+    readers: Sequence[int] | None  # uids of others who may read the lines; None: that is left as it is
     chain: Chain
     seed: bytes  # of the key that signs heads
     first: int = 0
@@ -56,7 +62,7 @@ class AuditFile:
     def path(self) -> Path:
         return self.directory / file_name(self.first)
 
-    def write(self, fields: dict[str, Any]) -> None:
+    def write(self, fields: Mapping[str, object]) -> None:
         """Add a line. Raises OSError; then the log is as it was."""
         if self.size >= MOST_BYTES:
             self.begin_file()
@@ -73,11 +79,15 @@ class AuditFile:
 
     def begin_file(self) -> None:
         """Go on in a new file, whose first line has the head of the last one's. Raises OSError."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
+        if not self.directory.exists():  # somebody has removed it
+            self.directory.mkdir(mode=0o700)
+            self.let_in()
         path, chain = self.directory / file_name(self.chain.lines), self.chain
         if path.exists() and path.stat().st_size:
             path.replace(_aside(path))
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self.readers:
+            self._let_read(fd)
         before = chain.lines, chain.key, chain.head
         line = chain.add({"what": "begin", "of": "log", "before": chain.head.hex(), "key": self.public().hex()})
         try:
@@ -92,6 +102,32 @@ class AuditFile:
         self.fd, self.first, self.size = fd, before[0], len(line)
         self._drop_oldest()
 
+    def let_in(self) -> None:
+        """Let those read the log who may now, and nobody who might before."""
+        if self.readers is None:
+            return
+        try:
+            readers.let_pass(self.directory.parent, self.readers)
+            readers.allow_at(self.directory, self.readers, readers.LIST)
+            for path in files(self.directory):
+                readers.allow_at(path, self.readers, readers.READ)
+        except OSError as error:
+            self._unread(error)
+
+    def _let_read(self, fd: int) -> None:
+        try:
+            readers.allow(fd, self.readers or (), readers.READ)
+        except OSError as error:
+            self._unread(error)
+
+    def _unread(self, error: OSError) -> None:
+        text = (
+            f"audit: who may read {self.directory} cannot be set: {error.strerror}; it is the kernel's user who reads "
+            "it, or name a directory on another file system ([audit] directory)"
+        )
+        if ("warning", text) not in self.notes:
+            self.notes.append(("warning", text))
+
     def _drop_oldest(self) -> None:
         """Remove the files that are too many; a line says so first, for a file less is a change like any other."""
         found = files(self.directory)
@@ -103,9 +139,10 @@ class AuditFile:
                 path.unlink(missing_ok=True)
 
     def in_place(self) -> bool:
-        """Whether the file still has its name."""
+        """Whether the file still has its name, and is as long as it was left."""
         try:
-            return os.path.samestat(os.fstat(self.fd), self.path.stat())
+            found = os.fstat(self.fd)
+            return os.path.samestat(found, self.path.stat()) and found.st_size == self.size
         except OSError:
             return False
 
@@ -122,6 +159,8 @@ class AuditFile:
         if fsync:
             for fd in fds:
                 os.fdatasync(fd)
+            if len(fds) > 1:  # the last one is new
+                sync_directory(self.path)
         key = os.open(self.directory / KEY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             write_at(key, state, 0)
@@ -144,7 +183,7 @@ class AuditFile:
 
     def public(self) -> bytes:
         """The key that signatures of heads are checked with."""
-        return bytes(_signer(self.seed).public_key().public_bytes_raw())
+        return _signer(self.seed).public_key().public_bytes_raw()
 
     def signed_head(self, at: str) -> dict[str, Any]:
         """The head of all lines so far, signed: what an anchor is sent."""
@@ -164,7 +203,7 @@ def files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdecimal())
 
 
-def _signer(seed: bytes) -> Any:
+def _signer(seed: bytes) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # 20 ms, and not of every boot
 
     return Ed25519PrivateKey.from_private_bytes(seed)
@@ -173,9 +212,12 @@ def _signer(seed: bytes) -> Any:
 # --- a boot ---------------------------------------------------------------------------------------------------------
 
 
-def open_audit(directory: Path, keys: Path | None = None, keep: int = 0) -> AuditFile:
+def open_audit(
+    directory: Path, keys: Path | None = None, keep: int = 0, others: Sequence[int] | None = None
+) -> AuditFile:
     """Hold the audit log of a directory and go on with its chain; begin one if there is none. `keys`: the file of the
-    verification keys, if it is not in the directory.
+    verification keys, if it is not in the directory; `others`: uids of those who may read the lines beside the kernel's
+    own (None: that is left as it is).
 
     Raises SyscallError: EBUSY: another kernel holds it; EIO: it cannot be read or written.
     """
@@ -186,8 +228,10 @@ def open_audit(directory: Path, keys: Path | None = None, keep: int = 0) -> Audi
         raise Errno.EIO(f"the directory {directory} of the audit log cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        log = AuditFile(directory, lock, keys or directory / audit_chain.VERIFICATION, keep, Chain(0, b""), b"")
+        keys = keys or directory / audit_chain.VERIFICATION
+        log = AuditFile(directory, lock, keys, keep, others, Chain(0, b""), b"")
         _open(log)
+        log.let_in()
     except BlockingIOError:
         os.close(lock)
         raise Errno.EBUSY(f"another kernel writes the audit log in {directory}; name another directory") from None
@@ -250,7 +294,7 @@ def _keep_verification(log: AuditFile) -> None:
     """Write down the first key of a chain, with which all its seals can be checked."""
     row = {"from": log.chain.lines, "key": log.chain.key.hex(), "sign": log.public().hex()}
     known = log.keys.read_bytes() if log.keys.exists() else b""
-    with replacing(log.keys) as file:
+    with replacing(log.keys, durable=True) as file:
         write_all(file, known + json.dumps(row).encode() + b"\n")
 
 
@@ -301,12 +345,12 @@ def _cut_short(log: AuditFile, length: int) -> None:
 def _put_aside(log: AuditFile, rest: bytes) -> None:
     """Cut off what is no line of the chain: a last line that was torn, or what somebody else has written."""
     torn = b"\n" not in rest
-    details: dict[str, Any] = {"bytes": len(rest)}
+    details: dict[str, int | str] = {"bytes": len(rest)}
     if torn:
         text = f"the last line was cut short, {len(rest)} bytes of it are cut off"
     else:
         aside = _aside(log.path)
-        with replacing(aside) as file:
+        with replacing(aside, durable=True) as file:
             write_all(file, rest)
         details["kept"] = aside.name
         text = f"{len(rest)} bytes behind line {log.chain.lines - 1} are of no kernel; they are kept as {aside.name}"
@@ -321,6 +365,6 @@ def _aside(path: Path) -> Path:
     return next(aside for n in range(1, 1 << 20) if not (aside := path.with_suffix(f".strange-{n}")).exists())
 
 
-def _say(log: AuditFile, what: str, text: str, details: dict[str, Any]) -> None:
+def _say(log: AuditFile, what: str, text: str, details: Mapping[str, object]) -> None:
     log.write({"what": what, "of": "log", **({"details": details} if details else {})})
     log.notes.append(("warning" if what == "torn" else "error", f"audit: {text}"))

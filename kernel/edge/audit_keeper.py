@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
@@ -60,6 +59,8 @@ class AuditKeeper:
 
     def write(self, action: Audit) -> None:
         """Write a line, or count that it could not be written."""
+        if action.ref:  # in a file that has no name any more nobody would find it
+            self.look()
         line = {name: value for name, value in msgspec.structs.asdict(action.line).items() if value}
         try:
             self._tell_lost()
@@ -71,6 +72,7 @@ class AuditKeeper:
             self._written += 1
             self._unsynced.set()
             self._unsigned.set()
+        self._tell_notes()
         if action.ref and self._failing:
             self._report(Audited(action.ref, self._failing))
         elif action.ref:
@@ -97,15 +99,21 @@ class AuditKeeper:
         self._lost, self._failing = 0, ""
         self._report(AuditFails(""))
 
+    def _tell_notes(self) -> None:
+        """Say what the file wants said."""
+        notes, self._file.notes = self._file.notes, []
+        for level, text in notes:
+            self._report(Noted(level, text))
+
     def _fail(self, error: OSError) -> None:
         if not self._failing:
             self._failing = f"the audit log in {self._file.directory} cannot be written: {error.strerror or error}"
             self._report(AuditFails(self._failing))
 
     def look(self) -> None:
-        """See whether the file still has its name. If somebody has removed it, the next line begins another."""
+        """See whether the file is where it was. If somebody has removed or cut it, the next line begins another."""
         if not self._failing and not self._file.in_place():
-            self._fail(OSError(errno.ENOENT, "it has been removed"))
+            self._fail(OSError(errno.ENOENT, "it has been removed or changed"))
 
     # --- beside it --------------------------------------------------------------------------------------------------
 
@@ -128,6 +136,10 @@ class AuditKeeper:
 
     def close(self) -> None:
         self._file.close()
+
+    @property
+    def directory(self) -> Path:
+        return self._file.directory
 
     async def _sync(self) -> None:
         while True:
@@ -224,7 +236,7 @@ async def _give(command: list[str], head: bytes) -> None:
         raise OSError(errno.ETIME, f"it has not ended after {ANCHOR_SECONDS:g} s")
 
 
-async def _end(process: trio.Process) -> Any:
+async def _end(process: trio.Process) -> None:
     """End the program and what it has started."""
     with suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)

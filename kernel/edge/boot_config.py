@@ -126,6 +126,7 @@ class AuditConfig:
     anchor: str | list[str]
     head_seconds: float
     keep: int
+    readers: list[int] | None  # uids, beside the kernel's own; None: that is left as it is
 
 
 @dataclasses.dataclass(slots=True)
@@ -173,7 +174,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
     """What a kernel is booted with. Raises SyscallError EINVAL for values that make no sense."""
     configs, models = _devices(file, over), _models(file, over)
     known, group = _users(file.users, over)
-    audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory)
+    audit = _audit(file, over, journal := _journal(file.journal, over, directory), directory, known.operators)
     return BootConfig(
         devices=configs,
         models=models,
@@ -318,7 +319,9 @@ def _trust(wanted: Trust) -> protocol.Trust | None:
     return protocol.Trust([digest.removeprefix("sha256:") for digest in wanted.digests], keys)
 
 
-def _audit(file: File, over: Overrides, journal: JournalConfig | None, directory: Path) -> AuditConfig | None:
+def _audit(
+    file: File, over: Overrides, journal: JournalConfig | None, directory: Path, operators: list[int]
+) -> AuditConfig | None:
     """The audit log. Where nothing is said, there is one beside a journal that outlives the runtime directory; a kernel
     that was booted elsewhere for a while has none."""
     wanted = file.audit
@@ -338,7 +341,8 @@ def _audit(file: File, over: Overrides, journal: JournalConfig | None, directory
     anchor = wanted.anchor
     if isinstance(anchor, str) and anchor:
         anchor = os.fspath(Path(anchor).expanduser().absolute())
-    return AuditConfig(os.fspath(place.absolute()), keys, anchor, wanted.head_seconds, wanted.keep)
+    readers = operators if over.system else None
+    return AuditConfig(os.fspath(place.absolute()), keys, anchor, wanted.head_seconds, wanted.keep, readers)
 
 
 def _model_path(path: str) -> str:

@@ -1,8 +1,8 @@
 """The connections of a door: what goes to them, what waits until it can, and how they end.
 
 Answers leave at once, as far as the operating system takes them; short ones of one turn leave together at its end. What
-does not fit waits (peers.py), within bounds; who passes them does not read, and is cut off. While a mebibyte waits for a
-program, or thousands of its calls have no answer, its next calls wait in its socket: it is held.
+does not fit waits (peers.py), within bounds; a program that passes them does not read, and is cut off. While a mebibyte
+waits for a program, or thousands of its calls have no answer, its next calls wait in its socket: it is held.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ would accept tens of thousands in a second and abort the whole process when no d
 messages that are not whole where nobody sees them; it counts messages where bytes matter. Here each byte is charged
 before it is kept (payers.py, peers.py), and whoever goes beyond what he may have is told so, or cut off.
 
-Who has sent something gets a turn (turns.py): a few messages, or a piece of a long one. Who says nothing is cut off after
-a while. For whom there is a place says capacity.py.
+A connection that has sent something gets a turn (turns.py): a few messages, or a piece of a long one. One that says
+nothing is cut off after a while. capacity.py says for whom there is a place.
 
 Programs on other machines come by the same door, through its gate (outside.py), and are served alike: budgets, turns and
 places know no difference, but that a host stands in for an OS process, and a key for its user.

@@ -16,7 +16,6 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 LONG_SECONDS = 0.002  # of a collection after which all that is alive is frozen
 OLDEST = 2  # the generation with which all others are collected
@@ -28,7 +27,7 @@ def short_pauses() -> Iterator[None]:
     """Within this the collector makes short pauses. For a whole process."""
     begun = 0.0
 
-    def look(phase: str, about: dict[str, Any]) -> None:
+    def look(phase: str, about: dict[str, int]) -> None:
         nonlocal begun
         if phase == "start":
             begun = time.perf_counter()

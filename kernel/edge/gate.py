@@ -1,8 +1,8 @@
 """The gate for programs on other machines: a TCP address, the kernel's key, and the keys that may come.
 
-CURVE (syscalls/curve.py) is the only mechanism here; there is no way to have another. As with sshd, who may come stands
-in a file. It is read anew whenever it has changed, and that is looked at before anything is taken from such a connection
-or given to it: what a revoked key still sends is not heard, also before the file's change was noticed by itself.
+CURVE (syscalls/curve.py) is the only mechanism here; there is no way to have another. As with sshd, a file lists the
+keys that may come. Before anything is taken from such a connection or sent to it, the file is read anew if it has
+changed: so what a revoked key sends is not heard, even before the watch on the directory tells of the change.
 
 Strangers, who have not shown a key yet, have a few places and a few seconds (outside.py). If these are taken, the oldest
 one of the host that has most of them goes, so that a flood from one place keeps nobody elsewhere out.

@@ -57,7 +57,7 @@ class PolicyFault(Exception):
 class Watch(Protocol):
     """How long calls of policies take, and the end of one that does not come back."""
 
-    def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
+    def call(self, name: str, function: Callable[..., R], arguments: tuple[object, ...]) -> tuple[R, float]:
         """The result, and the seconds of processor time that it took. Raises what the function raises, or Hang."""
         ...
 
@@ -66,7 +66,7 @@ class Untimed:
     """The watch of a simulation: its time is virtual, and a policy takes none of it. A call that does not come back is
     ended all the same, after HANG_SECONDS of the process's own processor time; in its main thread, as signals go."""
 
-    def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
+    def call(self, name: str, function: Callable[..., R], arguments: tuple[object, ...]) -> tuple[R, float]:
         if threading.current_thread() is not threading.main_thread():
             return function(*arguments), 0.0
         before = signal.signal(signal.SIGVTALRM, _hang)
@@ -94,7 +94,7 @@ class Watchdog:
         self._name = ""
         signal.signal(signal.SIGALRM, self._look)
 
-    def call(self, name: str, function: Callable[..., R], arguments: tuple[Any, ...]) -> tuple[R, float]:
+    def call(self, name: str, function: Callable[..., R], arguments: tuple[object, ...]) -> tuple[R, float]:
         if not self._armed:
             self._armed = True
             signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)

@@ -69,9 +69,8 @@ class Images:
     def __init__(self, keys: Keys | None, why: str = "", journal: Seal | None = None) -> None:
         """`journal`: the processes are those of that journal, whatever kernel goes on with them."""
         self._keys, self._why = keys, why
-        self._line = (
-            journal.line if journal is not None else secrets.token_bytes(8)
-        )  # tells processes of this kernel from those of others
+        # Tells processes of this kernel from those of others.
+        self._line = journal.line if journal is not None else secrets.token_bytes(8)
         self._plain: dict[int, set[str]] = {}  # files that were not encrypted, by pid
         self._shown: Counter[int] = Counter()  # and went into files that users have opened
         self._asked: dict[Request, Inspect] = {}

@@ -458,7 +458,8 @@ def _hold(directory: Path) -> int:
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise Errno.EIO(
-            f"the directory {directory} of the journal cannot be used: {error.strerror}; name another"
+            f"the directory {directory} of the journal cannot be used: {error.strerror}; name another, or boot without "
+            "a journal (--no-journal)"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,5 @@
-"""This installation is measured once, a while after the boot: a kernel that has just been booted has better things to
-do."""
+"""This installation is measured once, by the digests of its files, beside the first programs: a boot does not wait for
+it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmasos.kernel.edge.journal_file import polite
 from llmasos.kernel.events import Event, Measured, Noted
 from llmasos.syscalls import installation
 
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 2.0  # after the boot, so that the disk and the processor are the first programs'
 
 
 async def measure(report: Callable[[Event], None]) -> None:

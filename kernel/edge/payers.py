@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 
-from llmasos.kernel.edge.peers import Account, Peer
+from llmasos.kernel.edge.peers import NOTES_SECONDS, Account, Peer
 from llmasos.syscalls import curve_keys, zeromq
 from llmasos.syscalls.budgets import CONNECTIONS, NOTES, Allowance
 from llmasos.syscalls.records import Budget
@@ -25,13 +25,14 @@ class Payers:
         self.processes: dict[int | str, Account] = {}
         self.owners: dict[int | str | None, Account] = {}
         self.refusals: Counter[str] = Counter()
+        self._noted: dict[str, tuple[float, int]] = {}  # lines of the log, by accounts that have ended
         self._told_left_out = 0  # lines of the log that were left out, and a later one says so
 
     def process(self, peer: Peer) -> Account:
         """That of the OS process at the other end, or of its host. It may be new."""
         account = self.processes.get(peer.host or peer.os_pid)
         if peer.host:
-            return account or Account(f"host {peer.host}")
+            return account or self._noting(Account(f"host {peer.host}"))
         if account is None or (account.pidfd >= 0 and zeromq.ended(account.pidfd)):
             found = zeromq.Credentials(peer.os_pid, peer.uid)
             account = Account(f"OS process {peer.os_pid}", zeromq.pidfd(peer.fd, found))
@@ -41,7 +42,19 @@ class Payers:
         """That of its user, or of its key. It may be new."""
         whose = _whose(peer)
         name = f"user {whose}" if isinstance(whose, int | None) else whose
-        return self.owners.get(whose) or Account(name)
+        return self.owners.get(whose) or self._noting(Account(name))
+
+    def _noting(self, account: Account) -> Account:
+        """A new account, to which lines of the log count that it caused before its latest connection ended: who comes and
+        goes again and again fills no log."""
+        account.noted, account.notes = self._noted.pop(account.name, (0.0, 0))
+        return account
+
+    def _ends(self, account: Account) -> None:
+        now = time.monotonic()
+        if account.notes_now(now):
+            self._noted = {name: one for name, one in self._noted.items() if now - one[0] <= NOTES_SECONDS}
+            self._noted[account.name] = account.noted, account.notes
 
     def enter(self, peer: Peer, process: Account) -> None:
         """From here on these pay for a connection."""
@@ -56,8 +69,10 @@ class Payers:
         named = peer.host or peer.os_pid
         if not process.connections and self.processes.get(named) is process:
             del self.processes[named]
+            self._ends(process)
         if not owner.connections:
             del self.owners[_whose(peer)]
+            self._ends(owner)
 
     def forget(self, process: Account) -> None:
         """The account of an OS process ends where it has no connection."""
@@ -72,8 +87,8 @@ class Payers:
         peer.uid = key.uid if key.uid is not None else os.getuid()
         owner = self.owners[_whose(peer)] = self.owner(peer)
         peer.moves(owner)
-        if not before.connections:
-            self.owners.pop(whose, None)
+        if not before.connections and self.owners.pop(whose, None) is not None:
+            self._ends(before)
 
     def line(self, peer: Peer, text: str) -> str:
         """A line for the kernel's log that a connection has caused; empty if there have been too many."""

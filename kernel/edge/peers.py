@@ -4,8 +4,8 @@ The operating system says who it is (SO_PEERCRED at the moment of connecting), n
 never used again. What a connection makes the kernel keep is charged to it, to its OS process, to its owner and to all
 (syscalls/budgets.py), before it is kept.
 
-Of a connection from another machine the operating system tells nothing. Who is there is told by the key that it shows
-(gate.py), and in place of its OS process it is the host that pays.
+The operating system tells nothing of a connection from another machine. The key that it shows says who is there
+(gate.py), and its host pays in place of an OS process.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from llmasos.kernel.events import (
     Disconnected,
     Event,
     KeyRevoked,
+    KeysFound,
     Noted,
     Rejected,
     Reply,
@@ -88,6 +89,7 @@ class Programs:
         if self._gate is None:
             return
         self.door.open_gate(self._gate, listener, self._keys_changed)
+        self._handle(KeysFound(frozenset(self._gate.keys)))
         where, public = curve_keys.shown(self._gate.host, self._gate.port), curve_keys.text_of(self._gate.public)
         self._handle(Noted("info", f"programs on other machines may come by tcp://{where}; the kernel's key is {public}"))
 
@@ -205,7 +207,7 @@ class Programs:
         self._reply(peer, frame)
 
     def cut_off(self, action: CutOff) -> None:
-        """End a connection whose program has come by another one."""
+        """End a connection whose program has no use of it any more."""
         if (peer := self.peers.numbered(action.peer)) is not None:
             self.door.cut(peer, action.reason)
 

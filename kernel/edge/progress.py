@@ -43,7 +43,8 @@ class Progress:
         """The devices are up."""
         with suppress(OSError):  # who asked has gone
             os.write(self._told, b"\n")
-        os.close(self._told)
+        with suppress(OSError):  # the descriptor is free also where its close fails
+            os.close(self._told)
 
     def listens(self) -> None:
         """Programs can connect."""

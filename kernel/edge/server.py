@@ -350,7 +350,9 @@ class Server:
 
     def _directories(self) -> list[Path]:
         keys = [self._gate[0].file.parent] if self._gate is not None else []
-        return [self._directory, *([self._keeper.path.parent] if self._keeper is not None else []), *keys]
+        journal = [self._keeper.path.parent] if self._keeper is not None else []
+        audit = [self._audit.directory] if self._audit is not None else []
+        return [self._directory, *journal, *audit, *keys]
 
     def _look_at_files(self) -> None:
         self.programs.door.look_at_keys()

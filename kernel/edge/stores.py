@@ -9,6 +9,7 @@ the master key holds the list.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -62,13 +63,15 @@ class Listed:
             self._add(os.fspath(directory))
 
     def drop(self, directory: Path) -> None:
-        """Remove a directory if nothing is in it any more, and note that."""
-        with self.alone():
+        """Remove a directory if nothing is in it any more, and note that, unless the list is on a read-only disk: one too
+        many in it is looked for in vain."""
+        with self.alone() as writable:
             try:
                 directory.rmdir()
             except OSError:
                 return  # others are in it
-            self._add({_REMOVED: os.fspath(directory)})
+            if writable:
+                self._add({_REMOVED: os.fspath(directory)})
 
     def _add(self, what: object) -> None:
         with self._opened() as descriptor:
@@ -78,18 +81,25 @@ class Listed:
             sync_directory(self.path.parent)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the list: of all kernels and commands with this master key one makes or exchanges it."""
-        with self._opened() as descriptor:
+    def alone(self) -> Iterator[bool]:
+        """Hold the list: of all kernels and commands with this master key one makes or exchanges it. Gives whether the
+        list can be written."""
+        with self._opened(only_read=True) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _opened(self, only_read: bool = False) -> Iterator[int]:
+        """`only_read`: a list on a read-only disk will do."""
         try:
-            make_directory(self.path.parent)
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self.path, flags, 0o600)
+            flags = os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                make_directory(self.path.parent)
+                descriptor = os.open(self.path, flags | os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError as error:
+                if not (only_read and error.errno == errno.EROFS and self.path.exists()):
+                    raise
+                descriptor = os.open(self.path, flags | os.O_RDONLY)
             try:
                 yield descriptor
             finally:
@@ -99,6 +109,6 @@ class Listed:
 
     def _error(self, error: OSError) -> Exception:
         return Errno.EIO(
-            f"the list of what the master key wraps, {self.path}, cannot be used: {error.strerror}; mend that, or name "
-            "another place ([seal] key_file)"
+            f"the list of what the master key wraps, {self.path}, cannot be used: {error.strerror}; mend that, name "
+            "another place ([seal] key_file), or boot without encryption (--plain)"
         )

@@ -1,7 +1,7 @@
 """Reading, writing and closing of users' files, which their file systems may let wait for ever.
 
-A file may lie on a file system that its user serves. So all that asks such a one is done in threads, for each user a few;
-one that does not come back when its time is over is left alone, and stays charged to its user. Also a close asks.
+A file may lie on a file system that its user serves (FUSE), and even a close asks that. So whatever asks it runs in
+threads, a few for each user; one that is not back when its time is over is left alone, and stays charged to its user.
 """
 
 from __future__ import annotations

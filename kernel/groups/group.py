@@ -343,7 +343,7 @@ class GroupTree:
         self.users = self._add(self._add(self.root, "users", _DEFAULT), user or "user", _DEFAULT)
         self.users.home, self.users.apart = True, parted
         self.homes = {self.users.name}  # of uids, in /users
-        self.refused = 0  # times that there were too many
+        self.refused = 0  # times that a group was one too many
 
     def __iter__(self) -> Iterator[Group]:
         """All groups, parents first."""

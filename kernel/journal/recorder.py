@@ -10,7 +10,7 @@ is missing: the records so far must add up to the live state (`snapshot`). The r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import astuple, replace
@@ -46,7 +46,7 @@ from llmasos.kernel.journal.records import (
 from llmasos.kernel.journal.state import SavedProcess, SavedProgram, State, destroyed
 from llmasos.kernel.objects.grant import Grant, Grants
 from llmasos.kernel.objects.owner import Owner, Owners
-from llmasos.kernel.objects.process import LLMProcess, Program
+from llmasos.kernel.objects.process import LLMProcess, Process, Program
 from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.kernel.objects.sandbox import Sandboxes
 from llmasos.syscalls import pids
@@ -72,13 +72,11 @@ class Recorder:
         self.frames = 0  # made so far
         self.position = 0  # of the latest frame
         self.ends: list[int] = []  # positions at which the journals of earlier kernels end
-        self.pids_from: dict[
-            int, int
-        ] = {}  # by user, the first pids that no earlier kernel can have given out, if the journal
-        # lacks something
+        # By user, the first pid that no earlier kernel can have given out, should the journal lack its last records.
+        self.pids_from: dict[int, int] = {}
         self._machine = ""
-        self.wall = 0  # what the wall clock has shown, of which the journal is to know
-        self._wall = 0  # and what it has
+        self.wall = 0  # the latest time of the wall clock that the journal is to have, and
+        self._wall = 0  # that which it has
         self._begin: tuple[int, str] | None = None  # this kernel's number and machine, until its first frame
         self._known: set[int] = set()  # pids that the journal has
         self._next: dict[int, int] = {}  # pids, as the journal has them
@@ -134,7 +132,7 @@ class Recorder:
         child.recorded = len(child.log)
         child.records.journal_has(len(child.records.rows))
 
-    def answered(self, request: Request, errno: Errno, value: Any, reason: str) -> None:
+    def answered(self, request: Request, errno: Errno, value: object, reason: str) -> None:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
         nothing."""
         if self.on and request.entry.changes and (errno is Errno.OK or request.waited):
@@ -244,7 +242,7 @@ class Recorder:
         self.position, self._machine = positions.first(boot), machine
         return Began(self.ends, self._machine)
 
-    def _heads(self, changed: Any, entries: list[AnyEntry]) -> None:
+    def _heads(self, changed: Iterable[Process], entries: list[AnyEntry]) -> None:
         for process in changed:
             if isinstance(process, Program):
                 self._known.add(process.pid)
@@ -341,7 +339,7 @@ class Recorder:
 
 def program_head(program: Program) -> ProgramHead:
     told = program.name, program.rights, program.group.path, program.owner.key, program.confined, program.sandbox
-    return ProgramHead(program.pid, *told)
+    return ProgramHead(program.pid, *told, program.key)
 
 
 def grant_head(grant: Grant) -> Granted:

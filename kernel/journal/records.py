@@ -7,7 +7,7 @@ at all. Records are msgpack arrays whose first element is the record's number; n
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -76,6 +76,7 @@ class ProgramHead(Entry, tag=3):
     owner: str = ""  # empty: the user that the kernel runs as
     confined: bool = False
     sandbox: int = 0  # by whose endpoint it came
+    key: bytes = b""  # the public key by which it has come from another machine
 
 
 class Doing(Entry, tag=4):
@@ -308,7 +309,7 @@ class Frame(Entry):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode: Any = msgspec.msgpack.Decoder(Frame).decode
+_decode = msgspec.msgpack.Decoder(Frame).decode
 
 
 class BadFrame(ValueError):
@@ -318,7 +319,6 @@ class BadFrame(ValueError):
 def decode(body: bytes | memoryview) -> Frame:
     """Raises BadFrame."""
     try:
-        frame: Frame = _decode(body)
+        return _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
         raise BadFrame(str(error)) from None
-    return frame

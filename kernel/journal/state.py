@@ -5,9 +5,8 @@ Only `apply` says what a record means. A snapshot is a short journal that adds u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -63,8 +62,6 @@ class Answers:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Answers) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __iter__(self) -> Iterator[Answer]:
         return iter(self._kept.values())
@@ -158,8 +155,6 @@ class SavedProcess:
         return isinstance(other, SavedProcess) and all(
             getattr(self, name) == getattr(other, name) for name in self.__slots__
         )
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __repr__(self) -> str:
         told = self.head, self.log.tolist(), self.fed, self.decoded, self.logprobs, self.records
@@ -382,7 +377,7 @@ class State:
         return ""
 
 
-def _difference(what: str, mine: dict[int, Any], others: dict[int, Any]) -> str:
+def _difference(what: str, mine: Mapping[int, object], others: Mapping[int, object]) -> str:
     for pid in mine.keys() | others.keys():
         if mine.get(pid) != others.get(pid):
             return f"{what} {pid}: {mine.get(pid)}\nand {others.get(pid)}"

@@ -155,7 +155,7 @@ class FramePool:
         self.wipes.clear()
 
     def to_wipe(self) -> list[int]:
-        """The frames of which the driver is told now that they are to be zeroed."""
+        """Take the frames that are to be zeroed off the list: the caller tells the driver."""
         wipes, self.wipes = self.wipes, []
         return wipes
 

@@ -119,8 +119,9 @@ def misfit(device: Device, dtype: str, probed: Probed) -> str:
     return "" if device.hello is None or probed.dtype in device.hello.dtypes else "names a dtype that its driver has not"
 
 
-def _probed(system: System, device: Device, ask: Ask) -> None:
+def _probed(system: System, device: Device, ask: Ask[Probed]) -> None:
     image, message = ask.about, ask.answer
+    assert isinstance(image, Image)
     if isinstance(message, Failed):
         if not (message.errno is Errno.EINTR and image.needed):  # else it was abandoned, and is asked about again
             error = of_driver(message.errno, message.reason, {image.path: image.name})
@@ -249,14 +250,15 @@ def _load(system: System, device: Device, image: Image, room: int) -> None:
     system.ask(device, message, Loaded, came=_loaded if again else _loaded_afresh, about=image)
 
 
-def _loaded_afresh(system: System, device: Device, ask: Ask) -> None:
-    if isinstance(ask.answer, Failed):
+def _loaded_afresh(system: System, device: Device, ask: Ask[Loaded]) -> None:
+    if isinstance(ask.answer, Failed) and isinstance(ask.about, Image):
         ask.about.held = False
     _loaded(system, device, ask)
 
 
-def _loaded(system: System, device: Device, ask: Ask) -> None:
+def _loaded(system: System, device: Device, ask: Ask[Loaded]) -> None:
     image, message = ask.about, ask.answer
+    assert isinstance(image, Image)
     if isinstance(message, Failed):
         image.lasting = message.broken or message.errno in _LASTING
         if message.errno is Errno.EPERM:
@@ -440,6 +442,6 @@ def _remove(system: System, device: Device, image: Image) -> None:
         system.ask(device, Unload(system.ref(), image.id), Done, came=_check_done)
 
 
-def _check_done(system: System, device: Device, ask: Ask) -> None:
+def _check_done(system: System, device: Device, ask: Ask[Done]) -> None:
     if isinstance(ask.answer, Failed):
         raise Errno.EPROTO(f"weights could not be taken out of memory: {ask.answer.reason}")

@@ -1,9 +1,10 @@
 """What the kernel keeps to audit by: the lines of the event being handled, calls whose line is not written yet, and how
-often each owner was refused."""
+often each owner was refused, and has had lines."""
 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ class Stage(enum.IntEnum):
     ASKED = 1  # its line is being written, and it waits for that
     BEGUN = 2  # it has begun in this event
     TOLD = 3  # there is a line that it was asked for, or began: its end gets one too
+    COUNTED = 4  # its owner has had his lines: it is counted, and its end gets none
 
 
 @dataclass(slots=True)
@@ -39,5 +41,8 @@ class Auditor:
     outcomes: dict[Request, Audit] = field(default_factory=dict)  # the lines of those that have come to their end
     unwritten: dict[int, tuple[Request, Channel]] = field(default_factory=dict)  # by the number of their line
     refusals: dict[str, Refusals] = field(default_factory=dict)  # by owner
+    # By owner and class: when (nanoseconds) its lines so far would all have come, had they come at the rate it may have.
+    paid: dict[tuple[str, str], int] = field(default_factory=dict)
+    counted: dict[str, Counter[str]] = field(default_factory=dict)  # by owner, what has no line of its own
     trouble: str = ""  # why lines cannot be written
     asked: int = 0  # lines that a call has waited for

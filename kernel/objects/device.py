@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmasos.drivers.protocol import FAILURES, Failed, FromDriver, Hello, Move, Step
 from llmasos.kernel.clock import SECOND
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llmasos.kernel.objects.process import DriverProcess, LLMProcess
     from llmasos.kernel.timers import Timer
 
+T = TypeVar("T")
+
 STARTING, UP, DOWN = "starting", "up", "down"
 HOPELESS = 3  # deaths in a row, each soon after its start: callers are told instead of kept waiting
 _MOST_SHOWN = 200  # characters of a message that is no answer
@@ -36,7 +38,7 @@ _MOST_SHOWN = 200  # characters of a message that is no answer
 class InFlight:
     """The step on the device: its message and the processes of its runs, in the same order. One without runs only moves
     frames out. `passed`: the prompts that had a place in it, but for which others before them left no tokens. It was
-    planned for at most `max_runs` runs and `step_tokens` tokens; for the next one that may be otherwise."""
+    planned for at most `max_runs` runs and `step_tokens` tokens, the limits in force when it began."""
 
     step: Step
     processes: list[LLMProcess]
@@ -48,20 +50,21 @@ class InFlight:
 
 
 @dataclass(slots=True, eq=False)
-class Ask:
+class Ask(Generic[T]):
     """A request to a driver, which answers with a record of type `wants` or with Failed. Where answers speak of tokens,
     they speak of `least` to `most`. A call that waits for the answer waits on `channel`; then it finds `answer` set, or
     `death` if the driver died before."""
 
     ref: int
-    wants: type[Any]
-    came: Callable[[Any, Device, Ask], None] | None = None  # called when the answer comes, even if nobody waits
-    about: Any = None  # an image, or what a call has begun
+    wants: type[T]
+    # Called with the System, which stands above this file, when the answer comes, even if nobody waits.
+    came: Callable[[Any, Device, Ask[Any]], None] | None = None
+    about: object = None  # an image, or what a call has begun
     out_of_order: bool = False  # the driver does it beside its other work
     least: int = 0
     most: int = 1 << 62
-    wrong: Callable[[Any], str] | None = None  # why an answer of that type cannot be, or ""
-    answer: FromDriver | None = None
+    wrong: Callable[[T], str] | None = None  # why an answer of that type cannot be, or ""
+    answer: T | Failed | None = None
     death: str | None = None
     channel: Channel = field(default_factory=Channel)
 
@@ -82,7 +85,7 @@ class Ask:
         """How the driver died, in brackets, for the operator's own."""
         return f" ({self.death})" if owner.operator else ""
 
-    def result(self, device: Device, what: str) -> Any:
+    def result(self, device: Device, what: str) -> T:
         """The answer that has come. Raises the error that the driver gave instead, or ERESTART if it died while it did
         `what`."""
         if self.death is not None:
@@ -90,6 +93,7 @@ class Ask:
             raise Errno.ERESTART(f"{why} ({self.death}); call again", f"{why}; call again")
         if isinstance(self.answer, Failed):
             raise SyscallError(self.answer.errno, self.answer.reason)
+        assert self.answer is not None, f"request {self.ref} is not answered yet"
         return self.answer
 
 
@@ -107,7 +111,7 @@ class Device:
     error: str = ""  # why it is down
     images: dict[int, Image] = field(default_factory=dict)
     in_flight: InFlight | None = None
-    asked: dict[int, Ask] = field(default_factory=dict)  # by ref
+    asked: dict[int, Ask[Any]] = field(default_factory=dict)  # by ref
     suspect: LLMProcess | None = None  # of a driver's death; must run alone, and has waited long for that
     dropped: list[int] = field(default_factory=list)  # contexts the driver may forget
     outs: list[Move] = field(default_factory=list)  # frames to be moved out before anything else is done with them

@@ -39,7 +39,7 @@ class Grant:
     parent: Grant | None  # None: it was made by whose process it is
     secret: int  # of its ticket; 0: it was accepted
     holder: Program | None = None  # whose handle it is, once it was accepted
-    until: int = 0  # a time of the wall clock, in nanoseconds, from which on it is none; 0: it has no such end
+    until: int = 0  # when it ends by the wall clock, in nanoseconds since 1970; 0: no such end
     sandbox: int = 0  # whose programs have one made of it
     whose: Owner | None = None  # the thing's owner when it was made
     derived: dict[int, Grant] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Grants:
 
     @property
     def most(self) -> int:
-        """On one process or group."""
+        """The most that are on one process or group."""
         return max(map(len, self._on.values()), default=0)
 
     def held(self, pid: int) -> Mapping[int, Grant]:
@@ -179,7 +179,7 @@ class Grants:
         return gone
 
     def _count(self, program: Program, thing: Thing) -> None:
-        """What a program has on a thing by all that it holds."""
+        """Work out which rights a program has on a thing by all grants that it holds."""
         rights = 0
         for one in self.held(program.pid).values():
             if one.thing is thing:
@@ -214,7 +214,7 @@ class Grants:
 
 
 def _viewers(grant: Grant) -> set[Owner]:
-    """Who has a list of it, besides all together."""
+    """The owners who have it in a list of theirs, besides the list of all."""
     whose = grant.whose
     return {owner for owner in (whose, whose and whose.base) if owner is not None and not owner.operator}
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ class Ordered(dict[int, T]):
 
     __slots__ = ("_order",)
 
-    def __init__(self, rows: Mapping[int, Any] = MappingProxyType({})) -> None:
+    def __init__(self, rows: Mapping[int, T] = MappingProxyType({})) -> None:
         super().__init__(rows)
         self.sort()
 

@@ -1,10 +1,10 @@
 """Owners: to whom processes, groups and prefixes belong, as uids in Unix.
 
-An owner is whom the operating system says that a program is (its uid), or a tenant whom a program of that uid speaks for,
-as a gateway does for each of its keys: `1000/acme`. A uid has every right over its tenants, and they have none over it.
-The uid that the kernel runs as, and root, are one owner: the machine's operator. A kernel that a user boots for himself
-knows that one only. Other uids that the configuration names as operators have every right over all, too, and stay
-themselves: their processes are theirs, under numbers of their own.
+An owner is a uid, as the operating system tells it of a program's connection, or a tenant of that uid, for whom one of
+its programs speaks, as a gateway does for each of its keys: `1000/acme`. A uid has every right over its tenants, and they
+have none over it. The uid that the kernel runs as, and root, are one owner: the machine's operator. A kernel that a user
+boots for himself knows that one only. Other uids that the configuration names as operators have every right over all,
+too, and stay owners of their own: their processes are theirs, under numbers of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Owner:
 
     @property
     def rights(self) -> int:
-        """Those that its programs begin with."""
+        """The rights (bits of Right) that its programs begin with."""
         return int(Right.ALL) if self.operator else _TENANTS if self.tenant else _GUESTS
 
     @property
@@ -59,7 +59,7 @@ class Owner:
         return "" if self.machine else self.name
 
     def over(self, other: Owner) -> bool:
-        """Whether what belongs to `other` is as its own to it."""
+        """Whether it has every right on what belongs to `other`."""
         return other is self or self.operator or other.base is self
 
 

@@ -113,7 +113,7 @@ class Process:
     kind: Kind
     name: str
     group: Group
-    started: int  # as all moments here
+    started: int  # nanoseconds of the kernel's clock (clock.py), as all moments here
     state: State = State.NEW
     wait: WaitFor = WaitFor.NONE
     since: int = 0  # when `state` was entered
@@ -262,7 +262,7 @@ class LLMProcess(Process):
     crashes: int = 0  # driver deaths with this process in the step since it last got further than ever
     activity: Activity = Activity.NOTHING  # what its state and wait are to the pressure of its groups
     load: int = 0  # weight with which its group counts it among those that want the device
-    throttled_by: Group | None = None  # its group, if that lets it not run now
+    throttled_by: Group | None = None  # the group whose limit keeps it from running now
     pause: int = 0  # until then it is, for growing above `kv_high`
     over_limit: Group | None = None  # if it is starved: the group whose limit that is; None: all frames are taken
 

@@ -125,7 +125,7 @@ class ProcessTable:
         return self._children.get(pid, _NOBODY)
 
     def zombies(self, pid: int) -> Mapping[int, Process]:
-        """Of its children, those that have ended, by pid, the first that ended first."""
+        """The children of a row that have ended, by pid, in the order in which they ended."""
         return self._zombies.get(pid, _NO_ROWS)
 
     def _adopt(self, process: Process) -> None:

@@ -59,5 +59,5 @@ class Sandboxes:
 
     @property
     def most(self) -> int:
-        """Of one program."""
+        """The most that one program has."""
         return max((len(self.of(one.starter)) for one in self), default=0)

@@ -74,7 +74,10 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     program.grace.cancel()
     system.away.pop(pid, None)
     program.grace, program.peer, program.os_pid = None, event.peer, event.os_pid
-    program.told, program.key = seen >= 0, event.key
+    program.told = seen >= 0
+    if program.key != event.key:  # an older kernel did not write it down
+        program.key = event.key
+        changed(system, program)
     system.stale[pid] = program
     system.programs[event.peer] = program
     system.log("info", f"program {pid} ({program.name}) is back", program)
@@ -112,14 +115,24 @@ def lose(system: System, program: Program) -> None:
     for request in program.parked.values():
         request.absent = True
     program.to_replay = {answer.seq for answer in program.answers}
-    program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, program)
+    expected = program, "its connection was cut"
+    program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, expected)
     grace = f"{system.config.cut_grace:g} s"
     system.log("warning", f"program {program.pid} ({program.name}) was cut off; it has {grace} to come back", program)
 
 
-def _stays_away(system: System, program: Program) -> None:
+def keys_gone(system: System, gone: Callable[[bytes], bool]) -> None:
+    """Programs that came by a key of these, and are away, come back no more."""
+    for program in [one for one in system.table if isinstance(one, Program) and one.grace is not None]:
+        if program.key and gone(program.key):
+            end_program(system, program, 0, "its key was revoked while it was away")
+
+
+def _stays_away(system: System, expected: tuple[Program, str]) -> None:
+    """A program has not come back in time, and ends. `expected`: it, and since what it was expected."""
+    program, since = expected
     system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
-    end_program(system, program, 0, "it did not come back after its connection was cut")
+    end_program(system, program, 0, f"it did not come back after {since}")
 
 
 def join(waiting: Request, request: Request) -> bool:
@@ -226,10 +239,12 @@ def _program(system: System, saved: SavedProgram) -> Program:
         rights=head.rights & owner.rights,  # he may have been an operator, and be none now
         confined=head.confined,
         sandbox=head.sandbox,
+        key=head.key,
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
-    program.grace = system.timers.at(system.now + nanoseconds(system.config.grace), _missing, program)
+    expected = program, "the kernel was booted"
+    program.grace = system.timers.at(system.now + nanoseconds(system.config.grace), _stays_away, expected)
     system.table.add(program)
     return program
 
@@ -255,14 +270,9 @@ def _recall_grant(system: System, head: Granted, programs: dict[int, Program]) -
 
 
 def _depth(state: State, head: Granted) -> int:
-    """What a grant was made of comes before it."""
+    """How far down the tree a grant is: it is recalled after what it was made of."""
     above = state.grants.get(head.parent)
     return 0 if above is None else 1 + _depth(state, above)
-
-
-def _missing(system: System, program: Program) -> None:
-    system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
-    end_program(system, program, 0, "it did not come back after the kernel was booted")
 
 
 def _process(system: System, saved: SavedProcess, state: State, programs: dict[int, Program]) -> LLMProcess:

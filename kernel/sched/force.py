@@ -56,7 +56,7 @@ def _make(system: System, kind: str, name: str) -> Policy | Victims | Evictions:
 def _change(
     system: System, device: Device, kind: str, policy: Policy | Victims | Evictions, *, fault: bool = False
 ) -> None:
-    """Put a policy in force, unless it is the one that is. `fault`: the one that is is taken out."""
+    """Put a policy in force, unless it is already. `fault`: it replaces a faulty one, which may have the same name."""
     old = _names(device)[kind]
     if policy.name == old and not fault:
         return

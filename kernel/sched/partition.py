@@ -32,8 +32,8 @@ def begins(system: System, device: Device) -> bool:
 
 
 def began(system: System, device: Device) -> None:
-    """A step has: the turn is used. One in which there was nothing to do yet is not, or it would matter to a call that
-    comes at its beginning whether others have had the kernel look here before."""
+    """A step has begun: the turn is used. One in which nothing could run yet stays open, or a call that comes early in it
+    would notice whether others had made the kernel look here before."""
     if len(device.queues) > 1:
         device.turn = system.uptime // nanoseconds(system.config.partition.turn)
 

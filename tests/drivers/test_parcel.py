@@ -14,6 +14,7 @@ from llmasos.drivers import parcel
 from llmasos.drivers.checkpoint_file import Reader
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.drivers.parcels import PARTS, made
+from tests.leftovers import nothing_left_open
 
 
 @pytest.mark.parametrize("key", [b"", b"open sesame"])
@@ -58,17 +59,14 @@ def test_once_let_go_it_is_gone_and_letting_go_again_harms_nobody() -> None:
 
 
 def test_one_that_could_not_be_written_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = set(os.listdir("/proc/self/fd"))
-
     def full(descriptor: int, buffers: object) -> int:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("llmasos.drivers.checkpoint_file.os.writev", full)
-    with pytest.raises(SyscallError, match="No space") as caught:
+    with nothing_left_open(), pytest.raises(SyscallError, match="No space") as caught:
         made()
     assert caught.value.errno is Errno.EIO
     assert parcel.held() == []
-    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_writer_that_is_killed_leaves_nothing_and_a_reader_keeps_what_it_has_opened(tmp_path: Path) -> None:

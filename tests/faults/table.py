@@ -23,7 +23,7 @@ from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.table import Kill, Spawn, Wait
 from tests.faults.shim import FAULTS, MISDIRECTED, SHORT, TORN, Shim, Site, fault_name
-from tests.faults.target import MODEL, Agent, Broken, Target
+from tests.faults.target import MODEL, Agent, Broken, Target, form_of
 
 INTERRUPTED = (errno.EINTR, SHORT)
 """Faults after which the caller tries again, or goes on with the rest."""
@@ -229,6 +229,7 @@ def run(case: Case, agent: Agent, shim: Shim) -> Outcome:
 def _line(case: Case, target: Target, news: str, ended: int, errors: int) -> str:
     told = [line for line in news.splitlines() if re.search(r"\] (warning|error): |^llmasos boot: ", line)]
     told = [line for line in told if "killed by SIGKILL" not in line]  # that was the moment itself
+    told = [line for line in told if form_of(line) not in (target.standing or ())]
     if len(target.ended) > ended:
         return target.ended[-1]
     if told:

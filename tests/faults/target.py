@@ -62,6 +62,11 @@ class Broken(AssertionError):
     """Something that must hold whatever fails does not."""
 
 
+def form_of(line: str) -> str:
+    """A line of the kernel's log without its time and figures."""
+    return re.sub(r"\d+", "#", re.sub(r"^\[ *\d+\.\d+\] ", "", line))
+
+
 def continuation(log: list[int], count: int, sampler: Sampler = SAMPLER) -> list[int]:
     return tokens.continuation(spec.model(MODEL, "", spec.ModelSpec()), log, sampler, count)
 
@@ -81,6 +86,7 @@ class Target:
     _process: subprocess.Popen[bytes] | None = None
     _wanted: bool = False  # it is to run
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    standing: frozenset[str] | None = None  # warnings that it gives when nothing fails (by `form_of`)
     _read: int = 0  # how much of its log was looked at,
     _began: int = 0  # and was there when the kernel was booted
 
@@ -113,9 +119,12 @@ class Target:
         return {**found, **{home: os.fspath(self.base / "home" / home) for home in homes}}
 
     def news(self) -> str:
-        """What has been logged since the last look."""
+        """What has been logged since the last look. What stands there at the first, before anything fails, tells of no
+        fault later either."""
         text = self.log
         found, self._read = text[self._read :], len(text)
+        if self.standing is None:
+            self.standing = frozenset(map(form_of, found.splitlines()))
         return found
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,7 +12,20 @@ from msgspec import structs
 
 from llmasos.drivers.protocol import Load, Measured, RunResult, Step, StepDone
 from llmasos.drivers.sim.device import SimDevice
-from llmasos.kernel.events import Append, Audit, AuditLine, FromDevice, Halt, Log, Rejected, Reply, Syscall, WakeAt
+from llmasos.kernel import audit
+from llmasos.kernel.events import (
+    Append,
+    Audit,
+    AuditLine,
+    FromDevice,
+    Halt,
+    HaltRequest,
+    Log,
+    Rejected,
+    Reply,
+    Syscall,
+    WakeAt,
+)
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -38,8 +52,8 @@ from llmasos.syscalls.table import (
 PROMPT = [701, 702, 703, 704]
 
 
-def audited(required: Sequence[str] = ()) -> Simulation:
-    return simulate(audit="/var/lib/audit", audit_required=list(required))
+def audited(required: Sequence[str] = (), **config: Any) -> Simulation:
+    return simulate(audit="/var/lib/audit", audit_required=list(required), **config)
 
 
 def refused(program: Prog, call: Call[Any]) -> None:
@@ -156,8 +170,18 @@ def test_whoever_is_no_program_here_is_told_of_too() -> None:
     for call in (Null(), Attach(ticket=bytes(40))):
         actions = sim.kernel.handle(Syscall(77, 1, call, os_pid=4321, uid=1002), sim.clock)
         lines = [action.line for action in actions if isinstance(action, Audit)]
-        assert [(line.who, line.os_pid, line.of) for line in lines] == [("1002", 4321, "refusals")]
+        assert [(line.who, line.pid, line.os_pid, line.of) for line in lines] == [("1002", 0, 4321, "refusals")]
     assert told(sim, since) == []  # those were not the simulation's
+
+
+@pytest.mark.parametrize(("uid", "errno"), [(pids.MOST_UID + 1, Errno.EPERM), (1001, Errno.EAGAIN)])
+def test_who_may_not_attach_is_told_of_and_who_finds_no_place_is_not(uid: int, errno: Errno) -> None:
+    sim = simulate(audit="/var/lib/audit", max_processes=4)
+    while len(sim.kernel.table) < 4:
+        sim.program()
+    actions = sim.kernel.handle(Syscall(77, 1, Attach(), os_pid=4321, uid=uid), sim.clock)
+    assert [action.errno for action in actions if isinstance(action, Reply)] == [errno]
+    assert any(isinstance(action, Audit) for action in actions) == (errno is Errno.EPERM)
 
 
 def test_whom_the_edge_refuses_is_told_and_what_has_no_form_is_not() -> None:
@@ -166,6 +190,90 @@ def test_whom_the_edge_refuses_is_told_and_what_has_no_form_is_not() -> None:
     sim.event(Rejected(0, Errno.EPERM, "an unmapped user id"))
     sim.event(Rejected(0, Errno.EPROTO))
     assert [(line.what, line.reason) for line in sim.audited[since:]] == [("connect", "an unmapped user id")]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Few lines that an owner may have at once in a class."""
+    monkeypatch.setattr(audit, "MOST_LINES", 6)
+    return 6
+
+
+def by(sim: Simulation, who: str, since: int = 0) -> list[str]:
+    """What an owner has lines for; that a call has begun to wait is not another."""
+    return [line.what for line in sim.audited[since:] if line.who == who and line.result != "begun"]
+
+
+def test_very_many_calls_of_one_user_are_counted_and_hide_nothing_that_others_do_or_he_does_otherwise(few: int) -> None:
+    sim = audited()
+    ann, bob = sim.program(uid=1001), sim.program(uid=1002)
+    since = len(sim.audited)
+    for _ in range(10):
+        ann.call(Kill(ann.call(Spawn("sim", PROMPT)), Signal.TERM))
+    assert len(by(sim, "1001", since)) == few
+    bob.call(Spawn("sim", PROMPT))
+    sim.program(uid=1001)
+    refused(ann, Kill(9999))
+    assert by(sim, "1002", since) == ["spawn"]
+    assert by(sim, "1001", since)[few:] == ["attach", "kill"]
+    listed = Counter(by(sim, "1001", since)[:few])
+    sim.run_for(audit.COUNT_TIME / 10**9)
+    (counted,) = (line for line in sim.audited[since:] if line.what == "counted")
+    assert (counted.who, counted.of) == ("1001", "counted")
+    assert {what: listed[what] + counted.details.get(what, 0) for what in ("spawn", "kill", "ended")} == {
+        "spawn": 10, "kill": 10, "ended": 10,
+    }  # fmt: skip
+
+
+def test_who_was_counted_has_lines_again_as_time_goes_on(few: int) -> None:
+    sim = audited()
+    ann = sim.program(uid=1001)
+    for _ in range(few + 3):
+        ann.call(Spawn("sim", PROMPT))
+    sim.run_for(4 * few * audit.LINE_TIME / 10**9)
+    since = len(sim.audited)
+    for _ in range(few + 3):
+        ann.call(Spawn("sim", PROMPT))
+    assert len(by(sim, "1001", since)) == few
+
+
+def test_the_tenants_of_a_user_have_his_lines_together_and_an_operator_has_all(few: int) -> None:
+    sim = audited(operators=[1005])
+    since = len(sim.audited)
+    for number in range(4):
+        tenant = sim.connection(uid=1001)
+        tenant.call(Attach(f"t{number}", tenant=f"t{number}"))
+        for _ in range(few):
+            tenant.call(Spawn("sim", PROMPT))
+    users = [line for line in sim.audited[since:] if line.who.startswith("1001") and line.result != "begun"]
+    assert Counter(line.of for line in users) == {"sessions": 4, "processes": few}
+    for operator in (sim.program(), sim.program(uid=1005)):
+        since = len(sim.audited)
+        for _ in range(3 * few):
+            operator.call(Spawn("sim", PROMPT))
+        assert len(by(sim, sim.audited[since].who, since)) == 3 * few
+
+
+def test_a_class_that_is_required_has_each_of_its_lines(few: int) -> None:
+    sim = audited(["processes"])
+    ann = sim.program(uid=1001)
+    since = len(sim.audited)
+    for _ in range(3 * few):
+        ann.call(Spawn("sim", PROMPT))
+    assert len([line for line in sim.audited[since:] if line.result == "OK"]) == 3 * few
+
+
+def test_what_was_counted_is_told_when_the_kernel_halts(few: int) -> None:
+    sim = audited()
+    ann = sim.program(uid=1001)
+    for _ in range(few + 2):
+        ann.call(Spawn("sim", PROMPT))
+    for _ in range(12):
+        refused(ann, Kill(9999))
+    sim.event(HaltRequest("enough", keep=True))
+    assert [(line.what, line.details) for line in sim.audited[-3:]] == [
+        ("counted", {"spawn": 2}), ("refusals", {"count": 2}), ("halt", {"keep": True}),
+    ]  # fmt: skip
 
 
 def test_refusals_beyond_ten_in_a_second_are_counted() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import hmac
 import json
 import os
 import stat
+import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +32,7 @@ from llmasos.kernel.edge.journal_keeper import Fsync
 from llmasos.kernel.events import Audit, Audited, AuditFails, AuditLine, Event, Noted
 from llmasos.syscalls.audit_chain import file_name
 from llmasos.userland.programs.audit_check import FirstKey, Head, Report, check
+from tests.booted import PATIENCE
 
 Files = list[tuple[str, bytes]]
 
@@ -230,6 +234,104 @@ def test_old_files_go_and_what_is_left_is_right(tmp_path: Path, small: None) -> 
     assert "the kernel did not remove them" in check(files_of(tmp_path)[1:], keys_of(tmp_path)).wrong[0]
 
 
+# --- who reads it -----------------------------------------------------------------------------------------------------
+
+NOBODY = 0xFFFFFFFF  # in a row of acl(5) that names nobody
+
+
+def who_may(path: Path) -> dict[tuple[int, int], int]:
+    """The list of a file, by its documented form (posix_acl_xattr.h): what a row is and whom it names, and the rights."""
+    found = os.getxattr(path, "system.posix_acl_access")
+    assert found[:4] == b"\2\0\0\0"
+    rows = [found[at : at + 8] for at in range(4, len(found), 8)]
+    return {
+        (int.from_bytes(row[:2], "little"), int.from_bytes(row[4:], "little")): int.from_bytes(row[2:4], "little")
+        for row in rows
+    }
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> None:
+    """Access control lists, which not all file systems have."""
+    form = "<IHHIHHIHHIHHIHHI"
+    some = struct.pack(form, 2, 1, 7, NOBODY, 2, 1, 4711, 4, 0, NOBODY, 0x10, 1, NOBODY, 0x20, 0, NOBODY)
+    (tmp_path / "probe").mkdir(mode=0o700)
+    try:
+        os.setxattr(tmp_path / "probe", "system.posix_acl_access", some)
+    except (OSError, AttributeError) as error:
+        pytest.skip(f"no access control lists here: {error}")
+
+
+@pytest.mark.usefixtures("small", "lists")
+def test_operators_read_the_lines_and_nobody_else_does_nor_what_lines_are_forged_with(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    log = open_audit(state / "audit", others=[4712, 4711])
+    write(log, 20)  # several files
+    log.sync_now()
+    alone = {(1, NOBODY), (4, NOBODY), (0x10, NOBODY), (0x20, NOBODY)}
+    wanted = {state: 1, state / "audit": 5, **dict.fromkeys(audit_file.files(log.directory), 4)}
+    assert len(wanted) > 3
+    for path, rights in wanted.items():
+        rows = who_may(path)
+        assert rows.keys() == alone | {(2, 4711), (2, 4712)}, path
+        assert {rows[2, 4711], rows[2, 4712], rows[0x10, NOBODY]} == {rights}
+        assert (rows[4, NOBODY], rows[0x20, NOBODY]) == (0, 0), "neither the group nor others"
+    for name in ("key", "verification-keys"):
+        assert stat.S_IMODE((log.directory / name).stat().st_mode) == 0o600
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(log.directory / name, "system.posix_acl_access")
+    log.close()
+    log = open_audit(state / "audit", others=[])  # a boot with another configuration
+    for path in wanted:
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(path, "system.posix_acl_access")
+    log.close()
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.skipif(os.getuid() != 0 or not Path("/bin/cat").exists(), reason="only root can be another user")
+@pytest.mark.processes
+def test_the_operating_system_lets_an_operator_read_what_it_lets_no_other_user_read(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    log = open_audit(tmp_path / "state" / "audit", others=[4711])
+    log.sync_now()
+    lines = log.path.read_bytes()
+
+    def read(name: str, uid: int) -> bytes:
+        done = subprocess.run(
+            ["/bin/cat", f"audit/{name}"],
+            cwd=tmp_path / "state",
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+        )
+        return done.stdout
+
+    assert read(log.path.name, 4711) == lines
+    for name, uid in ((log.path.name, 4712), ("key", 4711), ("verification-keys", 4711)):
+        assert read(name, uid) == b""
+    log.close()
+
+
+def test_where_there_are_no_lists_the_log_is_kept_and_a_line_says_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse, raising=False)
+    log = open_audit(tmp_path / "audit", others=[4711])
+    assert [(level, "it is the kernel's user who reads it" in text) for level, text in log.notes] == [("warning", True)]
+    write(log, 3)
+    log.close()
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
+
+
 # --- a kernel's death ------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +429,40 @@ def test_a_line_that_somebody_added_meanwhile_is_put_aside_and_said(tmp_path: Pa
     assert any("stood here" in wrong for wrong in looked_at(tmp_path).wrong)
 
 
+def test_a_machine_that_dies_right_after_a_sync_has_all_files_of_the_log(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk: dict[int, int] = {}  # bytes of each file when it was synced last
+    names: set[str] = set()  # in the directory when that was
+    sync = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+
+    def synced(fd: int, how: str) -> None:
+        sync[how](fd)
+        on_disk[os.fstat(fd).st_ino] = os.fstat(fd).st_size
+        if os.fstat(fd).st_ino == tmp_path.stat().st_ino:
+            names.update(os.listdir(fd))
+
+    def look() -> None:
+        for path in tmp_path.iterdir():
+            assert on_disk.get(path.stat().st_ino) == path.stat().st_size, f"{path.name} is not on the disk"
+            assert path.name in names, f"the name {path.name} is not on the disk"
+
+    for how in sync:
+        monkeypatch.setattr(os, how, functools.partial(synced, how=how))
+    open_audit(tmp_path).close()
+    look()
+    with (tmp_path / file_name(0)).open("ab") as file:
+        file.write(b"of no kernel\n")
+    log = open_audit(tmp_path)
+    look()
+    assert list(tmp_path.glob("*.strange-*"))
+    write(log, 12)
+    log.sync_now()
+    log.close()
+    look()
+    assert len(audit_file.files(tmp_path)) > 1
+
+
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_a_lost_key_is_said_and_the_chain_goes_on_with_another(tmp_path: Path, damage: str) -> None:
     log = open_audit(tmp_path)
@@ -421,7 +557,7 @@ def test_under_always_a_call_and_an_answer_wait_for_the_disk(tmp_path: Path) -> 
         assert (running.told, answered) == ([], [0])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while len(answered) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                     await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
@@ -444,7 +580,7 @@ def test_after_a_sync_that_failed_lines_go_into_another_file(tmp_path: Path, mon
             running.write(ref=1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(running.keeper.run)
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     while len(running.told) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                         await trio.sleep(0.005)
                 nursery.cancel_scope.cancel()
@@ -473,6 +609,31 @@ def test_a_file_that_somebody_removes_is_missed_and_another_begun(tmp_path: Path
     assert running.file.chain.lines == 5  # begin, lost, kill
 
 
+def test_the_line_of_a_required_call_never_goes_into_a_file_that_nobody_finds(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    running.write()
+    running.file.path.rename(tmp_path / "elsewhere")
+    running.write(ref=5)
+    running.file.sync_now()
+    assert [type(event) for event in running.told] == [AuditFails, AuditFails, Audited]
+    assert running.told[1:] == [AuditFails(""), Audited(5)]
+    assert b'"what":"kill"' in running.file.path.read_bytes()
+    (tmp_path / "elsewhere").rename(tmp_path / file_name(0))
+    assert looked_at(tmp_path).wrong == [], "the file that was taken away and the new one are one chain"
+    os.truncate(running.file.path, 0)
+    running.write(ref=7)
+    assert running.told[-2:] == [AuditFails(""), Audited(7)], "lines behind a cut would be of no chain"
+    tmp_path.rename(aside := tmp_path.with_name("aside"))
+    tmp_path.write_text("in the way of the directory")
+    running.write(ref=6)
+    refused = running.told[-1]
+    tmp_path.unlink()
+    aside.rename(tmp_path)
+    running.keeper.close()
+    assert isinstance(refused, Audited)
+    assert "cannot be written" in refused.trouble
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("kind", ["file", "program"])
 def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(tmp_path: Path, kind: str) -> None:
@@ -485,7 +646,7 @@ def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
             running.write()
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while not place.exists() or not place.read_bytes().endswith(b"\n"):  # noqa: ASYNC110 - a file
                     await trio.sleep(0.01)
             await trio.sleep(0.3)
@@ -509,7 +670,7 @@ def test_an_anchor_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkey
 
     async def act() -> None:
         running.write()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             await running.keeper.finish()
 
     run(act)

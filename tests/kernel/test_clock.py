@@ -125,7 +125,7 @@ def test_the_walk_finds_a_float_wherever_it_lies() -> None:
     assert floats(sim.kernel) - REPORTS == {"LLMProcess.turn"}
 
 
-@pytest.mark.parametrize("rate", ["0.0001", "0.3", "7", "1000000000000"])
+@pytest.mark.parametrize("rate", ["0.000001", "0.0001", "0.3", "7", "1000000000000"])
 def test_a_rate_of_tokens_is_kept_to_the_nanosecond_however_it_is_asked(rate: str) -> None:
     group = Group("g", Group(), GroupSettings(tokens_max=float(rate)))
     now = 0

@@ -17,7 +17,7 @@ def test_a_program_that_is_not_back_yet_is_shown_as_awaited_and_then_goes() -> N
     lost = dead.pid
     reboot(sim, here)
     rows = {row.pid: row for row in here.call(Ps()) if row.kind is Kind.PROGRAM}
-    assert (rows[lost].state, rows[lost].wait) == (State.BLOCKED, WaitFor.RETURN)
+    assert (rows[lost].state, rows[lost].wait, rows[lost].os_pid) == (State.BLOCKED, WaitFor.RETURN, 0)
     assert (rows[here.pid].state, rows[here.pid].wait) == (State.BLOCKED, WaitFor.INPUT)
     sim.run_for(sim.kernel.config.grace + 1)
     assert lost not in {row.pid for row in here.call(Ps())}

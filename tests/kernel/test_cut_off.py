@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmasos.kernel.events import KeyRevoked
+from llmasos.kernel.events import KeyRevoked, KeysFound
 from llmasos.kernel.journal import state
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -192,7 +192,7 @@ def test_one_that_is_away_can_be_ended_by_a_signal_and_by_no_other_than_these(si
     sim, watch, far = journaled()
     pid = far.call(Spawn("sim", [1]))
     far.disconnect(cut=True)
-    with pytest.raises(SyscallError, match="operating system's pid"):
+    with pytest.raises(SyscallError, match="on another machine"):
         watch.call(Kill(far.pid, Signal.INT))
     watch.call(Kill(far.pid, signal))
     assert not {pid, far.pid} & {row.pid for row in watch.call(Ps())}
@@ -200,6 +200,58 @@ def test_one_that_is_away_can_be_ended_by_a_signal_and_by_no_other_than_these(si
     with pytest.raises(SyscallError) as caught:
         far.come_back()
     assert caught.value.errno is Errno.ESRCH
+
+
+@pytest.mark.parametrize("signal", [Signal.KILL, Signal.TERM])
+def test_one_that_is_connected_is_ended_by_a_signal_that_cannot_reach_it_and_hears_of_no_way_back(signal: Signal) -> None:
+    sim, watch, far = journaled()
+    pid = far.call(Spawn("sim", [1]))
+    far.start(Wait(pid))
+    with pytest.raises(SyscallError, match=r"on another machine.* KILL and TERM end its connection") as caught:
+        watch.call(Kill(far.pid, Signal.STOP))
+    assert caught.value.errno is Errno.EINVAL
+    watch.call(Kill(far.pid, signal))
+    assert not {pid, far.pid} & {row.pid for row in watch.call(Ps())}
+    assert not far.connected, "its connection is cut off"
+    assert not sim.kernel.away
+    with pytest.raises(SyscallError) as caught:
+        far.come_back()
+    assert caught.value.errno is Errno.ESRCH
+
+
+def test_one_that_ends_itself_so_is_gone() -> None:
+    _, watch, far = journaled()
+    far.start(Kill(far.pid))
+    assert far.pid not in {row.pid for row in watch.call(Ps())}
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["it was away before", "it was connected"])
+def test_a_key_that_is_revoked_after_a_boot_ends_those_who_have_not_come_back_by_it(away: bool) -> None:
+    sim, watch, far = journaled()
+    other = remote(sim, BOB)
+    pids = [one.call(Spawn("sim", [1])) for one in (far, other)]
+    if away:
+        far.disconnect(cut=True)
+    sim.kill()
+    sim.boot_again()
+    watch.come_back()
+    sim.event(KeyRevoked(ADA))
+    assert {row.pid for row in watch.call(Ps()) if row.kind is Kind.LLM} == {pids[1]}
+    other.come_back()
+    assert other.call(Read(pids[1])).tokens == [1]
+    with pytest.raises(SyscallError):
+        far.come_back()
+
+
+def test_a_key_that_was_revoked_while_no_kernel_ran_ends_those_who_came_by_it() -> None:
+    sim, watch, far = journaled()
+    other = remote(sim, BOB)
+    pids = [one.call(Spawn("sim", [1])) for one in (far, other, watch)]
+    sim.kill()
+    sim.boot_again()
+    sim.event(KeysFound(frozenset({BOB})))
+    watch.come_back()
+    assert {row.pid for row in watch.call(Ps()) if row.kind is Kind.LLM} == set(pids[1:])
 
 
 def test_what_is_kept_of_one_that_is_cut_off_again_and_again_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:

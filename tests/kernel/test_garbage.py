@@ -33,9 +33,10 @@ def kind(thing: object) -> str:
 
 @contextmanager
 def left_to_the_collector() -> Iterator[Counter[str]]:
-    """Counts what of the kernel becomes garbage within this that is in cycles, by kind."""
+    """Counts what of the kernel is made within this and becomes garbage that is in cycles, by kind."""
     found: Counter[str] = Counter()
     gc.collect()
+    gc.freeze()  # what other tests have left may become garbage meanwhile
     gc.disable()
     try:
         yield found
@@ -45,6 +46,7 @@ def left_to_the_collector() -> Iterator[Counter[str]]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         gc.enable()
 
 
@@ -163,8 +165,8 @@ def test_a_collection_that_took_long_is_the_last_that_looks_at_what_it_found_ali
     try:
         with garbage.short_pauses():
             kept = [[number] for number in range(1000)]
-            gc.collect()
             monkeypatch.setattr(garbage, "LONG_SECONDS", 1e9)
+            gc.collect()
             assert gc.get_objects(generation=2), "a short one leaves all where it was"
             monkeypatch.setattr(garbage, "LONG_SECONDS", 0.0)
             gc.collect()

@@ -40,7 +40,7 @@ from llmasos.syscalls.table import (
     Trace,
     Wait,
 )
-from tests.kernel.neighbours import ANN, BEN, CID, CONTROL, LIMITS, READ, SEE, Neighbours, errno_of
+from tests.kernel.neighbours import ANN, BEN, CID, CONTROL, LIMITS, READ, SEE, Neighbours, errno_of, refused
 
 
 def hand(giver: Prog, pid: int, taker: Prog, rights: int) -> GrantInfo:
@@ -139,6 +139,20 @@ def test_nobody_passes_on_what_is_not_in_his_hands(room: Room) -> None:
     assert errno_of(room.cid, Grant(room.pid, str(BEN), CONTROL)) is Errno.EPERM
     looker = room.sim.program("looker", Right.QUERY, uid=ANN)
     assert errno_of(looker, Grant(room.number, str(BEN), READ)) is Errno.EPERM
+
+
+def test_a_refusal_names_the_rights_that_are_missing_and_no_others(room: Room) -> None:
+    hand(room.ann, room.number, room.ben, READ)
+    shown = f"{ANN}:{room.number}"
+    for call, words in (
+        (Kill(room.pid, Signal.KILL), f"kill needs the right CONTROL on process {shown}, "),
+        (Setlimits(room.pid, Limits(tokens=1)), f"setlimits needs the right LIMITS on process {shown}, "),
+        (
+            Grant(room.pid, str(CID), LIMITS | READ),
+            f"no grant of yours has the rights READ and LIMITS on process {shown}, ",
+        ),
+    ):
+        assert words in refused(room.ben, call)[1]
 
 
 # --- taking back ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmasos.kernel.events import Wall
+from llmasos.kernel.events import Wall, WallAt
 from llmasos.kernel.objects.grant import Grants as Table
 from llmasos.simulator import Future
 from llmasos.syscalls.errno import Errno
@@ -245,6 +245,22 @@ def test_a_clock_that_is_set_back_makes_no_grant_longer(room: Room) -> None:
     assert sim.kernel.wall == shown
     sim.event(Wall(shown + 10 * 10**9))
     assert {one.until for one in sim.kernel.grants} == {0}
+
+
+def test_the_wall_clock_is_asked_once_for_the_end_that_comes_first(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, act = list[int | None](), room.sim._act
+
+    def look(actions: list[Any], **how: bool) -> None:
+        asked.extend(action.at for action in actions if isinstance(action, WallAt))
+        act(actions, **how)
+
+    monkeypatch.setattr(room.sim, "_act", look)
+    for length in (20.0, 10.0, 30.0):
+        room.ann.call(Grant(room.outside, str(BEN), READ, seconds=length))
+        room.ann.call(Getinfo(0))
+    twenty, ten, thirty = (one.until for one in room.sim.kernel.grants if one.until)
+    assert ten < twenty < thirty
+    assert asked == [twenty, ten]
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------

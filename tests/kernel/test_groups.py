@@ -178,6 +178,14 @@ def test_a_group_with_anything_in_it_cannot_be_removed() -> None:
     program.call(GroupRemove("/a"))
 
 
+def test_a_group_is_neither_made_with_settings_that_contradict_each_other_nor_given_them() -> None:
+    program = simulate().program()
+    wrong = GroupSettings(kv_max=4, kv_high=5)
+    for call in (GroupCreate("/a", wrong), GroupSet("/", wrong)):
+        error = refused(program, call)
+        assert (error.errno, error.reason) == (Errno.EINVAL, "kv_high (5) has no effect above kv_max (4)")
+
+
 def test_the_tree_is_told_in_pages() -> None:
     program = simulate().program()
     for number in range(5):

@@ -169,6 +169,22 @@ def test_with_wait_those_of_nested_groups_are_untied_too() -> None:
     assert all(len(decode.value.tokens) == 60 for decode in decodes)
 
 
+def test_with_wait_one_that_waits_for_the_limit_of_another_group_has_no_part_in_that() -> None:
+    sim = simulate(quantum=8)
+    program = sim.program()
+    for path, most in (("/a", 8), ("/b", 6)):
+        group(program, path, kv_max=frames(most), kv_action=KvAction.WAIT)
+    mine = [spawn(program, "/a", first=i, once=True) for i in range(2)]
+    spawn(program, "/b", first=8)  # it sleeps, and keeps three frames
+    sim.run_idle()
+    other = spawn(program, "/b", first=9)
+    decodes = [program.start(Decode(pid, 60)) for pid in (*mine, other)]
+    sim.run_until(lambda: all(decode.done for decode in decodes[:2]))
+    assert stat(program, "/a").events["kv_untied"] == 1, "one gives way, and that is enough"
+    process = row(sim, other)
+    assert (process.wait, len(process.table.frames), process.account.preemptions) == (WaitFor.QUOTA, 3, 0)
+
+
 def test_with_fail_a_decode_that_cannot_grow_ends_with_a_reason() -> None:
     sim = simulate()
     program = sim.program()
@@ -327,6 +343,7 @@ def test_weights_are_charged_once_a_group_and_bounded() -> None:
     spawn(program, "/a", first=3)
     assert refused(program, Spawn("sim:layers=3", group="/a")).errno is Errno.EDQUOT
     assert refused(program, Exec(pid, "sim:layers=3")).errno is Errno.EDQUOT
+    assert stat(program, "/a").events["weights_max"] == 2
     assert row(sim, pid).traits.model == "sim"
 
 

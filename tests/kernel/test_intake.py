@@ -17,6 +17,7 @@ from llmasos.syscalls import shown
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.shown import Denied, File, Show, Taken, Whole
 from llmasos.syscalls.table import Names
+from tests import leftovers
 from tests.doorway import apart, until
 from tests.shown_files import Raw, opened, plain, serving, show
 
@@ -110,14 +111,14 @@ def test_random_bytes_are_refused_and_the_next_is_served(tmp_path: Path) -> None
 def test_more_descriptors_than_one_are_closed_and_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path):
-            before = len(os.listdir("/proc/self/fd"))
+            before = leftovers.opened()
             for count in (2, 20):
                 raw = Raw(tmp_path)
                 with raw.socket, opened(plain(tmp_path), os.O_RDONLY) as descriptor:
                     raw.say(Show("model", ""))
                     raw.say(File("f"), *[descriptor] * count)
                     assert isinstance(await apart(raw.answer), Denied)
-            await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+            await until(lambda: not leftovers.new(before))
 
     trio.run(main)
 
@@ -137,14 +138,14 @@ def test_a_socket_that_was_removed_and_made_again_is_heard(tmp_path: Path) -> No
 def test_descriptors_that_come_with_the_bytes_of_one_message_are_not_gathered(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path):
-            before = len(os.listdir("/proc/self/fd"))
+            before = leftovers.opened()
             raw = Raw(tmp_path)
             with raw.socket, opened(plain(tmp_path), os.O_RDONLY) as descriptor:
                 raw.say(shown.LENGTH.pack(shown.MOST_MESSAGE), descriptor)  # of a message that never ends
                 raw.say(b"\0", descriptor)
                 assert isinstance(found := await apart(raw.answer), Denied)
                 assert "more than one descriptor" in found.reason
-            await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+            await until(lambda: not leftovers.new(before))
 
     trio.run(main)
 

@@ -216,6 +216,16 @@ def test_a_process_goes_on_on_another_device_of_its_kind_and_waits_where_there_i
     assert program.call(Read(pid)).length == 8
 
 
+def test_a_process_whose_device_is_gone_goes_to_one_of_its_kind_and_not_to_the_first() -> None:
+    sim = simulate(devices=3)
+    pid = sim.program().call(Spawn("sim", [1, 2, 3], device="sim2"))
+    sim.kill()
+    sim.file.devices.pop()
+    sim.file.devices[0].kind = "cuda"
+    sim.boot_again()
+    assert sim.kernel.table.llm(pid).device.name == "sim1"
+
+
 def dataclass_replace(record: Any, **changes: Any) -> Any:
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     return type(record)(**{**fields, **changes})

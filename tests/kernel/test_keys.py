@@ -19,6 +19,7 @@ from llmasos.kernel.edge.locked import Locked
 from llmasos.kernel.edge.master import FileSource
 from llmasos.kernel.edge.shred import key_name, owner_named
 from llmasos.kernel.edge.slots import IMAGE, PROCESS, SLOT_BYTES
+from llmasos.kernel.edge.stores import Listed
 from llmasos.kernel.objects.owner import Owners
 from llmasos.syscalls.errno import Errno, SyscallError
 
@@ -380,3 +381,30 @@ def test_reads_and_writes_that_end_early_go_on_and_no_key_is_lost(
     store.renew()
     again = keys_in(tmp_path).store("0" * 16)
     assert {name: again.get(name) for name in (gone, *kept)} == {gone: None, **kept}
+
+
+def test_a_master_key_on_a_read_only_disk_serves_those_whom_its_list_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place := tmp_path / "config").mkdir()
+    listed = Listed(place / "seal.key.stores")
+    for name in ("known", "emptied"):
+        (tmp_path / name).mkdir()
+        listed.note(tmp_path / name)
+    opened = os.open
+
+    def read_only(path: str | os.PathLike[str], flags: int, *mode: int, **more: int) -> int:
+        if Path(path).parent == place and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, flags, *mode, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with listed.alone():
+        listed.note(tmp_path / "known")
+        with pytest.raises(SyscallError, match=r"Read-only.*--plain"):
+            listed.note(tmp_path / "new")
+    listed.drop(tmp_path / "emptied")
+    assert not (tmp_path / "emptied").exists()
+    assert listed.read() == [tmp_path / "known", tmp_path / "emptied"]
+    with pytest.raises(SyscallError, match="Read-only"), Listed(place / "other.stores").alone():
+        raise AssertionError("there is no list that could be held")

@@ -103,6 +103,17 @@ def test_of_more_statuses_than_are_kept_the_oldest_go(monkeypatch: pytest.Monkey
     assert [pid in states(sim) for pid in pids] == [False, False, True, True, True]
 
 
+def test_a_small_table_keeps_sixteen_statuses_all_the_same() -> None:
+    sim = simulate(max_processes=64)
+    program = sim.program()
+    pids = [detached(program) for _ in range(18)]
+    sim.run_idle()
+    for pid in pids:
+        program.call(Kill(pid))
+    sim.run_idle()
+    assert [pid in states(sim) for pid in pids] == [False] * 2 + [True] * 16
+
+
 def test_statuses_of_one_user_do_not_go_because_of_anothers_and_are_charged_to_him(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -539,3 +539,11 @@ def test_a_model_for_which_a_pin_leaves_no_room_is_refused_though_it_is_on_its_w
     assert "beside what is pinned" in child.reply.reason
     sim.run_idle()
     assert [m.name for m in program.call(Models()) if m.state == "resident"] == ["sim:2m"]
+
+
+def test_the_files_in_use_are_those_of_models_on_a_device_and_of_processes() -> None:
+    sim = simulate()
+    program = sim.program()
+    spawn(program, "tiny")  # a name of "sim"
+    program.call(Kill(spawn(program, "sim:1.1m")))
+    assert sim.kernel.files() == {"sim", "sim:1.1m"}

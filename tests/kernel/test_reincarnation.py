@@ -371,6 +371,7 @@ def test_a_driver_that_never_says_hello_is_given_up_for_those_who_ask(
     with pytest.raises(SyscallError, match="does not start") as caught:
         program.call(Spawn("sim", tokens=[1]), limit=30.0)
     assert caught.value.errno is Errno.ENODEV
+    assert not any(row.device for row in program.call(Models())), "nobody wants the model any more"
     monkeypatch.undo()
     sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up", limit=10.0)
     assert program.call(Spawn("sim", tokens=[1])) > 0

@@ -550,3 +550,15 @@ def test_killing_a_group_spares_what_others_have_in_it() -> None:
     assert ann.call(GroupStat("/users/1001/team"))[0].processes == [mine]
     assert isinstance(ann.call(Pagein("sim")).mapped_by, list)
     assert ann.call(Attach()).pid == ann.pid
+
+
+def test_a_group_elsewhere_that_is_called_as_a_user_is_there_for_nobody_else() -> None:
+    sim = simulate(256)
+    operator, ann = sim.program(), sim.program(uid=1001)
+    for path in ("/lab", "/lab/1001"):
+        operator.call(GroupCreate(path))
+    with pytest.raises(SyscallError) as hidden:
+        ann.call(GroupStat("/lab/1001"))
+    with pytest.raises(SyscallError) as never:
+        ann.call(GroupStat("/lab/1003"))
+    assert (hidden.value.errno, hidden.value.reason) == (Errno.ENOENT, never.value.reason.replace("1003", "1001"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from llmasos.kernel.events import Partition
 from llmasos.simulator import Future, Prog, Simulation, simulate, slots
+from llmasos.syscalls.budgets import GRANTS
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import BootInfo, Limits, Right, Sampler, Signal
@@ -96,6 +97,8 @@ def test_whoever_comes_by_its_endpoint_is_confined_whatever_it_says(uid: int | N
     assert (told.runtime, told.journal_path, told.arguments, told.audit) == ("", "", [], "")
     (row,) = tool.call(Models())
     assert (row.mapped_by, row.frames_free) == ([room.mine], 0)
+    (device,) = told.devices
+    assert (device.ready, device.steps, device.tokens_computed, device.tokens_decoded) == (0, 0, 0, 0)
 
 
 def test_all_of_its_programs_have_what_it_was_granted_before_and_after_they_came() -> None:
@@ -186,6 +189,31 @@ def test_it_survives_the_kernel() -> None:
     room.sim.kill()
     room.sim.boot_again()
     assert not room.sim.kernel.sandboxes
+
+
+def test_what_it_is_granted_after_the_kernels_death_only_its_own_programs_have() -> None:
+    room = Room()
+    ben, tool = room.sim.program(uid=BEN), enter(room.sim, room.sandbox, ANN)
+    room.sim.kill()
+    room.sim.boot_again()
+    for program in (room.ann, ben, tool):
+        program.come_back()
+    room.ann.call(Grant(room.other, "", READ, sandbox=room.sandbox))
+    assert tool.call(Read(room.other)).tokens == [1, 2, 3]
+    assert errno_of(ben, Read(pid_of(ANN, room.other))) is Errno.ESRCH
+
+
+@pytest.mark.parametrize("least", [{"process": 1}, {"all": 3}])
+def test_who_would_get_more_grants_than_there_may_be_does_not_come_in(
+    least: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room()
+    room.ann.call(Grant(room.other, "", READ, sandbox=room.sandbox))
+    monkeypatch.setattr("llmasos.kernel.sandboxes.GRANTS", replace(GRANTS, **least))
+    with pytest.raises(SyscallError, match="EDQUOT"):
+        enter(room.sim, room.sandbox, ANN)
+    monkeypatch.undo()
+    assert enter(room.sim, room.sandbox, ANN).call(Read(room.other)).tokens == [1, 2, 3]
 
 
 def test_it_is_in_the_group_of_its_starter_whose_limits_hold() -> None:

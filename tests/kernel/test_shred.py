@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmasos.simulator import simulate
+from llmasos.simulator import FRAME_BYTES, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.pids import pid_of
 from llmasos.syscalls.records import Kind, Sampler
@@ -70,6 +70,18 @@ def test_what_still_waits_for_its_model_is_not_shredded_and_the_books_stay_right
     sim.run_until(lambda: waiting.done)
     program.call(Shred(waiting.value))
     sim.run_idle()
+
+
+def test_what_has_not_got_its_model_back_is_shredded_too() -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = program.call(Spawn("sim", PROMPT))
+    sim.file.devices[0].image_kv_bytes = FRAME_BYTES  # the next kernel has no room for its context
+    reboot(sim, program)
+    sim.run_for(1.0)
+    assert "has not got its model back" in "".join(line.text for line in sim.log)
+    program.call(Shred(pid))
+    assert program.call(Read(pid)).tokens == []
 
 
 def test_in_a_step_it_ends_at_the_boundary_and_the_call_that_waits_for_its_decode_is_told() -> None:
@@ -162,7 +174,8 @@ def test_after_the_kernel_s_death_nothing_of_it_comes_back_and_its_answers_tell_
     assert sim.saved is not None
     known = pid_of(uid or 0, pid)
     saved = sim.saved.processes[known]
-    assert not saved.log and not saved.records
+    assert not saved.log
+    assert not saved.records
     kept = [answer for one in sim.saved.programs.values() for answer in one.answers if answer.about == known]
     assert kept
     assert all(len(answer.value) < 8 or answer.call == 32 for answer in kept)

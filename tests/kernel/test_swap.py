@@ -170,6 +170,7 @@ def test_moves_are_counted_as_the_driver_made_them() -> None:
         assert stats.moved_in == sum(len(step.ins) for step in sim.steps) > 0
         assert stats.moved_out == sum(len(step.outs) for step in sim.steps) - len(failed) > 0
         assert bool(failed) == (unwritten != "0")
+        assert not any("could not be moved in" in line.text for line in sim.log), "what was not written is asked for"
 
 
 def test_a_cut_log_forgets_what_lies_behind_it() -> None:

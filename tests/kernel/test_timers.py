@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from llmasos.kernel.clock import SECOND, seconds
+from llmasos.kernel.core import Kernel
+from llmasos.kernel.events import Action, KernelConfig
 from llmasos.kernel.timers import Timer, Timers
+from llmasos.simulator import simulate
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -59,3 +63,27 @@ def test_cancelled_timers_are_not_kept() -> None:
     assert len(timers._heap) <= 128
     assert timers.next() == 10**9
     assert all(timer.kind is not None for timer in keep)
+
+
+class _WantsMore(Kernel):
+    """What the alarm brings about wants something else at once, as a plan does that has met a limit."""
+
+    def __init__(self, config: KernelConfig) -> None:
+        super().__init__(config)
+        self.more = list[str]()
+
+    def _finish(self) -> list[Action]:
+        if self.more:
+            self.timers.at(self.now, lambda system, told: system.log("info", told), self.more.pop())
+        return super()._finish()
+
+
+def test_what_is_wanted_at_the_moment_at_which_the_alarm_has_come_is_done_then() -> None:
+    sim = simulate(core=_WantsMore)
+    kernel = sim.kernel
+    assert isinstance(kernel, _WantsMore)
+    at = kernel.now + SECOND // 2
+    kernel.timers.at(at, lambda system, more: setattr(system, "more", more), ["second", "first"])
+    sim.program()  # an event, after which the alarm is set
+    sim.run_for(1.0)
+    assert [(line.text, line.at) for line in sim.log[-2:]] == [("first", seconds(at)), ("second", seconds(at))]

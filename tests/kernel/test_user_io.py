@@ -17,6 +17,7 @@ from llmasos.syscalls import shown
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.shown import Denied, File, Show, Taken
 from llmasos.syscalls.table import Names
+from tests import leftovers
 from tests.booted import PATIENCE
 from tests.doorway import apart, until
 from tests.shown_files import ME, Raw, opened, plain, serving, show
@@ -64,7 +65,7 @@ def test_a_file_that_its_file_system_does_not_let_be_closed_holds_up_its_user_on
 
     async def main() -> None:
         async with serving(tmp_path) as served:
-            before = len(os.listdir("/proc/self/fd"))
+            before = leftovers.opened()
             with Raw(tmp_path).socket as mine:
                 with opened(shown_file, os.O_RDONLY) as descriptor:
                     own.append(descriptor)
@@ -79,7 +80,7 @@ def test_a_file_that_its_file_system_does_not_let_be_closed_holds_up_its_user_on
             never.set()
             await until(lambda: not served._io.closing)
             monkeypatch.undo()
-            assert len(os.listdir("/proc/self/fd")) <= before
+            await until(lambda: not leftovers.new(before))
 
     trio.run(main)
 
@@ -92,7 +93,7 @@ def test_without_a_thread_for_it_a_file_is_refused_and_closed_later(
 
     async def main() -> None:
         async with serving(tmp_path) as served:
-            before = len(os.listdir("/proc/self/fd"))
+            before = leftovers.opened()
             with opened(plain(tmp_path), os.O_RDONLY) as descriptor:
                 raw = await apart(lambda: Raw(tmp_path))
                 with raw.socket, monkeypatch.context() as patched:
@@ -103,6 +104,6 @@ def test_without_a_thread_for_it_a_file_is_refused_and_closed_later(
             assert isinstance(answer, Taken), "the next is served"
             served._io.close_again()
             await until(lambda: not served._io.closing)
-            assert len(os.listdir("/proc/self/fd")) <= before + 1
+            await until(lambda: len(leftovers.new(before)) <= 1)
 
     trio.run(main)

@@ -164,7 +164,7 @@ class Liar(Driver):
         if name != lie.message or self.seen[name] != lie.number:
             super()._deliver(message)
             return
-        lie.told = True
+        lie.told = self.sim.checked = True
         if lie.twice:
             super()._deliver(message)
         if lie.late:

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from llmasos.modelfiles import cache, download, hub, hub_api, names, source, web
 from llmasos.modelfiles.download import Progress
 from llmasos.syscalls.errno import Errno, SyscallError
+from tests import leftovers
 from tests.hub_server import Hub, Trouble, digest, served
 
 CONFIG = json.dumps({"model_type": "llama", "vocab_size": 50, "hidden_size": 32}).encode()
@@ -261,9 +262,10 @@ def test_a_server_that_hangs_in_several_files_does_not_hold_back_ctrl_c(server: 
         if progress.done >= 4 << 20:
             raise KeyboardInterrupt
 
+    others = leftovers.threads("llmasos-fetch")
     with pytest.raises(KeyboardInterrupt):
         hub.pull(names.parse("org/name"), interrupts)
-    assert not [one for one in threading.enumerate() if one.name == "llmasos-fetch"], "nobody is left behind"
+    assert not leftovers.threads("llmasos-fetch") - others, "nobody is left behind"
     hold.set()
     server.troubles.clear()
     server.asked.clear()

@@ -24,6 +24,7 @@ from llmasos.syscalls import blocking, client, runtime
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import BootInfo
 from llmasos.syscalls.table import Call, Decode, Feed, Null, Read
+from tests import leftovers
 from tests.booted import eventually
 from tests.loops import LOOPS, run_under
 from tests.syscalls import mortal
@@ -394,6 +395,7 @@ def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tm
         if kind != "blocking":
             run_under(kind, scenario, kernel)
         else:
+            others = leftovers.threads("llmasos-reconnect")
             program = blocking.connect(tmp_path, reconnect=10 * PATIENCE)
             kernel.kill(back=False)
             thread = threading.Thread(target=call, args=(program,))
@@ -401,7 +403,7 @@ def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tm
             eventually(lambda: len(program._calls) == 1, "the call waits")
             program.close()
             thread.join()
-            assert not [t for t in threading.enumerate() if t.name == "llmasos-reconnect"]
+            assert not leftovers.threads("llmasos-reconnect") - others
     (error,) = errors
     assert error.errno is Errno.EPIPE
     assert "closed its connection" in error.reason
@@ -410,8 +412,9 @@ def test_closing_while_there_is_no_kernel_is_done_at_once_and_fails_who_waits(tm
 def test_a_program_without_a_journal_has_no_thread_and_ends_with_its_kernel(tmp_path: Path) -> None:
     kernel = Mortal(tmp_path)
     kernel.ticketless = True
+    others = leftovers.threads("llmasos-reconnect")
     with kernel.running(), blocking.connect(tmp_path) as program:
-        assert not [t for t in threading.enumerate() if t.name == "llmasos-reconnect"]
+        assert not leftovers.threads("llmasos-reconnect") - others
         kernel.kill(back=False)
         with pytest.raises(SyscallError) as caught:
             program(Null())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from llmasos.syscalls.records import State
 from llmasos.syscalls.table import BootInfoCall, Decode, StatsCall
 from llmasos.userland.sdk.system import System
 from tests.booted import eventually
-from tests.system.swapping import AGENTS, BLOCK_BYTES, DECODED, TURNS, agents, end, turns
+from tests.system.swapping import AGENTS, DECODED, TURNS, agents, end, little_memory, turns
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +23,17 @@ def swap_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def system(swap_directory: Path) -> Iterator[System]:
-    """A system with KV memory for about one agent and a half."""
-    device = f"cpu:threads=1,image_kv_bytes={22 * BLOCK_BYTES},swapdir={swap_directory}"
-    with System.connect(boot=True, flags=["--device", device]) as system:
+    with little_memory(swap_directory) as system:
         yield system
 
 
 def test_turns_are_those_of_agents_that_have_memory_and_nothing_is_computed_twice(
-    system: System, cpu_system: System, zoo: Callable[[str], Path], swap_directory: Path
+    system: System, cpu_system: System, swap_directory: Path
 ) -> None:
-    roomy = agents(cpu_system, zoo("gpt2"))
+    roomy = agents(cpu_system)
     wanted = turns(cpu_system, roomy)
     end(roomy)
-    processes = agents(system, zoo("gpt2"))
+    processes = agents(system)
     assert turns(system, processes) == wanted
     rows = [process.info() for process in processes]
     assert sum(row.usage.preemptions for row in rows) >= AGENTS * (TURNS - 1)
@@ -48,8 +46,8 @@ def test_turns_are_those_of_agents_that_have_memory_and_nothing_is_computed_twic
     end(processes)
 
 
-def test_stop_frees_memory_at_once_and_cont_goes_on(system: System, zoo: Callable[[str], Path]) -> None:
-    (process, *others) = agents(system, zoo("gpt2"))
+def test_stop_frees_memory_at_once_and_cont_goes_on(system: System) -> None:
+    (process, *others) = agents(system)
     end(others)
     first = system(Decode(process.pid, DECODED)).tokens
     process.stop()
@@ -60,18 +58,16 @@ def test_stop_frees_memory_at_once_and_cont_goes_on(system: System, zoo: Callabl
     process.cont()
     second = system(Decode(process.pid, DECODED)).tokens
     assert process.info().usage.computed == process.info().length - 1
-    (fresh, *others) = agents(system, zoo("gpt2"))
+    (fresh, *others) = agents(system)
     assert system(Decode(fresh.pid, 2 * DECODED)).tokens == first + second
     end([process, fresh, *others])
 
 
-def test_what_lay_in_the_file_of_a_driver_that_died_is_computed_again(
-    system: System, cpu_system: System, zoo: Callable[[str], Path]
-) -> None:
-    roomy = agents(cpu_system, zoo("gpt2"))
+def test_what_lay_in_the_file_of_a_driver_that_died_is_computed_again(system: System, cpu_system: System) -> None:
+    roomy = agents(cpu_system)
     wanted = turns(cpu_system, roomy)
     end(roomy)
-    processes = agents(system, zoo("gpt2"))
+    processes = agents(system)
     system(Decode(processes[-1].pid, 1))
     (device,) = system(BootInfoCall()).devices
     os.kill(device.os_pid, signal.SIGKILL)

@@ -5,7 +5,6 @@ The faults are injected in the driver's own process, between it and the operatin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +12,8 @@ import pytest
 
 from llmasos.syscalls.table import BootInfoCall, Dmesg
 from llmasos.userland.sdk.system import System
-from tests.system.swapping import agents, end, turns
+from tests.system.swapping import agents, end, little_memory, turns
 
-MODEL = Path("tiny")  # in fp32 it is slow enough that moving its pages pays
-BLOCK_BYTES = 81_920
-FAULTS = Path(__file__).parent / "faults"
 MOVED_OUT, MOVED_IN = "could not be moved out", "could not be moved in"
 
 
@@ -28,20 +24,14 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def system(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system with KV memory for about one agent and a half, whose swap file fails as planned."""
-    swap = tmp_path_factory.mktemp("swap")
-    device = f"cpu:threads=1,image_kv_bytes={22 * BLOCK_BYTES},swapdir={swap}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMASOS_FAULTS", os.fspath(plan))
-        patch.setenv("PYTHONPATH", os.fspath(FAULTS), prepend=os.pathsep)
-        with System.connect(boot=True, flags=["--device", device]) as system:
-            yield system
+    with little_memory(tmp_path_factory.mktemp("swap"), plan) as system:
+        yield system
 
 
 @pytest.fixture(scope="module")
 def wanted(cpu_system: System) -> list[list[int]]:
     """What the agents say where there is memory for all."""
-    roomy = agents(cpu_system, MODEL)
+    roomy = agents(cpu_system)
     said = turns(cpu_system, roomy)
     end(roomy)
     return said
@@ -73,7 +63,7 @@ def test_a_fault_of_the_swap_file_costs_time_and_nothing_else(
 ) -> None:
     before = system(Dmesg())[-1].seq
     deaths = system(BootInfoCall()).devices[0].restarts
-    processes = agents(system, MODEL)
+    processes = agents(system)
     plan.write_text(fault)
     try:
         said = turns(system, processes)
@@ -87,7 +77,6 @@ def test_a_fault_of_the_swap_file_costs_time_and_nothing_else(
         assert line in log, log
     assert system(BootInfoCall()).devices[0].restarts - deaths == ("kill" in fault)
     end(processes)  # what they leave behind harms nobody
-    again = agents(system, MODEL)
+    again = agents(system)
     assert turns(system, again) == wanted
     end(again)
-    system.evict(str(MODEL), "fp32")  # and with it what was learnt of whether swapping pays

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import llmasos
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal
 from llmasos.syscalls.rights_words import WORDS, rights_of, words_of
 from llmasos.syscalls.table import HANDED, Kill
+from llmasos.userland.sdk import options
 from llmasos.userland.sdk.system import Process, System
 from tests.userland.command_line import llmasos as command
 from tests.userland.command_line import script
@@ -42,8 +44,8 @@ def test_a_confined_program_talks_with_what_it_was_granted_until_that_is_taken_b
     made = process.grant(SELF, ["read", "control"])
     with llmasos.System.connect(where, name="tool") as tool:
         tool.confine()
-        lent = tool.accept(made.ticket)
-        assert lent.pid == process.pid
+        lent = tool.accept(made.ticket.hex())  # as the shell's `grant` prints it
+        assert lent.pid == process.pid == tool.process(f" {process.pid}").pid
         assert str(lent.ask("Hello", max_tokens=3))
         assert {row.name for row in tool.ps()} == {"init", "tool", "lent"}
         for refused in (lambda: tool.spawn("sim", [1]), lambda: lent.checkpoint("/tmp/never.img"), lambda: tool.stats()):
@@ -58,6 +60,17 @@ def test_a_confined_program_talks_with_what_it_was_granted_until_that_is_taken_b
         with pytest.raises(SyscallError) as caught:
             tool.accept(made.ticket)
         assert caught.value.errno is Errno.ESRCH
+
+
+def test_programs_take_pids_and_tickets_as_people_read_them(system: System, process: Process) -> None:
+    assert options.pid_of("1001:7") == pids.pid_of(1001, 7)
+    with pytest.raises(SyscallError) as caught:
+        system.process("1001:7")
+    assert caught.value.errno is Errno.ESRCH
+    for wrong in (lambda: system.process("ada"), lambda: system.wait("1:2:3", 1.0), lambda: system.accept("no ticket")):
+        with pytest.raises(SyscallError) as caught:
+            wrong()
+        assert caught.value.errno is Errno.EINVAL
 
 
 def test_the_words_of_the_shell_hand_over_list_and_take_back(where: Path, system: System, process: Process) -> None:

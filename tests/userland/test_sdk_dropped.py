@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import llmasos
 from llmasos import aio
 from llmasos.userland.sdk.system import System
 from tests.booted import eventually
+from tests.leftovers import nothing_left_open
 from tests.loops import LOOPS, run_under
 
 # ruff: noqa: PT031 - what is warned of is dropped at the end of a statement, or at the next collection
@@ -50,10 +50,9 @@ def test_dropped_systems_leave_no_descriptors(cpu_system: System) -> None:
         gc.collect()
 
     drop()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        drop()
-    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, "they are closed")
+    with nothing_left_open():
+        for _ in range(5):
+            drop()
 
 
 def test_what_is_still_used_holds_its_system(cpu_system: System) -> None:

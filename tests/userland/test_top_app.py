@@ -27,6 +27,7 @@ from llmasos.userland.top.live import Live, Taken
 from llmasos.userland.top.main import _signals_kept
 from llmasos.userland.top.player import Player
 from llmasos.userland.top.record import Writer, read
+from tests import leftovers
 from tests.booted import PATIENCE, Booted, booted
 from tests.userland.top_screen import put_on, shown, until
 
@@ -483,6 +484,7 @@ def test_the_thread_ends_and_signals_do_what_they_did(kernel: Booted) -> None:
         signal.signal(signal.SIGWINCH, lambda *_: None)
     assert {number: signal.getsignal(number) for number in before} == before
     heard: list[object] = []
+    others = leftovers.threads("llmasos-top")
     with kernel.connect(name="top") as client:
         client.notify = heard.append
         live = Live(client, 0.05)
@@ -493,4 +495,4 @@ def test_the_thread_ends_and_signals_do_what_they_did(kernel: Booted) -> None:
             time.sleep(0.02)
         live.stop(PATIENCE)
         assert client.notify == heard.append
-    assert not [thread for thread in threading.enumerate() if thread.name == "llmasos-top"]
+    assert not leftovers.threads("llmasos-top") - others

@@ -4,6 +4,7 @@ to the kernel's user: no kernel need run, and one that runs need not be believed
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -49,7 +50,10 @@ def find(where: Path, kept: Callable[[], str]) -> Path:
             if (place / audit_chain.DIRECTORY).is_dir():
                 return place / audit_chain.DIRECTORY
     except PermissionError:
-        raise Errno.EPERM(f"the audit log of the kernel of {where} belongs to its user, and may not be read") from None
+        raise Errno.EPERM(
+            f"the audit log of the kernel of {where} belongs to its user; he and, of a machine's kernel, those whom "
+            "`[users] operators` named at its boot can read it"
+        ) from None
     raise Errno.ENOENT(
         f"no audit log is known of the kernel of {where}; name its directory (--directory), or have one kept: "
         "[audit] enabled = true"
@@ -62,7 +66,10 @@ def read(directory: Path) -> list[tuple[str, bytes]]:
         found = sorted(path for path in directory.glob(f"*{audit_chain.SUFFIX}") if path.stem.isdecimal())
         files = [(path.name, path.read_bytes()) for path in found]
     except PermissionError:
-        raise Errno.EPERM(f"the audit log in {directory} belongs to the kernel's user, and may not be read") from None
+        raise Errno.EPERM(
+            f"the audit log in {directory} belongs to the kernel's user; he and, of a machine's kernel, those whom "
+            "`[users] operators` named at its boot can read it"
+        ) from None
     except OSError as error:
         raise Errno.EIO(f"the audit log in {directory} cannot be read: {error.strerror}") from None
     if not files:
@@ -114,7 +121,7 @@ def verify(
 ) -> int:
     """Say whether the lines are as they were written, as far as that can be seen. 0: nothing is wrong."""
     beside = directory / audit_chain.VERIFICATION
-    first = _rows(Path(keys), FirstKey) if keys else _rows(beside, FirstKey) if beside.exists() else []
+    first = _rows(Path(keys), FirstKey) if keys else _rows(beside, FirstKey) if os.access(beside, os.R_OK) else []
     report = check(files, first, _rows(Path(heads), Head) if heads else [], _synced(directory))
     if as_json:
         document(screen, report)
@@ -144,7 +151,7 @@ def _say(screen: Screen, report: Report, directory: Path, *, keys_beside: bool, 
     end = max(report.first, 0) + report.lines
     seals = f"{report.sealed} of {report.lines} are right"
     if not report.sealed:
-        seals = "not checked: the verification keys are not here (--keys FILE)"
+        seals = "not checked: the verification keys are not here, or not to be read by you (--keys FILE)"
     elif keys_beside:
         seals += "; but the keys lie beside the log: who can read them can write another one. Keep them elsewhere"
     rows = [

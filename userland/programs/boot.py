@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from llmasos.syscalls import blocking, readiness, runtime
+from llmasos.syscalls import blocking, readiness, runtime, scarce
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.forked import Origin
 from llmasos.syscalls.records import BootInfo
@@ -155,6 +155,7 @@ def private_kernel(
     A fork of this program that leaves the `with` does not end it. Raises EIO with the kernel's last words if it does not
     boot, EINVAL if `flags` are none of its, ETIME if it takes longer than BOOT_SECONDS.
     """
+    scarce.check_descriptors(3)  # those of the pipe, and that of the file
     origin = Origin()
     command = [
         *runtime.module("llmasos.kernel.edge.boot"),

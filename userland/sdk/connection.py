@@ -73,6 +73,7 @@ def from_threads() -> Callable[[Callable[[], object]], None]:
 @contextmanager
 def _own_directory() -> Iterator[Path]:
     """A temporary directory while the `with` lasts. A fork of this program does not remove it, as tempfile's would."""
+    scarce.check_descriptors(1)
     origin, place = Origin(), tempfile.mkdtemp(prefix="llmasos-")
     try:
         yield Path(place)

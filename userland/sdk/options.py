@@ -14,6 +14,7 @@ import msgspec
 
 from llmasos.modelfiles import names, stores
 from llmasos.modelfiles.ollama_options import Started
+from llmasos.syscalls import pids
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import (
     BootInfo,
@@ -208,6 +209,22 @@ def spawn(options: Options) -> Script[tuple[int, ModelInfo, Setup]]:
         )
     )
     return pid, info, setup_by_store(started)
+
+
+def pid_of(written: int | str) -> int:
+    """A pid, which may be written as `ps` prints it. Raises SyscallError EINVAL."""
+    number = pids.parse(written.strip()) if isinstance(written, str) else written
+    if number is None:
+        raise Errno.EINVAL(f'{written!r} is no pid; wanted a number, or what ps prints for other users\', as "1001:7"')
+    return number
+
+
+def ticket_of(written: bytes | str) -> bytes:
+    """The ticket of a grant, which may be written as the shell's `grant` prints it. Raises SyscallError EINVAL."""
+    try:
+        return bytes.fromhex(written) if isinstance(written, str) else written
+    except ValueError:
+        raise Errno.EINVAL("a ticket is what `grant` has given: bytes, or digits and the letters a to f") from None
 
 
 def handle(pid: int) -> Script[tuple[ModelInfo, Setup | None]]:

@@ -180,15 +180,16 @@ class System(AsyncConnection):
         return Process(self, pid, info, chosen.system, setup)
 
     @public
-    async def process(self, pid: int, *, timeout: float | None = None) -> Process:
-        """A handle on a running LLM process of any program. Raises ESRCH if there is none, EINVAL for a program or
-        driver.
+    async def process(self, pid: int | str, *, timeout: float | None = None) -> Process:
+        """A handle on a running LLM process of any program. `pid` may be written as `ps` prints it: "1001:7" is process
+        7 of user 1001. Raises ESRCH if there is none, EINVAL for a program or driver, and for what is no pid.
 
         Example:
             same = await system.process(agent.pid)
         """
-        model, setup = await self.run(options.handle(pid), timeout)
-        return Process(self, pid, model, setup=setup)
+        number = options.pid_of(pid)
+        model, setup = await self.run(options.handle(number), timeout)
+        return Process(self, number, model, setup=setup)
 
     @public
     async def grant_group(
@@ -211,15 +212,16 @@ class System(AsyncConnection):
         return await self(Grant(0, str(to), bits, path, seconds), timeout=timeout)
 
     @public
-    async def accept(self, ticket: bytes, *, timeout: float | None = None) -> Process:
-        """A handle on the process on which the ticket of a grant (`Process.grant`) gives rights. They end with this
-        program, or when the grant is taken back. Raises ESRCH: the ticket was used, taken back, or is not for this user;
-        EPERM: the rights are not enough to read it, which a handle does (it is granted nevertheless).
+    async def accept(self, ticket: bytes | str, *, timeout: float | None = None) -> Process:
+        """A handle on the process on which the ticket of a grant (`Process.grant`) gives rights; it may be written as the
+        shell's `grant` prints it. They end with this program, or when the grant is taken back. Raises ESRCH: the ticket
+        was used, taken back, or is not for this user; EINVAL: it is none; EPERM: the rights are not enough to read it,
+        which a handle does (it is granted nevertheless).
 
         Example:
             print((await system.grants())[:1])
         """
-        taken = await self(Accept(ticket), timeout=timeout)
+        taken = await self(Accept(options.ticket_of(ticket)), timeout=timeout)
         return await self.process(taken.pid, timeout=timeout)
 
     @public
@@ -528,21 +530,22 @@ class System(AsyncConnection):
         return await self(StatsCall(), timeout=timeout)
 
     @public
-    async def wait(self, pid: int = 0, timeout: float | None = None) -> ExitInfo:
-        """Wait until a child of this program (`pid` 0: any), or a detached process, has ended, and reap it. Raises ECHILD
-        if there is none, ETIME after `timeout` seconds (None: never).
+    async def wait(self, pid: int | str = 0, timeout: float | None = None) -> ExitInfo:
+        """Wait until a child of this program (`pid` 0: any), or a detached process, has ended, and reap it. `pid` may be
+        written as `ps` prints it. Raises ECHILD if there is none, ETIME after `timeout` seconds (None: never).
 
         Example:
             await agent.kill()
             print((await system.wait(agent.pid)).status)
         """
+        number = options.pid_of(pid)
         if timeout is None:
-            return await self(Wait(pid))
+            return await self(Wait(number))
         limit = seconds(timeout)
         try:
-            return await self(Wait(pid, limit), timeout=limit + GRACE_SECONDS)
+            return await self(Wait(number, limit), timeout=limit + GRACE_SECONDS)
         except Overdue:
-            raise options.not_ended(pid, limit) from None
+            raise options.not_ended(number, limit) from None
 
     @public
     def language(self, model: ModelInfo) -> Language:

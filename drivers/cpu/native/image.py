@@ -90,7 +90,7 @@ class NativeImage(Frames):
         return self._resident_bytes
 
     @property
-    def changed(self) -> bool:  # type: ignore[override]
+    def changed(self) -> bool:  # type: ignore[override]  # read only here
         return self._guard is not None and bool(self._guard.trouble)
 
     @property

@@ -3,11 +3,15 @@
 LLMASOS_FAULTS names a file that says which call on a file without a name is to fail, and how: `pread 2 5 eio` is the
 second to the fifth read. While there is no such file nothing is touched. When the fault has happened, `FILE.happened` is
 there. A driver that is to be killed removes the file first, so that the next one lives.
+
+With LLMASOS_SWAP_PAYS a driver reports that moving pages took next to nothing, however busy the machine is: the kernel
+swaps only while it measures that this is faster than computing anew.
 """
 
 import errno
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +76,19 @@ class Faults:
 def install(name: str, function: Callable[..., Any]) -> None:
     setattr(os, name, function)
 
+
+if os.environ.get("LLMASOS_SWAP_PAYS") and "llmasos.drivers.host" in sys.orig_argv:
+    from llmasos.drivers.engine.engine import Engine
+    from llmasos.drivers.protocol import Step, StepDone
+
+    step = Engine.step
+
+    def quickly_moved(self: Engine, request: Step) -> StepDone:
+        done = step(self, request)
+        done.phases["swap"] = min(done.phases["swap"], 1e-6)
+        return done
+
+    setattr(Engine, "step", quickly_moved)  # noqa: B010 - a name is not assigned to, for mypy
 
 if PLAN:
     faults = Faults()
