@@ -128,7 +128,7 @@ class World:
             above = model.edges.get(parent)
             asked = model.now + seconds if seconds else 0.0
             wanted = min((one for one in (asked, above.until if above else 0.0) if one), default=0.0)
-            assert abs(until - wanted) < 1e-3
+            assert abs(until - wanted) < 0.1, "the model knows nothing of the milliseconds that steps take"
             self.people[taker].call(Accept(made.ticket))
             model.edges[made.handle] = Edge(taker, thing, rights | SEE, wanted, parent)
 

@@ -121,6 +121,11 @@ def test_with_wait_a_process_waits_until_others_have_released_frames() -> None:
     program.call(Truncate(first, 3))
     sim.run_until(lambda: decode.done)
     assert decode.value.finish is Finish.LENGTH
+    met = stat(program, "/a").events["kv_max"]
+    program.start(Decode(second, 20))
+    sim.run_for(1.0)
+    assert process.wait is WaitFor.QUOTA
+    assert stat(program, "/a").events["kv_max"] == met + 1, "it has met the limit again"
 
 
 @pytest.mark.parametrize("swap", [0, 40])
@@ -316,6 +321,24 @@ def test_pages_that_come_back_from_a_lower_tier_are_held_to_the_limit_too() -> N
     assert sim.kernel.counters["moved_in"] > 10
     for decode in decodes:
         assert len(decode.value.tokens) == 40
+
+
+def test_pages_come_back_from_a_lower_tier_only_if_the_group_may_have_all_of_them() -> None:
+    sim = simulate(options={"swap": slots(40)})
+    program = sim.program()
+    group(program, "/a", kv_max=frames(7), kv_action=KvAction.WAIT)
+    away = spawn(program, "/a", first=1)
+    sim.run_idle()
+    program.call(Kill(away, Signal.STOP))  # its three frames are moved out
+    spawn(program, "/a", first=2, prompt=list(range(90)))
+    sim.run_idle()
+    program.call(Kill(away, Signal.CONT))
+    decode = program.start(Decode(away, 1))
+    sim.run_for(1.0)
+    assert row(sim, away).returning == 39
+    assert (row(sim, away).wait, stat(program, "/a").kv) == (WaitFor.QUOTA, frames(6))
+    program.call(GroupSet("/a", GroupSettings(kv_max=frames(9), kv_action=KvAction.WAIT)))
+    sim.run_until(lambda: decode.done)
 
 
 def test_swap_max_bounds_what_lies_in_lower_tiers() -> None:

@@ -171,6 +171,15 @@ def test_what_is_computed_again_is_found_by_others(file: str) -> None:
     assert operator.call(Getinfo(pid)).cached == 39
 
 
+def test_what_is_computed_again_after_the_death_of_a_driver_is_found_by_others(file: str) -> None:
+    sim, _, pid = attacked(file)
+    operator = sim.program()
+    sim.crash()
+    operator.call(Decode(pid, 1))
+    twin = spawn(sim, operator)
+    assert row(sim, twin).table.frames[:2] == row(sim, pid).table.frames[:2]
+
+
 def test_only_what_follows_from_unsure_kv_is_unsure() -> None:
     group, pool, log = Group(), FramePool(16), log_of([1] * 200)
     table = PageTable(group, 7)

@@ -477,6 +477,15 @@ def test_a_snapshot_adds_up_to_the_state_in_frames_of_bounded_size() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("machine", "ends"), [("a1b2", []), ("", [7]), ("a1b2", [7, 9])])
+def test_a_snapshot_has_the_machine_and_where_earlier_kernels_ended_or_either(machine: str, ends: list[int]) -> None:
+    state, again = State(b""), State(b"")
+    state.machine, state.ends = machine, ends
+    for frame in state.snapshot():
+        again.apply(decode(encode(frame)))
+    assert (again.machine, again.ends) == (machine, ends)
+
+
 def test_the_latest_answers_are_kept_and_the_oldest_lose_their_text_when_they_are_too_long() -> None:
     answers, size = Answers(), MOST_ANSWER_BYTES // 4
     for seq in range(4):

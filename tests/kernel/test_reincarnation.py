@@ -15,8 +15,9 @@ from llmasos.kernel.clock import SECOND
 from llmasos.kernel.events import DriverExited, HaltRequest, KillDriver, Log, Tick
 from llmasos.simulator import Simulation, simulate, small_config
 from llmasos.syscalls.errno import Errno, SyscallError
-from llmasos.syscalls.records import Finish, GroupSettings, Kind, Sampler, Signal, State, WaitFor
+from llmasos.syscalls.records import Advice, Finish, GroupSettings, Kind, Sampler, Signal, State, WaitFor
 from llmasos.syscalls.table import (
+    Advise,
     BootInfoCall,
     Call,
     Decode,
@@ -368,10 +369,12 @@ def test_a_driver_that_never_says_hello_is_given_up_for_those_who_ask(
     monkeypatch.setattr("llmasos.simulator.simulation.START_SECONDS", 1e6)
     sim = Simulation(small_config(start_seconds=2.0, restart_max=1.0))
     program = sim.program()
+    hint = program.start(Advise("sim", Advice.WILLNEED))
     with pytest.raises(SyscallError, match="does not start") as caught:
         program.call(Spawn("sim", tokens=[1]), limit=30.0)
     assert caught.value.errno is Errno.ENODEV
-    assert not any(row.device for row in program.call(Models())), "nobody wants the model any more"
+    assert hint.errno is Errno.ENODEV
+    assert not sim.kernel.devices["sim0"].images, "nobody wants the model any more"
     monkeypatch.undo()
     sim.run_until(lambda: sim.kernel.devices["sim0"].state == "up", limit=10.0)
     assert program.call(Spawn("sim", tokens=[1])) > 0

@@ -173,6 +173,29 @@ def test_moves_are_counted_as_the_driver_made_them() -> None:
         assert not any("could not be moved in" in line.text for line in sim.log), "what was not written is asked for"
 
 
+def test_copies_of_what_has_frames_make_room_in_a_lower_tier_for_what_loses_them() -> None:
+    sim = swapping(frames=16, places=8)
+    program, (first, second) = sim.program(), agents(sim, 2)  # seven frames each
+    for signal in (Signal.STOP, Signal.CONT):
+        program.call(Kill(first, signal))
+        sim.run_idle()
+    program.call(Decode(first, 1))  # it has its frames again, and copies of them below
+    assert len(row(sim, first).table.kept) == 7
+    program.call(Kill(second, Signal.STOP))
+    assert len(row(sim, second).table.kept) == 7
+    assert not row(sim, first).table.kept
+
+
+def test_only_what_has_frames_is_counted_as_lying_in_a_lower_tier_too() -> None:
+    sim = swapping(frames=8)
+    program, pids = sim.program(), agents(sim, 2)
+    program.call(Decode(pids[0], 1))  # one of the two has frames
+    tables = [row(sim, pid).table for pid in pids]
+    assert [bool(table.frames) for table in tables] == [True, False]
+    assert [bool(table.kept) for table in tables] == [True, True]
+    assert [table.clean for table in tables] == [102, 0], "all of its 103 tokens but the last"
+
+
 def test_a_cut_log_forgets_what_lies_behind_it() -> None:
     sim = swapping()
     program, (pid,) = sim.program(), agents(sim, 1)

@@ -42,7 +42,7 @@ def test_a_device_that_thrashes_gives_longer_turns_and_loses_less_time() -> None
     sim.run_for(2.5)
     (model,) = [m for m in sim.programs[0].call(Models()) if m.frames]
     assert model.stretch > 1
-    assert model.lost > 0.4
+    assert 1.0 >= model.lost > 0.4
     stats = sim.programs[0].call(StatsCall())
     infos = [sim.programs[0].call(Getinfo(pid)) for pid in pids]
     assert stats.refaults == sum(info.usage.refaults for info in infos) > 10
