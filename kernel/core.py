@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llmasos.kernel import audit, desk, events, grants, sandboxes
+from llmasos.kernel import audit, desk, events, grants, pieces, sandboxes
 from llmasos.kernel.calls import inventory, shred
 from llmasos.kernel.calls.group import make as make_group
 from llmasos.kernel.devices import reincarnation, steps
@@ -177,7 +177,7 @@ class Kernel(System):
                 self._give_up_reconciling()
                 return
             settle_stale(self)
-            if len(self.woken) > rejoin.AT_ONCE:
+            if len(self.woken) > pieces.AT_ONCE:
                 rejoin.spread(self)
             for _ in range(len(self.woken)):
                 dispatch(self, *self.woken.popleft())

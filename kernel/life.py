@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmasos.kernel import audit, desk, grants, sandboxes
+from llmasos.kernel import audit, desk, grants, pieces, sandboxes
 from llmasos.kernel.clock import nanoseconds
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import cancel_outs, changed, dirty, freed
@@ -252,15 +252,34 @@ def end_program(system: System, program: Program, status: int, reason: str) -> N
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
     sandboxes.let_go(system, program)
     grants.let_go(system, program)
-    for pid in sorted(system.table.children(program.pid)):
-        child = system.table.find(pid)
-        if isinstance(child, LLMProcess):
-            system.table.reparent(child, INIT_PID)
-            if child.is_zombie():
-                system.orphans.append(child)
-            else:
-                exit_process(system, child, 128 + int(Signal.TERM), f"its program {written(system, program.pid)} ended")
-    program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
-    audit.ended(system, program, status)
-    system.table.remove(program)
-    system.emit("proc.detach", program.pid, amount=status, detail=reason)
+    leaving = Leaving(system, program, status, reason)
+    if len(leaving.children) > pieces.AT_ONCE or leaving.some(system):
+        pieces.begin(system, leaving)
+
+
+class Leaving(pieces.Piecework):
+    """A program that ends and makes no call any more; its children end with it, the first first. It has its row as long
+    as one is left, so should the kernel die meanwhile the next one ends the others."""
+
+    def __init__(self, system: System, program: Program, status: int, reason: str) -> None:
+        self.program, self.status, self.reason = program, status, reason
+        self.children = sorted(system.table.children(program.pid), reverse=True)
+
+    def some(self, system: System) -> bool:
+        program = self.program
+        for _ in range(min(pieces.AT_ONCE, len(self.children))):
+            child = system.table.find(self.children.pop())
+            if isinstance(child, LLMProcess) and child.parent == program.pid:
+                system.table.reparent(child, INIT_PID)
+                if child.is_zombie():
+                    system.orphans.append(child)
+                else:
+                    why = f"its program {written(system, program.pid)} ended"
+                    exit_process(system, child, 128 + int(Signal.TERM), why)
+        if self.children:
+            return True
+        program.enter(State.ZOMBIE, WaitFor.NONE, system.now)
+        audit.ended(system, program, self.status)
+        system.table.remove(program)
+        system.emit("proc.detach", program.pid, amount=self.status, detail=self.reason)
+        return False

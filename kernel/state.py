@@ -82,8 +82,8 @@ class System:
         self.actions: list[Action] = []
         self.stale: OrderedDict[int, Process] = OrderedDict()  # whose state may be another
         self.woken: deque[tuple[Request, SyscallError | None]] = deque()  # to go on, or to fail with the error
-        self.returning: deque[tuple[Request, SyscallError | None]] = deque()  # likewise, in the events to come
-        self.returns: Timer | None = None  # when the next of those go on
+        self.pieces: deque[Any] = deque()  # work that goes on in the events to come (pieces.py)
+        self.next_piece: Timer | None = None  # when it does
         self.orphans: list[Process] = []  # zombies that init reaps
         self.forgetting: Timer | None = None  # due when the status of a detached process has been kept long enough
         self.shredding: dict[int, Request] = {}  # calls for which the edge forgets keys, by the number of its order

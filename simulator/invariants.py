@@ -17,6 +17,7 @@ from llmasos.kernel.memory.prefix import COMMON
 from llmasos.kernel.objects.device import UP, Device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT
 from llmasos.kernel.objects.process import LLMProcess, Program, activity_of
+from llmasos.kernel.pieces import Settling, held
 from llmasos.kernel.state import System
 from llmasos.syscalls.records import State, WaitFor
 
@@ -43,6 +44,11 @@ def check(system: System) -> None:
     check_grants(system)
 
 
+def unsettled(system: System) -> set[int]:
+    """Pids of the processes that are settled in the events to come."""
+    return {one.pid for work in system.pieces if isinstance(work, Settling) for one in work.left}
+
+
 def _llms(system: System) -> list[LLMProcess]:
     return [p for p in system.table if isinstance(p, LLMProcess)]
 
@@ -56,7 +62,7 @@ def check_structs(system: System) -> None:
     """Each struct holds by itself."""
     system.table.check()
     structs: list[tuple[str, Iterable[tuple[object, _Checked]]]] = [
-        ("process", ((process.pid, process) for process in _llms(system))),
+        ("process", ((process.pid, process) for process in _llms(system) if process.pid not in unsettled(system))),
         ("program", ((program.pid, program) for program in (*system.programs.values(), *system.away.values()))),
         ("device", system.devices.items()),
         ("image", ((image.name, image) for device in system.devices.values() for image in device.images.values())),
@@ -110,8 +116,9 @@ def check_mappings(system: System) -> None:
 
 def check_waits(system: System) -> None:
     """Nobody waits for what is there."""
+    coming = unsettled(system)
     for p in _llms(system):
-        if p.running or p.state is not State.BLOCKED:
+        if p.running or p.state is not State.BLOCKED or p.pid in coming:
             continue
         if p.wait is WaitFor.DEVICE:
             _require(p.device.state != UP, f"pid {p.pid} waits for a device that is up")
@@ -122,7 +129,10 @@ def check_waits(system: System) -> None:
 def check_states(system: System) -> None:
     """Each row shows what the facts ask for, so that settling it once more would change nothing: a program waits for a
     child while a call of its does, an LLM process that is in no step is in the state that its facts give."""
+    coming = unsettled(system)
     for process in system.table:
+        if process.pid in coming:
+            continue
         if isinstance(process, Program) and process.grace is None and not process.is_zombie():
             shown = process.wait is WaitFor.CHILD
             _require(shown == bool(process.ended), f"pid {process.pid} is shown as waiting for {process.wait.value}")
@@ -141,7 +151,7 @@ def check_run_queues(system: System) -> None:
         _require(counted == len(queued), f"{device.name}: the queue counts {counted} of {len(queued)}")
         idle = device.state == UP and device.in_flight is None and not system.halting and not device.loads_alone
         starved = [p.pid for image in device.images.values() for p in image.starved.values() if not p.over_limit]
-        idle = idle and len(device.queues) == 1  # else they wait for their turns
+        idle = idle and len(device.queues) == 1 and not held(system)  # else they wait for their turns
         _require(not (idle and (ready or starved)), f"{device.name} idles, but {ready} are ready, {starved} starved")
 
 
@@ -191,6 +201,8 @@ def check_frames(system: System) -> None:
 
 def check_weights(system: System) -> None:
     """A process that wants to run has weights or waits for them; none waits for weights for which there is room."""
+    if unsettled(system):
+        return
     for device in system.devices.values():
         for image in device.images.values():
             active = {p.pid for p in image.users.values() if p.image is image and _wants_to_run(p)}

@@ -361,7 +361,7 @@ class Simulation:
     @wants(limit=number(0))
     def run_idle(self, limit: float = LIMIT_SECONDS) -> None:
         """Run until no driver works and nothing is on its way; deadlines and restarts may still be pending."""
-        self.run_until(lambda: len(self._heap) == self._idle_entries, limit, "idleness")
+        self.run_until(lambda: len(self._heap) == self._idle_entries and not self.kernel.pieces, limit, "idleness")
 
     # --- programs and devices ---
 

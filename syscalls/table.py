@@ -975,8 +975,9 @@ class GroupMove(Call[None]):
 
 @_call(85, "group", Right.CONTROL, E.ENOENT, changes=True, touches=(_group(Names.PLACE, N.CONTROL),), audit="processes")
 class GroupKill(Call[int]):
-    """Send a signal to all LLM processes of a group and of the groups below it, at once: no token is computed between the
-    first and the last. Returns how many there were."""
+    """Send a signal to all LLM processes of a group and of the groups below it, at once: no step begins between the first
+    and the last, however many there are. KILL and TERM end those too that come in meanwhile. Returns how many there were.
+    Of very many, a call that is cancelled, or whose program ends, may have reached some only."""
 
     path: GroupPath
     signal: Signal = Signal.TERM

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from itertools import islice
 
-from llmasos.kernel import grants
+from llmasos.kernel import desk, grants, pieces
 from llmasos.kernel.calls.info import row
 from llmasos.kernel.calls.process import signal_llm
 from llmasos.kernel.enforce import relax
 from llmasos.kernel.groups.group import Group
 from llmasos.kernel.marks import changed, freed
-from llmasos.kernel.objects.process import LLMProcess, Program
-from llmasos.kernel.objects.request import Request
+from llmasos.kernel.objects.process import LLMProcess, Process, Program
+from llmasos.kernel.objects.request import Channel, Request
 from llmasos.kernel.reclaim import sleepers
 from llmasos.kernel.rights import called, granted_on, rights_on, written
 from llmasos.kernel.settle import take_pages, unthrottle
 from llmasos.kernel.state import System
-from llmasos.syscalls.errno import Errno
+from llmasos.kernel.wait import Waiting, wait, wake
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import GroupInfo, GroupSettings, Signal
 from llmasos.syscalls.table import GroupCreate, GroupKill, GroupMove, GroupRemove, GroupSet, GroupStat, Needs
+
+_ROWS = 4096  # of the process table that are looked at in one event, which takes a millisecond
 
 
 def group_create(system: System, request: Request, call: GroupCreate, place: tuple[Group, str]) -> GroupInfo:
@@ -95,23 +98,75 @@ def group_move(system: System, request: Request, call: GroupMove, process: LLMPr
     freed(system)
 
 
-def group_kill(system: System, request: Request, call: GroupKill, top: Group) -> int:
+def group_kill(system: System, request: Request, call: GroupKill, top: Group) -> int | Waiting:
     """Row 85 of the table, `GroupKill`."""
-    inside = sorted(pid for group in system.groups.below(top) for pid in group.members)
-    found = [
-        process
-        for pid in inside
-        if isinstance(process := system.table.find(pid), LLMProcess)
-        and rights_on(system, request.program, process) & Needs.CONTROL
-    ]
-    processes = [process for process in found if not process.is_zombie()]
     if call.signal not in (Signal.INT, Signal.KILL, Signal.TERM, Signal.CONT, Signal.STOP):
         why = f"{call.signal.name} is sent by the kernel only; send INT, TERM, KILL, STOP or CONT"
         raise Errno.EINVAL(why)
-    for process in processes:
-        system.emit(f"sig.{call.signal.name.lower()}", process.pid, detail=f"from {written(system, request.program.pid)}")
-        signal_llm(system, process, call.signal, request.program)
-    return len(processes)
+    killing = request.begun if isinstance(request.begun, Killing) else Killing(request.program, call.signal, top)
+    if top.pids <= pieces.AT_ONCE and request.begun is None:
+        killing.send(system, killing.inside(system))
+    elif not killing.ended:
+        request.begun = killing
+        pieces.begin(system, killing)
+        return wait(killing.done)
+    return killing.count
+
+
+class Killing(desk.Begun, pieces.Piecework):
+    """A signal on its way to the members of a group, in order of pid. Of very many some get it in each event, and no step
+    begins before all have it. It goes on though the group ends with its last process; it stops if the call is taken
+    back.
+
+    Who comes in meanwhile gets it too, if his pid is still ahead. KILL and TERM are sent to the others as well, until the
+    group has nobody left who lives on."""
+
+    holds = True
+
+    def __init__(self, program: Program, signal: Signal, top: Group) -> None:
+        self.program, self.signal, self.top, self.held = program, signal, top, top
+        self.done = Channel()
+        self.after = self.count = 0
+        self.ended = False
+
+    def undo(self, system: System, error: SyscallError) -> None:
+        self.ended = True
+
+    def inside(self, system: System) -> list[LLMProcess]:
+        """Those of the group that live, and to whom the program may send signals."""
+        members = sorted(pid for group in system.groups.below(self.top) for pid in group.members)
+        return [one for pid in members if (one := self._reached(system, system.table.find(pid))) is not None]
+
+    def _reached(self, system: System, one: Process | None) -> LLMProcess | None:
+        if not isinstance(one, LLMProcess) or one.is_zombie():
+            return None
+        return one if rights_on(system, self.program, one) & Needs.CONTROL else None
+
+    def send(self, system: System, processes: list[LLMProcess]) -> None:
+        sender, self.count = written(system, self.program.pid), self.count + len(processes)
+        for process in processes:
+            system.emit(f"sig.{self.signal.name.lower()}", process.pid, detail=f"from {sender}")
+            signal_llm(system, process, self.signal, self.program)
+
+    def some(self, system: System) -> bool:
+        if self.ended:
+            return False
+        found: list[LLMProcess] = []
+        rows = system.table.after(self.after, _ROWS)
+        for one in rows:
+            self.after = one.pid
+            if one.group.below(self.top) and (process := self._reached(system, one)) is not None:
+                found.append(process)
+                if len(found) == pieces.AT_ONCE:
+                    break
+        if not rows and self.signal in (Signal.KILL, Signal.TERM):
+            found = [one for one in self.inside(system) if one.dying is None]
+        self.send(system, found[: pieces.AT_ONCE])
+        if rows or len(found) > pieces.AT_ONCE:
+            return True
+        self.ended = True
+        wake(system, self.done)
+        return False
 
 
 def make(system: System, path: str, settings: GroupSettings) -> None:

@@ -29,6 +29,7 @@ from llmasos.kernel.models.loading import fail_device, measured, suspend
 from llmasos.kernel.objects.device import DOWN, HOPELESS, STARTING, UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import INIT_PID, DriverProcess, LLMProcess, Program
+from llmasos.kernel.pieces import stale_all
 from llmasos.kernel.sched.force import foreign, note
 from llmasos.kernel.sched.run_queue import RunQueue
 from llmasos.kernel.state import System
@@ -188,9 +189,8 @@ def _hello(system: System, device: Device, hello: Hello) -> None:
     system.emit("driver.up", device.process.pid, device.name, device.incarnation)
     for image in device.images.values():  # all that its predecessor had, or was asked for
         want(system, device, image)
-    for process in system.table:  # those without an image too: their model is asked for the first time
-        if isinstance(process, LLMProcess) and process.device is device:
-            stale(system, process)
+    here = [process for process in system.table if isinstance(process, LLMProcess) and process.device is device]
+    stale_all(system, here)  # those without an image too: their model is asked for the first time
     wake(system, device.up)
     dirty(system, device)
 

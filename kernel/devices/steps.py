@@ -19,6 +19,7 @@ from llmasos.kernel.objects.device import UP, Device, InFlight
 from llmasos.kernel.objects.image import Image
 from llmasos.kernel.objects.process import Decoding, LLMProcess
 from llmasos.kernel.outward import pathless
+from llmasos.kernel.pieces import held
 from llmasos.kernel.sched.force import take_out
 from llmasos.kernel.sched.partition import began, begins, check_turn
 from llmasos.kernel.sched.plan import Plan, plan_step
@@ -40,7 +41,7 @@ def pump(system: System, device: Device) -> None:
         return
     take_out(system, device)
     page(system, device)
-    if device.in_flight is not None or device.loads_alone or not begins(system, device):
+    if device.in_flight is not None or device.loads_alone or held(system) or not begins(system, device):
         return
     if device.dropped:
         system.send(device, Drop(device.dropped))

@@ -129,7 +129,8 @@ class Recorder:
             self._first.append(_noted(self._noted.pop(parent.pid)))
         self._first += [process_head(child), Copied(child.pid, parent.pid)]
         self._known.add(child.pid)
-        child.recorded, child.records.journaled = len(child.log), len(child.records.rows)
+        child.recorded = len(child.log)
+        child.records.journal_has(len(child.records.rows))
 
     def answered(self, request: Request, errno: Errno, value: object, reason: str) -> None:
         """A call is answered. The answer is noted, unless the call failed without having waited: then it changed
@@ -145,7 +146,8 @@ class Recorder:
         """What a process has said is gone, and with it what answers have told of it."""
         self._noted.pop(process.pid, None)
         self._grown[process.pid] = process  # for what it has been charged for
-        process.recorded = process.records.journaled = 0
+        process.recorded = 0
+        process.records.journal_has(0)
         self.untold(process.pid, known=process.pid in self._known)
 
     def untold(self, pid: int, *, known: bool = True) -> None:
@@ -408,7 +410,7 @@ def image_of(process: LLMProcess) -> bytes:
         ahead=process.ahead,
         finish=process.finish,
         decoding=Continuing(decoding.left, decoding.start, sorted(decoding.stop_ids)) if decoding and going_on else None,
-        records=process.records.rows,
+        records=list(process.records.rows),
     )
     return write_image(record, process.pid)
 
@@ -445,5 +447,6 @@ def _grown(process: LLMProcess) -> Grown:
 def _noted(process: LLMProcess) -> Noted:
     """The opaque records that the journal does not have yet. From here on they count as recorded."""
     records = process.records
-    keep, records.journaled = records.journaled, len(records.rows)
-    return Noted(process.pid, keep, records.rows[keep:])
+    keep = records.journaled
+    records.journal_has(len(records.rows))
+    return Noted(process.pid, keep, list(records.rows[keep:]))

@@ -5,7 +5,7 @@ Only `apply` says what a record means. A snapshot is a short journal that adds u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -47,9 +47,6 @@ _EMPTY = msgspec.msgpack.encode(None)
 _LOST = "it was done before the kernel died, but its answer was too long to be kept; read the log of the process"
 _SHREDDED = "it was done before the kernel died, and what it told was destroyed with its process (shred)"
 _PIECE = 1 << 16  # tokens of a log in one frame of a snapshot
-# Shared by all processes that have none, so never written to.
-_NO_LOGPROBS: list[TokenLogprobs] = []
-_NO_RECORDS: list[LogRecord] = []
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(ProcessHead).decode
 
@@ -130,13 +127,14 @@ class SavedProcess:
         log: Log | None = None,
         fed: int = 0,
         decoded: int = 0,
-        logprobs: list[TokenLogprobs] = _NO_LOGPROBS,
-        records: list[LogRecord] = _NO_RECORDS,
+        logprobs: Sequence[TokenLogprobs] = (),
+        records: Sequence[LogRecord] = (),
     ) -> None:
         self.head = head
         self.log = log_of() if log is None else log
         self.fed, self.decoded = fed, decoded
-        self.logprobs, self.records = logprobs, records
+        self.logprobs: list[TokenLogprobs] | tuple[()] = list(logprobs) or ()  # a list of none takes memory in each
+        self.records = tuple(records)
 
     @property
     def head(self) -> ProcessHead:
@@ -150,7 +148,7 @@ class SavedProcess:
         """A copy that does not change when this does."""
         other = SavedProcess.__new__(SavedProcess)
         other._head, other.log, other.fed, other.decoded = self._head, self.log[:], self.fed, self.decoded
-        other.logprobs, other.records = self.logprobs.copy(), self.records.copy()
+        other.logprobs, other.records = self.logprobs[:], self.records
         return other
 
     def __eq__(self, other: object) -> bool:
@@ -223,10 +221,10 @@ class State:
                 else:
                     process.head = entry
                     if entry.doing is None:
-                        process.logprobs = _NO_LOGPROBS
+                        process.logprobs = ()
             case Copied():
                 child, parent = self.processes[entry.pid], self.processes[entry.parent]
-                child.log, child.records = parent.log[:], parent.records.copy()
+                child.log, child.records = parent.log[:], parent.records
             case Noted():
                 self._note(entry)
             case Answer():
@@ -265,7 +263,7 @@ class State:
                 self.secret = entry.key
             case Shredded():
                 if (process := self.processes.get(entry.pid)) is not None:  # else answers alone tell of it
-                    process.log, process.records, process.logprobs = log_of(), [], []
+                    process.log, process.records, process.logprobs = log_of(), (), ()
                 for program in self.programs.values():
                     program.answers.forget(entry.pid)
             case Sealed():
@@ -279,9 +277,10 @@ class State:
         process.log.extend(entry.tokens)
         process.fed, process.decoded = entry.fed, entry.decoded
         if process.logprobs or entry.logprobs:
-            process.logprobs = process.logprobs or []
-            del process.logprobs[entry.known :]
-            process.logprobs += entry.logprobs
+            logprobs = process.logprobs or []
+            del logprobs[entry.known :]
+            logprobs += entry.logprobs
+            process.logprobs = logprobs or ()
 
     def _grant(self, entry: Granted | Revoked | Clock | SandboxHead) -> None:
         match entry:
@@ -300,11 +299,10 @@ class State:
 
     def _note(self, entry: Noted) -> None:
         process = self.processes[entry.pid]
-        records = process.records = process.records or []
+        records = process.records
         if entry.keep > len(records):
             raise BadFrame(f"{entry.keep} of {len(records)} records of process {entry.pid} are to be kept")
-        del records[entry.keep :]
-        records += entry.records
+        process.records = (*records[: entry.keep], *entry.records)
 
     def copy(self) -> State:
         """A copy that does not change when this state does."""
@@ -355,12 +353,12 @@ class State:
             entries: list[AnyEntry] = [process.head]
             for start in range(0, max(1, len(process.log)), _PIECE):
                 tokens = process.log[start : start + _PIECE].tolist()
-                known, logprobs = (0, process.logprobs) if start == 0 else (len(process.logprobs), [])
+                known, logprobs = (0, list(process.logprobs)) if start == 0 else (len(process.logprobs), [])
                 entries.append(Grown(pid, start, tokens, process.fed, process.decoded, known, logprobs))
                 yield entries
                 entries = []
             if process.records:
-                yield [Noted(pid, 0, process.records)]
+                yield [Noted(pid, 0, list(process.records))]
         for grant in self.grants.values():
             yield [grant]
 

@@ -43,8 +43,21 @@ class Kept:
     tokens: int
 
 
-_NO_CHAIN: list[int] = []  # of all tables that have no full block yet, so never written
-_NOTHING: dict[int, Kept] = {}  # in lower tiers: of all tables that have nothing there, so never written
+class _Nothing(dict[int, Kept]):
+    """What all tables share that have nothing in lower tiers: it takes nothing."""
+
+    __slots__ = ()
+
+    def __setitem__(self, block: int, kept: Kept) -> None:
+        raise TypeError(
+            "it is shared by all page tables that have nothing in lower tiers; give this one a dict of its own"
+        )
+
+    def __reduce__(self) -> str:
+        return "_NOTHING"  # copies are this one
+
+
+_NOTHING = _Nothing()
 
 
 class PageTable:
@@ -67,10 +80,10 @@ class PageTable:
         self.alien, self.apart = NOWHERE, 0
         self.frames: list[int] = []
         self.cached = 0
-        self.chain = _NO_CHAIN  # serials of the leading full blocks that went through the prefix index
+        self.chain: list[int] | tuple[()] = ()  # serials of the leading full blocks that went through the prefix index
         self.sent = 0  # leading frames the driver knows
         self.salt = salt
-        self.kept = _NOTHING
+        self.kept: dict[int, Kept] = _NOTHING
 
     def fork(self, pool: FramePool, group: Group, owner: Owner | None = None) -> PageTable:
         """A copy that shares every frame, for a child of `owner` (None: the same); the driver knows nothing of it yet.
@@ -82,7 +95,7 @@ class PageTable:
         child.alien, child.apart = self.alien, self.apart
         child.frames = self.frames.copy()
         child.cached = self.cached
-        child.chain = self.chain.copy() or _NO_CHAIN
+        child.chain = self.chain[:]
         pool.share_mapped(child.frames)
         return child
 
@@ -133,8 +146,8 @@ class PageTable:
                 break
             pool.share(frame, self.group)
             self.frames.append(frame)
-            self.chain = self.chain or []
-            self.chain.append(serial)
+            self.chain = chain = self.chain or []
+            chain.append(serial)
             at += BLOCK_TOKENS
             gained += BLOCK_TOKENS
         self.cached = at
@@ -279,8 +292,8 @@ class PageTable:
         while (len(self.chain) + 1) * BLOCK_TOKENS <= self.cached:
             at = len(self.chain) * BLOCK_TOKENS
             block = log[at : at + BLOCK_TOKENS].tobytes()
-            self.chain = self.chain or []
-            self.chain.append(pool.prefix.name(self._parent, block, self.frames[len(self.chain)]))
+            self.chain = chain = self.chain or []
+            chain.append(pool.prefix.name(self._parent, block, self.frames[len(self.chain)]))
 
     def cut(self, pool: FramePool, tokens: int) -> None:
         """Keep the first `tokens` tokens only (or what is cached, if that is less)."""
@@ -288,7 +301,8 @@ class PageTable:
         keep = blocks(self.cached)
         pool.release(reversed(self.frames[keep:]))
         del self.frames[keep:]
-        del self.chain[self.cached // BLOCK_TOKENS :]
+        if self.chain:
+            del self.chain[self.cached // BLOCK_TOKENS :]
         self.sent = min(self.sent, keep)
         if self.alien < NOWHERE:
             self._forget_alien()
@@ -315,9 +329,9 @@ class PageTable:
     def clear(self, space: SwapSpace) -> None:
         """The device has lost its memory: clear frames and places, and release nothing."""
         self.frames.clear()
-        self.chain.clear()
+        self.chain = ()
         self.group.charge_swap(-len(self.kept) * space.frame_bytes)
-        self.kept.clear()
+        self.kept = _NOTHING
         self.cached = self.sent = 0
         self.alien = NOWHERE
 

@@ -17,7 +17,7 @@ from llmasos.kernel import audit
 from llmasos.kernel.clock import SECOND, nanoseconds, seconds
 from llmasos.kernel.events import AuditLine
 from llmasos.kernel.life import exit_process, stop_suspect
-from llmasos.kernel.marks import cancel_outs, dirty, freed, stale, want
+from llmasos.kernel.marks import cancel_outs, dirty, freed, want
 from llmasos.kernel.memory.frames import FramePool
 from llmasos.kernel.memory.swap import SwapSpace
 from llmasos.kernel.models import paging
@@ -25,6 +25,7 @@ from llmasos.kernel.objects.device import UP, Ask, Device, no_device
 from llmasos.kernel.objects.image import EVICTED, LOADING, RESIDENT, Image
 from llmasos.kernel.objects.owner import Owner
 from llmasos.kernel.outward import of_driver
+from llmasos.kernel.pieces import stale_all
 from llmasos.kernel.settle import note_fault, settle_stale
 from llmasos.kernel.state import System
 from llmasos.kernel.wait import wake
@@ -287,8 +288,7 @@ def _loaded(system: System, device: Device, ask: Ask[Loaded]) -> None:
     )
     system.emit("mem.pagein", device=device.name, amount=message.weight_bytes, detail=image.name)
     wake(system, image.loaded)
-    for process in image.users.values():
-        stale(system, process)
+    stale_all(system, image.users.values())
     if system.config.idle_seconds and system.owners.parts == 1:
         system.timers.at(
             system.now + nanoseconds(system.config.idle_seconds), _leave_idle, (device, image.id, image.pageins)
@@ -430,8 +430,7 @@ def evict_image(system: System, device: Device, image: Image) -> None:
         return
     image.state, image.allotted = EVICTED, 0
     image.evictions += 1
-    for process in (image.active | image.starved).values():
-        stale(system, process)
+    stale_all(system, (image.active | image.starved).values(), holds=True)
     image.starved.clear()
     system.ask(device, DropWeights(system.ref(), image.id), Done, came=_check_done)
 

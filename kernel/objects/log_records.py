@@ -8,12 +8,12 @@ have a place: a record belongs to the tokens that begin at its position, and goe
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from llmasos.kernel.journal.process_image import check_places, check_size
 from llmasos.syscalls.records import LogRecord
 
-_NONE: list[LogRecord] = []  # of all processes that have none, so never written
+Data = bytes  # the class below has an attribute of that name
 
 
 class LogRecords:
@@ -21,25 +21,21 @@ class LogRecords:
 
     __slots__ = ("bytes", "journaled", "rows")
 
-    def __init__(self, rows: Sequence[LogRecord] = ()) -> None:
-        self.rows = list(rows) if rows else _NONE
+    def __init__(self, rows: Iterable[LogRecord] = ()) -> None:
+        self.rows = tuple(rows)
         self.bytes = sum(len(row.data) for row in self.rows)
         self.journaled = 0  # of the rows, what the journal has
 
-    def check_room(self, blobs: Sequence[bytes], pid: int) -> None:
+    def check_room(self, blobs: Sequence[Data], pid: int) -> None:
         """E2BIG if these would be too many, or too large, beside those that it has."""
         check_size(len(self.rows) + len(blobs), self.bytes + sum(map(len, blobs)), f"process {pid} would have")
 
-    def with_more(self, position: int, blobs: Sequence[bytes]) -> LogRecords:
+    def with_more(self, position: int, blobs: Sequence[Data]) -> LogRecords:
         """These and more at `position`, which is behind none that are there; their room has been checked. It is this
-        object, unless it is the empty one, which many processes share."""
-        if not blobs:
-            return self
-        more = self if self.rows else LogRecords()
-        more.rows = more.rows or []
-        more.rows += [LogRecord(position, blob) for blob in blobs]
-        more.bytes += sum(map(len, blobs))
-        return more
+        object, unless it is NO_RECORDS."""
+        self.rows += tuple(LogRecord(position, blob) for blob in blobs)
+        self.bytes += sum(map(len, blobs))
+        return self
 
     def cut(self, length: int) -> bool:
         """Drop the records at `length` and behind it; whether there were any."""
@@ -47,13 +43,17 @@ class LogRecords:
         if kept == len(self.rows):
             return False
         self.bytes -= sum(len(row.data) for row in self.rows[kept:])
-        del self.rows[kept:]
+        self.rows = self.rows[:kept]
         self.journaled = min(self.journaled, kept)
         return True
 
+    def journal_has(self, count: int) -> None:
+        """The journal has the first `count` rows, and no others."""
+        self.journaled = count
+
     def since(self, position: int) -> list[LogRecord]:
         """Those at `position` and behind it."""
-        return self.rows[bisect_left(self.rows, position, key=_position) :]
+        return list(self.rows[bisect_left(self.rows, position, key=_position) :])
 
     def copy(self) -> LogRecords:
         return LogRecords(self.rows) if self.rows else NO_RECORDS
@@ -65,7 +65,27 @@ class LogRecords:
         assert self.bytes == counted, f"{self.bytes} bytes of records, counted: {counted}"
 
 
-NO_RECORDS = LogRecords()  # of processes that have none
+class _NoRecords(LogRecords):
+    """The records of all processes that have none. They are one object, which Python refuses to write, since its
+    attributes are the class's: or what is written for one process would be every other's, too."""
+
+    __slots__ = ()
+    rows, journaled, bytes = (), 0, 0
+
+    def __init__(self) -> None:
+        """Nothing is to be set."""
+
+    def __reduce__(self) -> str:
+        return "NO_RECORDS"  # copies are this one
+
+    def with_more(self, position: int, blobs: Sequence[Data]) -> LogRecords:
+        return LogRecords().with_more(position, blobs) if blobs else self
+
+    def journal_has(self, count: int) -> None:
+        assert not count, f"the journal has {count} records of a process that has none"
+
+
+NO_RECORDS: LogRecords = _NoRecords()
 
 
 def _position(row: LogRecord) -> int:

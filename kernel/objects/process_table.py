@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
+from types import MappingProxyType
 
 from llmasos.kernel.objects.ordered import Ordered
 from llmasos.kernel.objects.owner import Owner
@@ -12,7 +13,7 @@ from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Kind, State
 
 _NOBODY: frozenset[int] = frozenset()
-_NO_ROWS: dict[int, Process] = {}
+_NO_ROWS: Mapping[int, Process] = MappingProxyType({})
 Rows = Ordered[Process]  # by pid
 _KEPT, _SHARE_KEPT = 1000, 16  # places of a large table, and of a small one one in so many
 
@@ -143,6 +144,10 @@ class ProcessTable:
         """Put the rows in order of pid again, after rows were added that are older than others."""
         for rows in (self._rows, *self._views.values()):
             rows.sort()
+
+    def after(self, pid: int, limit: int) -> list[Process]:
+        """At most `limit` rows behind a pid, in order."""
+        return self._rows.after(pid, limit)
 
     def find(self, pid: int) -> Process | None:
         return self._rows.get(pid)

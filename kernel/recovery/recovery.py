@@ -305,7 +305,7 @@ def _process(system: System, saved: SavedProcess, state: State, programs: dict[i
         exited = head.exited
         process.state, process.exit_status, process.exit_reason = (ProcessState.ZOMBIE, exited.status, exited.reason)
         process.account = _account(exited.usage)
-    process.records.journaled = len(saved.records)
+    process.records.journal_has(len(saved.records))
     system.table.add(process)
     if head.sched_class is SchedClass.REALTIME and not process.is_zombie():
         _reserve(system, process, head.reserve)

@@ -6,7 +6,9 @@ the model cannot be had, until the driver starts again.
 
 from __future__ import annotations
 
-from llmasos.kernel import desk
+from collections import deque
+
+from llmasos.kernel import desk, pieces
 from llmasos.kernel.devices import steps
 from llmasos.kernel.life import finish_decoding, refuse_caller
 from llmasos.kernel.marks import changed, stale
@@ -27,8 +29,19 @@ class Rejoin(Call[None]):
     pid: int
 
 
-AT_ONCE = 256  # processes that get their models back in one event, which takes some milliseconds
 _ENTRY = Entry(0, "rejoin", "kernel", Rejoin, None, (), Right(0), True, False, ())
+
+
+class Returning(pieces.Piecework):
+    """The kernel's own calls that have been woken, and go on in the events to come."""
+
+    def __init__(self) -> None:
+        self.woken: deque[tuple[Request, SyscallError | None]] = deque()
+
+    def some(self, system: System) -> bool:
+        for _ in range(min(pieces.AT_ONCE, len(self.woken))):
+            system.woken.append(self.woken.popleft())
+        return bool(self.woken)
 
 
 class Return(desk.Begun):
@@ -55,20 +68,13 @@ def begin(system: System, process: LLMProcess) -> None:
 def spread(system: System) -> None:
     """Very many calls have been woken. Of the kernel's own let some go on now, and the others in the next events, between
     which programs are heard."""
-    own = 0
+    own, later = 0, Returning()
     for _ in range(len(system.woken)):
         woken = system.woken.popleft()
         own += (mine := woken[0].program is system.own)
-        (system.returning if mine and own > AT_ONCE else system.woken).append(woken)
-    if system.returning and system.returns is None:
-        system.returns = system.timers.at(system.now + 1, _next_some, None)
-
-
-def _next_some(system: System, nothing: None) -> None:
-    """The next ones. A moment later, and not at once: what is due now is all done in one event."""
-    for _ in range(min(AT_ONCE, len(system.returning))):
-        system.woken.append(system.returning.popleft())
-    system.returns = system.timers.at(system.now + 1, _next_some, None) if system.returning else None
+        (later.woken if mine and own > pieces.AT_ONCE else system.woken).append(woken)
+    if later.woken:
+        pieces.begin(system, later)
 
 
 def _request(system: System, process: LLMProcess) -> Request:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmasos.kernel.groups.group import Group
 from llmasos.kernel.journal.process_image import ProcessImage, read_image
 from llmasos.kernel.journal.recorder import image_of
 from llmasos.kernel.journal.records import BadFrame, Frame, Noted, decode, encode
 from llmasos.kernel.journal.state import State
-from llmasos.kernel.objects.log_records import LogRecords
+from llmasos.kernel.memory.page_table import Kept, PageTable
+from llmasos.kernel.memory.swap import Slot
+from llmasos.kernel.objects.log_records import NO_RECORDS, LogRecords
 from llmasos.kernel.objects.process import LLMProcess
+from llmasos.kernel.objects.process_table import ProcessTable
 from llmasos.simulator import Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.limits import MAX_RECORD_BYTES, MAX_RECORDS
@@ -91,6 +97,24 @@ def test_records_are_a_list_that_is_cut_by_position(steps: list[tuple[str, int, 
     assert [(row.position, row.data) for row in records.rows] == model
     assert records.bytes == sum(len(blob) for _, blob in model)
     assert [(row.position, row.data) for row in records.since(position)] == [row for row in model if row[0] >= position]
+
+
+def test_what_all_processes_share_that_have_nothing_refuses_to_be_written() -> None:
+    with pytest.raises(AttributeError):
+        NO_RECORDS.journaled = 0
+    with pytest.raises(AttributeError):
+        NO_RECORDS.rows = (LogRecord(0, b"x"),)
+    with pytest.raises(AssertionError):
+        NO_RECORDS.journal_has(1)
+    assert copy.deepcopy(NO_RECORDS) is NO_RECORDS
+    assert NO_RECORDS.with_more(3, [b"x"]).rows == (LogRecord(3, b"x"),)
+    assert (NO_RECORDS.rows, NO_RECORDS.bytes, NO_RECORDS.cut(0)) == ((), 0, False)
+    table = PageTable(Group())
+    with pytest.raises(TypeError, match="shared"):
+        table.kept[0] = Kept(Slot(1, 0), 16)
+    assert table.chain == ()
+    rows: object = ProcessTable(9).zombies(7)
+    assert isinstance(rows, MappingProxyType)
 
 
 def test_as_many_records_and_bytes_as_one_process_may_have_fit_and_no_more() -> None:
@@ -322,7 +346,7 @@ def test_a_compacted_journal_has_the_same_records() -> None:
     for frame in sim.saved.snapshot():
         again.apply(decode(encode(frame)))
     assert not again.difference(sim.saved)
-    assert [saved.records for saved in again.processes.values()] == [[LogRecord(*row) for row in TALK]]
+    assert [list(saved.records) for saved in again.processes.values()] == [[LogRecord(*row) for row in TALK]]
     with pytest.raises(BadFrame, match="9 of 4 records"):
         again.apply(Frame(0, [Noted(next(iter(again.processes)), 9, [])]))
 

@@ -174,7 +174,8 @@ def test_after_the_kernel_s_death_nothing_of_it_comes_back_and_its_answers_tell_
     assert sim.saved is not None
     known = pid_of(uid or 0, pid)
     saved = sim.saved.processes[known]
-    assert (list(saved.log), saved.records) == ([], [])
+    assert not saved.log
+    assert not saved.records
     kept = [answer for one in sim.saved.programs.values() for answer in one.answers if answer.about == known]
     assert kept
     assert all(len(answer.value) < 8 or answer.call == 32 for answer in kept)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from llmasos.kernel.journal.state import SavedProcess
 from llmasos.kernel.objects.process import LLMProcess
-from llmasos.kernel.recovery.rejoin import AT_ONCE
+from llmasos.kernel.pieces import AT_ONCE
 from llmasos.kernel.tokens import log_of
 from llmasos.simulator import Simulation, simulate
 from llmasos.syscalls.limits import MAX_PARKED_CALLS
