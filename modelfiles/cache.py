@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,11 +55,10 @@ def folder(repo: str) -> Path:
 
 
 def repositories() -> Iterator[tuple[str, Path]]:
-    """The models' repositories in the cache: name and directory."""
-    with suppress(OSError):
-        for place in sorted(directory().iterdir()):
-            if place.name.startswith(_PREFIX) and place.is_dir():
-                yield place.name[len(_PREFIX) :].replace("--", "/"), place
+    """The models' repositories in the cache: name and directory. Raises SyscallError EIO: it cannot be listed."""
+    for place in files.contents(directory()):
+        if place.name.startswith(_PREFIX) and place.is_dir():
+            yield place.name[len(_PREFIX) :].replace("--", "/"), place
 
 
 def commit_of(repo: str, revision: str) -> str | None:
@@ -84,12 +83,11 @@ def set_commit(repo: str, revision: str, commit: str) -> None:
 
 
 def revisions(place: Path) -> dict[str, list[str]]:
-    """The snapshots below a repository's directory: for each commit, its branches and tags."""
-    found: dict[str, list[str]] = {}
-    with suppress(OSError):
-        found = {one.name: [] for one in sorted((place / "snapshots").iterdir()) if one.is_dir()}
+    """The snapshots below a repository's directory: for each commit, its branches and tags. Raises SyscallError EIO: a
+    folder cannot be listed."""
+    found: dict[str, list[str]] = {one.name: [] for one in files.contents(place / "snapshots") if one.is_dir()}
     refs = place / "refs"
-    for at, _, listed in os.walk(refs):
+    for at, _, listed in files.walk(refs, files.unlisted):
         for name in listed:
             with suppress(OSError, ValueError, SyscallError):
                 ref = Path(at, name)
@@ -105,9 +103,10 @@ def snapshot(repo: str, commit: str) -> Path:
 
 
 def listing(place: Path) -> set[str]:
-    """The readable files below a directory (a link to nothing is no file), as paths from there."""
+    """The readable files below a directory (a link to nothing is no file), as paths from there. Raises SyscallError EIO:
+    a folder cannot be listed."""
     found: set[str] = set()
-    for at, _, names in os.walk(place):
+    for at, _, names in files.walk(place, files.unlisted):
         for name in names:
             path = Path(at, name)
             if path.is_file():
@@ -175,11 +174,11 @@ def remove(repo: str) -> int:
     return size
 
 
-def disk_bytes(place: Path) -> int:
-    """The bytes of the files below a directory, each once, links not followed."""
+def disk_bytes(place: Path, unlisted: Callable[[SyscallError], None] = files.unlisted) -> int:
+    """The bytes of the files below a directory, each once, links not followed. `unlisted`: as of files.walk."""
     seen: set[tuple[int, int]] = set()
     total = 0
-    for at, _, names in os.walk(place):
+    for at, _, names in files.walk(place, unlisted):
         for name in names:
             with suppress(OSError):
                 about = os.lstat(os.path.join(at, name))

@@ -51,7 +51,11 @@ def check(place: Path, said: Said | None = None) -> Iterator[Finding]:
     if not place.is_dir():
         yield from _gguf(place, said)
         return
-    listed = cache.listing(place)
+    try:
+        listed = cache.listing(place)
+    except SyscallError as error:
+        yield Finding("files", BROKEN, error.reason)
+        return
     yield _of(CONFIGURATION, lambda: _config(place))
     yield from _words(place, listed)
     yield _of("weights", lambda: _weights(place))
@@ -74,7 +78,7 @@ def _is_weight(path: str) -> bool:
 def _links(place: Path) -> set[str]:
     return {
         Path(at, name).relative_to(place).as_posix()
-        for at, _, names in os.walk(place)
+        for at, _, names in files.walk(place, files.unlisted)
         for name in names
         if Path(at, name).is_symlink()
     }

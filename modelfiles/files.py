@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -36,6 +37,38 @@ class Broken(SyscallError):
 
 def broken(reason: str) -> Broken:
     return Broken(Errno.EIO, reason)
+
+
+def walk(
+    place: Path, unlisted: Callable[[SyscallError], None], *, follow: bool = False
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, which skips a folder that it cannot list as if nothing were in it: here `unlisted` is told, and may
+    raise it. One that is not there has nothing in it. `follow`: links to folders, too."""
+
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            unlisted(cannot_list(Path(error.filename or place), error))
+
+    return os.walk(place, onerror=refused, followlinks=follow)
+
+
+def contents(place: Path) -> list[Path]:
+    """What is in a folder, by name; nothing, if it is not there. Raises SyscallError EIO: it cannot be listed."""
+    try:
+        return sorted(place.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise cannot_list(place, error) from None
+
+
+def cannot_list(place: Path, error: OSError) -> SyscallError:
+    return Errno.EIO(f"the folder {shown(place)} cannot be listed: {error.strerror or error}; what is in it is not known")
+
+
+def unlisted(error: SyscallError) -> None:
+    """For who wants all of `walk` or nothing."""
+    raise error
 
 
 def open_regular(path: Path) -> BinaryIO:

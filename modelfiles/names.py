@@ -84,8 +84,8 @@ def parse(text: str) -> Name:
             return Name(Kind.PATH, text, path=os.path.expanduser(text))
         if os.path.lexists(text):
             return Name(Kind.PATH, text, path=text)
-        if _TAGGED.fullmatch(text):
-            return Name(Kind.STORE, text, path=text.removesuffix(":latest"), store=OLLAMA)
+        if _TAGGED.fullmatch(tagged := text.rstrip("/")):
+            return Name(Kind.STORE, text, path=tagged.removesuffix(":latest"), store=OLLAMA)
         if "://" in text:
             raise SyscallError(
                 Errno.EINVAL,

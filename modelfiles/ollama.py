@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from llmasos.modelfiles import files
+from llmasos.modelfiles import files, stores
 from llmasos.modelfiles.names import OLLAMA
 from llmasos.modelfiles.stores import GGUF, Found
 from llmasos.syscalls.errno import SyscallError
@@ -54,27 +54,32 @@ def directories() -> list[Path]:
 def models() -> list[Found]:
     """The models of the store, as `ollama:NAME:TAG`; those that cannot be run say why."""
     named: dict[str, Found] = {}
+    refused: list[Found] = []
     for place in directories():
-        for name, manifest in _manifests(place / "manifests"):
+
+        def unlisted(error: SyscallError, place: Path = place) -> None:
+            refused.append(stores.unlisted(OLLAMA, place / "manifests", error))
+
+        for name, manifest in _manifests(place / "manifests", unlisted):
             if name not in named:
                 named[name] = _model(name, place / "blobs", manifest)
-    return list(named.values())
+    return [*named.values(), *refused]
 
 
 def named(path: str) -> Found | None:
     """The model with this name in Ollama (with its tag, or `latest` of it); the others are not read."""
     wanted = (f"{OLLAMA}:{path}", f"{OLLAMA}:{path}:latest")
     for place in directories():
-        for name, manifest in _manifests(place / "manifests"):
+        for name, manifest in _manifests(place / "manifests", lambda _: None):  # `models` says it
             if name in wanted:
                 return _model(name, place / "blobs", manifest)
     return None
 
 
-def _manifests(place: Path) -> Iterator[tuple[str, Path]]:
+def _manifests(place: Path, unlisted: Callable[[SyscallError], None]) -> Iterator[tuple[str, Path]]:
     """Every manifest: the model's name, and the file."""
     count = 0
-    for at, folders, names in os.walk(place):
+    for at, folders, names in files.walk(place, unlisted):
         parts = Path(at).relative_to(place).parts
         if len(parts) >= 3:
             folders.clear()

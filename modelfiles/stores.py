@@ -8,14 +8,14 @@ loops) hides that one model or says what is wrong with it, and nothing more.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llmasos.modelfiles import cache, choice, ollama_options
-from llmasos.modelfiles.files import open_regular, read_whole
+from llmasos.modelfiles.files import contents, open_regular, read_whole, shown, walk
 from llmasos.modelfiles.names import LLAMA_CPP, LM_STUDIO, MAIN, OLLAMA, Kind, Name, near, parse
 from llmasos.modelfiles.ollama_options import Started
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -119,10 +119,19 @@ def llama_cpp_directory() -> Path:
 
 def hugging_face(folder: str = "") -> Iterator[Found]:
     """The models of the hub's cache, or of one folder in it."""
-    for repo, place in cache.repositories():
+    try:
+        repositories = list(cache.repositories())
+    except SyscallError as error:
+        yield unlisted(HUGGING_FACE, cache.directory(), error)
+        return
+    for repo, place in repositories:
         if folder and place.name != folder:
             continue
-        revisions = cache.revisions(place)
+        try:
+            revisions = cache.revisions(place)
+        except SyscallError as error:
+            yield unlisted(HUGGING_FACE, place, error, repo)
+            continue
         fetched = any(MAIN in refs for refs in revisions.values())
         for commit, refs in revisions.items():
             at = "" if MAIN in refs else f"@{refs[0] if refs else commit}"
@@ -134,7 +143,11 @@ def hugging_face(folder: str = "") -> Iterator[Found]:
 
 def _snapshot(repo: str, at: str, place: Path) -> Iterator[Found]:
     """The models in one commit of a repository: its own, one for each quantisation, or those of its folders."""
-    listed = cache.listing(place)
+    try:
+        listed = cache.listing(place)
+    except SyscallError as error:
+        yield unlisted(HUGGING_FACE, place, error, f"{repo}{at}")
+        return
     if not listed:
         return
     for stem, files in choice.gguf_models(listed).items() if choice.is_gguf(listed) else ():
@@ -153,7 +166,10 @@ def _snapshot(repo: str, at: str, place: Path) -> Iterator[Found]:
 
 def directory(name: str, store: str, place: Path, listed: set[str] | None = None) -> Found:
     """A directory of safetensors as a found model, with its fault if it has one."""
-    listed = cache.listing(place) if listed is None else listed
+    try:
+        listed = cache.listing(place) if listed is None else listed
+    except SyscallError as error:
+        return unlisted(store, place, error, name)
     problem = ""
     files = [place / one for one in choice.side_files(listed)]
     try:
@@ -215,7 +231,11 @@ def _gguf_files(store: str, places: list[Path]) -> list[Found]:
     """The GGUF models below some directories, named by their path there."""
     models: dict[str, Found] = {}
     for place in places:
-        listed = set(_walk(place))
+        refused: list[SyscallError] = []
+        listed = set(_walk(place, refused.append))
+        for error in refused:
+            row = unlisted(store, place, error)
+            models[f"{row.name}: {row.problem}"] = row
         for stem, files in choice.gguf_models(listed).items():
             name = f"{store}:{stem}"
             if name not in models and name.isprintable():
@@ -223,12 +243,18 @@ def _gguf_files(store: str, places: list[Path]) -> list[Found]:
     return list(models.values())
 
 
-def _walk(place: Path) -> Iterator[str]:
+def unlisted(store: str, place: Path, error: SyscallError, name: str = "") -> Found:
+    """A row for a folder of a store that cannot be listed: which models are in it nobody knows. `name`: of the one model
+    that it would be."""
+    return Found(name or f"{store}:{shown(place)}", store, place, "", 0, 0.0, problem=error.reason)
+
+
+def _walk(place: Path, refused: Callable[[SyscallError], None]) -> Iterator[str]:
     """The GGUF files below a directory. Follows links to folders, which LM Studio's users make, but only a few folders
     deep, so that a loop ends."""
     top = os.fspath(place)
     count = 0
-    for at, folders, names in os.walk(top, followlinks=True):
+    for at, folders, names in walk(place, refused, follow=True):
         below = os.path.relpath(at, top)
         depth = 0 if below == "." else below.count(os.sep) + 1
         if depth >= _MOST_DEPTH:
@@ -252,7 +278,11 @@ def _directories() -> Iterator[Found]:
     for word in filter(None, os.environ.get("LLMASOS_MODELS", "").split(os.pathsep)):
         place = Path(word).expanduser().absolute()
         with suppress(OSError):
-            inner = [place] if (place / choice.CONFIG).is_file() else sorted(place.iterdir())
-            for one in inner:
+            try:
+                within = [place] if (place / choice.CONFIG).is_file() else contents(place)
+            except SyscallError as error:
+                yield unlisted(DIRECTORY, place, error)
+                continue
+            for one in within:
                 if (one / choice.CONFIG).is_file():
                     yield directory(one.name, DIRECTORY, one)

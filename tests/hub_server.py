@@ -269,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.most_served = max(self.hub.most_served, self.hub.serving)
         try:
             if self.command == "GET" and self.hub.meet is not None:
-                self.hub.meet.wait(20.0)
+                self.hub.meet.wait(60.0)
             yield
         finally:
             with self.hub.lock:

@@ -149,6 +149,7 @@ def unroute_attention(name: str) -> None:
 
 def _route_gpt_neo(module: nn.Module, attend: Any) -> None:
     """GPT-Neo predates AttentionInterface: its scores are not scaled, and odd layers see a window of the past."""
+    # nn.Module does not declare the attributes of transformers' modules.
     window = int(module.config.window_size) if module.attention_type == "local" else None  # type: ignore[union-attr, arg-type]
 
     def _attn(

@@ -94,12 +94,12 @@ class TorchKind:
 
     def _import(self, tick: Callable[[], None]) -> None:
         with alive(tick):
-            from llmasos.drivers.engine import torch_image  # noqa: F401
+            from llmasos.drivers.engine import torch_image  # noqa: F401 - loaded here, with signs of life
             from llmasos.drivers.engine.loading import quiet_transformers
 
             quiet_transformers()
             import torch
-            import transformers  # noqa: F401
+            import transformers  # noqa: F401 - likewise
         if self.threads:
             torch.set_num_threads(self.threads)
 

@@ -1,9 +1,9 @@
 """The files of the audit log, and the state that lets the next kernel go on with the chain (syscalls/audit_chain.py).
 
-In a directory of its own, 0700, all files 0600, but that operators may list and read it (readers.py): the lines, in files that are called after the number of their first one;
-`key`, the end of the chain as it was when the lines were last synced, written over in place, so that what is on the disk
-forges no line older than that; and the verification keys, which a careful operator takes elsewhere. Who can read these two
-can forge lines, so only the kernel's user can.
+In a directory of its own, 0700, all files 0600, but that operators may list it and read the lines (readers.py):
+these, in files that are called after the number of their first one; `key`, the end of the chain as it was when the lines
+were last synced, written over in place, so that what is on the disk forges no line older than that; and the verification
+keys, which a careful operator takes elsewhere. Who can read these two can forge lines, so only the kernel's user can.
 
 After a kernel's death the lines that came after that state are followed one by one. What was torn is cut off, what is no
 line of the chain is put aside, lines that are missing are missed: a line of the log says each, and the chain goes on.
@@ -122,8 +122,8 @@ class AuditFile:
 
     def _unread(self, error: OSError) -> None:
         text = (
-            f"audit: who may read {self.directory} cannot be set: {error.strerror}; it is the kernel's user who reads it, "
-            "or name a directory on another file system ([audit] directory)"
+            f"audit: who may read {self.directory} cannot be set: {error.strerror}; it is the kernel's user who reads "
+            "it, or name a directory on another file system ([audit] directory)"
         )
         if ("warning", text) not in self.notes:
             self.notes.append(("warning", text))

@@ -31,6 +31,7 @@ from llmasos.kernel.edge.console import console, open_log
 from llmasos.kernel.edge.copies import PLACE as COPIES
 from llmasos.kernel.edge.detached import detach, note_words, without_place
 from llmasos.kernel.edge.ending import every, reasons
+from llmasos.kernel.edge.figures import hidden
 from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.garbage import short_pauses
 from llmasos.kernel.edge.guards import Watchdog, end_kernel, stop_watching
@@ -206,7 +207,7 @@ def _serve(core: Kernel, config: boot_config.BootConfig, directory: Path, args: 
             journal=journal,
             fsync=fsync,
             audit=audit,
-            notes=[*config.notes, *notes],
+            notes=[*config.notes, *(hidden() if config.shared else ()), *notes],
             wanted=config.devices_named,
             ready=partial(_ready, args, journal, config.arguments, progress),
             progress=progress,

@@ -16,6 +16,19 @@ FIGURES_SECONDS = 1.0
 FIGURES_BATCH = 8  # processes looked at before other tasks have their turn
 
 
+def hidden() -> list[tuple[str, str]]:
+    """The level and text of a line for the kernel's log, where the operating system shows this process none of other
+    users' processes (proc(5), hidepid): 1 is always there, and root's."""
+    if os.path.exists("/proc/1") or not os.path.exists("/proc/self"):
+        return []
+    text = (
+        "/proc hides the processes of other users from this kernel (hidepid): memory and processor time of their "
+        "programs are not shown, and before Linux 6.5 these get no signals (KILL and TERM disconnect them); mount /proc "
+        "with gid= of a group that the kernel's user is in"
+    )
+    return [("warning", text)]
+
+
 async def sample(
     peers: Peers,
     drivers: Callable[[], Iterable[int]],

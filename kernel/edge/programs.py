@@ -22,7 +22,7 @@ from llmasos.kernel.edge.files import Files
 from llmasos.kernel.edge.journal_keeper import Keeper
 from llmasos.kernel.edge.listening import Reach
 from llmasos.kernel.edge.peers import Peer, Peers, unmapped_uid
-from llmasos.kernel.edge.room import Room
+from llmasos.kernel.edge.room import RESERVE, Room
 from llmasos.kernel.edge.wall_clock import WallClock
 from llmasos.kernel.events import (
     Cancel,
@@ -129,7 +129,8 @@ class Programs:
             raise wire.RefusedFrame(request.seq, Errno.ENOTSUP, _FAR)
         if peer.key is not None:
             self._check_files(peer, request.seq, request.call)
-        if type(request.call) in _GROW and (why := self._room.refusal(size)):
+        keep = RESERVE // 2 if type(request.call) is Attach else RESERVE
+        if type(request.call) in _GROW and (why := self._room.refusal(size, keep)):
             raise wire.RefusedFrame(request.seq, Errno.EAGAIN, why)
         peer.owed += 1
         entry = BY_RECORD[type(request.call)]

@@ -1,8 +1,8 @@
 """Users who may read some of the kernel's own files: what the operating system calls an access control list (acl(5)).
 
-A file of the kernel is its user's alone (0600), and who else may read it is a list of user ids and not a group: there is no
-group that has the operators whom a configuration names, and nobody else. The list is an attribute in the form that Linux
-keeps for all file systems (posix_acl_xattr.h): a version, then rows of what, which rights, whom.
+A file of the kernel is its user's alone (0600), and who else may read it is a list of user ids and not a group: there is
+no group that has the operators whom a configuration names, and nobody else. The list is an attribute in the form that
+Linux keeps for all file systems (posix_acl_xattr.h): a version, then rows of what, which rights, whom.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NONE: Final = 0xFFFFFFFF  # whom a row that names nobody names
 
 
 def allow(descriptor: int, uids: Collection[int], rights: int) -> None:
-    """These users have these rights on an open file or directory; of others none but its owner has any. Raises OSError."""
+    """These users have these rights on an open file or directory; of others its owner alone has any. Raises OSError."""
     own = stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o700
     if not uids:
         os.fchmod(descriptor, own)  # the bits of the group, which are the mask while there is a list

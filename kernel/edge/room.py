@@ -2,8 +2,9 @@
 
 Python raises MemoryError wherever the next object does not fit. In the middle of the core nothing could be believed
 after that, and libraries below end the process. So a part of the room is kept free: when it is touched, calls that make
-the kernel grow are refused, and all others go on, those among them that end processes. What grows in another way (a fork
-of many long logs) may end the kernel even so; the journal has what was answered.
+the kernel grow are refused, and all others go on, those among them that end processes. Programs that come may have half
+of that part, or nobody could come to end anything. What grows in another way (a fork of many long logs) may end the
+kernel even so; the journal has what was answered.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ class Room:
         self._came = 0
         self._short = False
 
-    def refusal(self, size: int) -> str:
-        """Why a request of `size` bytes that makes the kernel grow cannot be taken; empty: it can."""
+    def refusal(self, size: int, keep: int = RESERVE) -> str:
+        """Why a request of `size` bytes that makes the kernel grow cannot be taken; empty: it can. `keep`: bytes that are
+        to be left."""
         self._came += size
         if not self._short and self._came < LONG:
             return ""
         self._came = 0
-        self._short = bool(_lacking(0))
-        return _lacking(TIMES * size)
+        self._short = bool(_lacking(RESERVE))
+        return _lacking(keep + TIMES * size)
 
 
-def _lacking(size: int) -> str:
+def _lacking(free: int) -> str:
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY:
         return ""
@@ -44,7 +46,7 @@ def _lacking(size: int) -> str:
         used = int(_STATM.read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # a system that does not tell, or no descriptor to ask by
         return ""
-    if most - used >= RESERVE + size:
+    if most - used >= free:
         return ""
     return (
         f"the kernel may have {most:,} bytes of address space (`ulimit -v`) and has {used:,}; end some processes, send "

@@ -205,7 +205,7 @@ class Audit(msgspec.Struct, forbid_unknown_fields=True):
     anchor: str | list[str] = ""  # gets the signed head: the path of a file, or a program with its arguments
     head_seconds: Seconds = 60.0  # between two signed heads, where there are new lines
     verification_keys: str = ""  # the file of the keys that check all seals; empty: in the directory
-    keep: Annotated[int, Meta(ge=0)] = 16  # files of 8 MiB that are kept; 0: all
+    keep: Annotated[int, Meta(ge=0)] = 64  # files of 8 MiB that are kept; 0: all
 
 
 class Privacy(msgspec.Struct, forbid_unknown_fields=True):

@@ -115,7 +115,8 @@ def lose(system: System, program: Program) -> None:
     for request in program.parked.values():
         request.absent = True
     program.to_replay = {answer.seq for answer in program.answers}
-    program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, program)
+    expected = program, "its connection was cut"
+    program.grace = system.timers.at(system.now + nanoseconds(system.config.cut_grace), _stays_away, expected)
     grace = f"{system.config.cut_grace:g} s"
     system.log("warning", f"program {program.pid} ({program.name}) was cut off; it has {grace} to come back", program)
 
@@ -127,9 +128,11 @@ def keys_gone(system: System, gone: Callable[[bytes], bool]) -> None:
             end_program(system, program, 0, "its key was revoked while it was away")
 
 
-def _stays_away(system: System, program: Program) -> None:
+def _stays_away(system: System, expected: tuple[Program, str]) -> None:
+    """A program has not come back in time, and ends. `expected`: it, and since what it was expected."""
+    program, since = expected
     system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
-    end_program(system, program, 0, "it did not come back after its connection was cut")
+    end_program(system, program, 0, f"it did not come back after {since}")
 
 
 def join(waiting: Request, request: Request) -> bool:
@@ -240,7 +243,8 @@ def _program(system: System, saved: SavedProgram) -> Program:
         answers=saved.answers,
         to_replay={answer.seq for answer in saved.answers},
     )
-    program.grace = system.timers.at(system.now + nanoseconds(system.config.grace), _missing, program)
+    expected = program, "the kernel was booted"
+    program.grace = system.timers.at(system.now + nanoseconds(system.config.grace), _stays_away, expected)
     system.table.add(program)
     return program
 
@@ -269,11 +273,6 @@ def _depth(state: State, head: Granted) -> int:
     """How far down the tree a grant is: it is recalled after what it was made of."""
     above = state.grants.get(head.parent)
     return 0 if above is None else 1 + _depth(state, above)
-
-
-def _missing(system: System, program: Program) -> None:
-    system.log("warning", f"program {program.pid} ({program.name}) has not come back", program)
-    end_program(system, program, 0, "it did not come back after the kernel was booted")
 
 
 def _process(system: System, saved: SavedProcess, state: State, programs: dict[int, Program]) -> LLMProcess:

@@ -253,9 +253,23 @@ def test_an_installer_that_is_killed_leaves_no_half_file(model: Path, store: Pat
     assert list(store.glob(".*.part")) == []
 
 
-def test_two_installers_at_once_make_one_model(model: Path, store: Path) -> None:
-    slow = "import time\nmake = installed.Store._write\ninstalled.Store._write = lambda *a: (time.sleep(1), make(*a))[1]"
-    both = [loader(model, store, before=slow) for _ in range(2)]
+_SLOW = """
+import pathlib, time
+waits, make, say = pathlib.Path({waits!r}), installed.Store._write, installed._log.info
+def write(*words):
+    while not waits.exists():
+        time.sleep(0.01)
+    return make(*words)
+def info(text, *words):
+    say(text, *words)
+    if text.startswith("waiting for another"):
+        waits.touch()
+installed.Store._write, installed._log.info = write, info
+"""
+
+
+def test_two_installers_at_once_make_one_model(model: Path, store: Path, tmp_path: Path) -> None:
+    both = [loader(model, store, before=_SLOW.format(waits=os.fspath(tmp_path / "waits"))) for _ in range(2)]
     for one in both:
         assert one.stdin
         one.stdin.write("\n")

@@ -220,13 +220,13 @@ def run(case: Case, agent: Agent, shim: Shim) -> Outcome:
         shim.disarm()
     if not all(target.ended[ended:]):
         raise Broken(f"{case.key}: a kernel has ended, and its log does not say why:\n{target.log[-1000:]}")
-    outcome.line = _line(case, target, target.news(), ended, errors)
+    outcome.line = line_of(case, target, target.news(), ended, errors)
     if outcome.fired and not outcome.line:
         raise Broken(f"{case.key}: nothing tells of it")
     return outcome
 
 
-def _line(case: Case, target: Target, news: str, ended: int, errors: int) -> str:
+def line_of(case: Case, target: Target, news: str, ended: int, errors: int) -> str:
     told = [line for line in news.splitlines() if re.search(r"\] (warning|error): |^llmasos boot: ", line)]
     told = [line for line in told if "killed by SIGKILL" not in line]  # that was the moment itself
     told = [line for line in told if form_of(line) not in (target.standing or ())]

@@ -119,13 +119,15 @@ class Target:
         return {**found, **{home: os.fspath(self.base / "home" / home) for home in homes}}
 
     def news(self) -> str:
-        """What has been logged since the last look. What stands there at the first, before anything fails, tells of no
-        fault later either."""
+        """What has been logged since the last look."""
         text = self.log
         found, self._read = text[self._read :], len(text)
-        if self.standing is None:
-            self.standing = frozenset(map(form_of, found.splitlines()))
         return found
+
+    def calm(self) -> None:
+        """Nothing has failed yet: what its log says now tells of no fault later either."""
+        if self.standing is None:
+            self.standing = frozenset(map(form_of, self.log.splitlines()))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Target]:
@@ -290,6 +292,7 @@ class Agent:
         if say is not None:
             agent.model, agent.say, agent.words = "tiny", say, 200
         agent.renew()
+        target.calm()
         return agent
 
     def renew(self) -> None:

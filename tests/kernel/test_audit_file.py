@@ -240,7 +240,7 @@ NOBODY = 0xFFFFFFFF  # in a row of acl(5) that names nobody
 
 
 def who_may(path: Path) -> dict[tuple[int, int], int]:
-    """The list of a file, by its documented form (linux/posix_acl_xattr.h): what a row is and whom it names, his rights."""
+    """The list of a file, by its documented form (posix_acl_xattr.h): what a row is and whom it names, and the rights."""
     found = os.getxattr(path, "system.posix_acl_access")
     assert found[:4] == b"\2\0\0\0"
     rows = [found[at : at + 8] for at in range(4, len(found), 8)]
@@ -300,11 +300,17 @@ def test_the_operating_system_lets_an_operator_read_what_it_lets_no_other_user_r
     lines = log.path.read_bytes()
 
     def read(name: str, uid: int) -> bytes:
-        words = ["/bin/cat", f"audit/{name}"]
-        me = {"user": uid, "group": uid, "extra_groups": []}
-        return subprocess.run(
-            words, cwd=tmp_path / "state", capture_output=True, timeout=PATIENCE, check=False, **me
-        ).stdout
+        done = subprocess.run(
+            ["/bin/cat", f"audit/{name}"],
+            cwd=tmp_path / "state",
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+        )
+        return done.stdout
 
     assert read(log.path.name, 4711) == lines
     for name, uid in ((log.path.name, 4712), ("key", 4711), ("verification-keys", 4711)):
@@ -551,7 +557,7 @@ def test_under_always_a_call_and_an_answer_wait_for_the_disk(tmp_path: Path) -> 
         assert (running.told, answered) == ([], [0])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while len(answered) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                     await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
@@ -574,7 +580,7 @@ def test_after_a_sync_that_failed_lines_go_into_another_file(tmp_path: Path, mon
             running.write(ref=1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(running.keeper.run)
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE):
                     while len(running.told) < 2:  # noqa: ASYNC110 - the keeper tells nobody else
                         await trio.sleep(0.005)
                 nursery.cancel_scope.cancel()
@@ -640,7 +646,7 @@ def test_the_head_is_signed_and_anchored_and_no_more_often_than_there_are_lines(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.keeper.run)
             running.write()
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 while not place.exists() or not place.read_bytes().endswith(b"\n"):  # noqa: ASYNC110 - a file
                     await trio.sleep(0.01)
             await trio.sleep(0.3)
@@ -664,7 +670,7 @@ def test_an_anchor_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkey
 
     async def act() -> None:
         running.write()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             await running.keeper.finish()
 
     run(act)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from zmq.utils import z85
 
 from llmasos.syscalls import curve_keys, zmtp
-from llmasos.syscalls.budgets import RECEIVED
+from llmasos.syscalls.budgets import NOTES, RECEIVED
 from llmasos.syscalls.errno import Errno, SyscallError
 from tests.booted import PATIENCE
 from tests.doorway import Doorway, apart, served, until
@@ -170,6 +170,19 @@ def test_an_unknown_key_is_refused_at_once_and_the_log_says_which(tmp_path: Path
             assert "a stranger from 127.0.0.1 is refused: its key" in note
             assert f"{curve_keys.text_of(EVE[0])} is not accepted: it is not in {way.keys}" in note
             assert way.refused[0] in note.replace(" is refused", "")
+
+    trio.run(main)
+
+
+def test_who_comes_and_goes_again_and_again_has_some_lines_in_the_log_and_the_others_are_counted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with gateway(tmp_path) as way:
+            for number in range(1, NOTES.process + 5):
+                socket.create_connection(("127.0.0.1", way.gate.port)).close()
+                await until(partial(lambda count: len(way.refused) == count, number))
+                assert len(way.door) == 0, "its account ends each time"
+            assert len(way.notes) == NOTES.process
+            assert way.payers.refusals[NOTES.name] == 4
 
     trio.run(main)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmasos.modelfiles import names
@@ -105,6 +105,7 @@ def test_what_can_be_no_name_is_refused(text: str) -> None:
     assert caught.value.reason.isprintable()
 
 
+@example("0:A/")
 @given(st.text(max_size=60) | st.from_regex(r"[a-z./:@~-]{0,30}", fullmatch=True))
 def test_whatever_is_written_is_a_name_or_refused_and_never_lies_outside(text: str) -> None:
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -430,3 +431,62 @@ def test_weights_that_are_cut_short_are_no_model(tmp_path: Path, monkeypatch: py
     (place / "model.safetensors").write_bytes(data)
     monkeypatch.setenv("LLMASOS_MODELS", str(tmp_path))
     assert "no safetensors file" in by_name()["mine"].problem
+
+
+# --- folders that cannot be listed -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Folders that the operating system does not list: so it is with those of others, but root may list all."""
+    found: set[str] = set()
+    scandir, listdir = os.scandir, os.listdir
+
+    def refusing(listed: Any) -> Any:
+        def of(place: Any = ".") -> Any:
+            if os.fspath(place) in found:
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(place))
+            return listed(place)
+
+        return of
+
+    monkeypatch.setattr(os, "scandir", refusing(scandir))
+    monkeypatch.setattr(os, "listdir", refusing(listdir))
+    return found
+
+
+def test_a_folder_that_cannot_be_listed_is_said_and_hides_nothing_else(
+    ollama: Path, tmp_path: Path, closed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio, mine = tmp_path / ".lmstudio" / "models", tmp_path / "mine"
+    for name in ("ada", "bob"):
+        (studio / name / "m").mkdir(parents=True)
+        (studio / name / "m" / "m-q8_0.gguf").write_bytes(GGUF)
+    mine.mkdir()
+    monkeypatch.setattr(stores, "lm_studio_directories", lambda: [studio])
+    monkeypatch.setenv("LLMASOS_MODELS", str(mine))
+    before = by_name()
+    assert len(before) == 3
+    assert not any(one.problem for one in before.values())
+    manifests = ollama / "manifests" / "registry.ollama.ai" / "library" / "llama3.2"
+    closed |= {os.fspath(one) for one in (studio / "bob", manifests, mine)}
+    after = stores.found()
+    assert {one.name for one in after if not one.problem} == {name for name in before if "ada" in name}
+    said = " ".join(one.problem for one in after)
+    assert all(f"the folder {folder} cannot be listed: Permission denied" in said for folder in closed)
+
+
+def test_a_snapshot_that_cannot_be_listed_is_no_model_that_is_not_there(tmp_path: Path, closed: set[str]) -> None:
+    place = tmp_path / "snapshot"
+    (place / "onnx").mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    assert cache.listing(place) == {"config.json"}
+    closed.add(os.fspath(place / "onnx"))
+    for look in (cache.listing, cache.disk_bytes):
+        with pytest.raises(SyscallError, match="onnx cannot be listed: Permission denied") as caught:
+            look(place)
+        assert caught.value.errno is Errno.EIO
+    (finding,) = check.check(place)
+    assert (finding.status, "cannot be listed" in finding.found) == (check.BROKEN, True)
+    assert "cannot be listed" in stores.directory("mine", stores.DIRECTORY, place).problem
+    assert cache.listing(tmp_path / "nothing") == set()

@@ -103,6 +103,7 @@ def test_a_user_can_look_but_not_halt(ann: User) -> None:
     assert refused(ann, "kernel(Shutdown())")[0] is Errno.EPERM
     about = ann.does("status.read(kernel, runtime.default())")
     assert about["journal"]["kept"]
+    assert about["audit"]["trouble"] == ""
     assert "the next kernel goes on" in str(ann.does("status.pairs(status.read(kernel, runtime.default()))"))
     shown = "groups.LISTING.show(screen.Screen(io.StringIO(), io.StringIO()), groups.read(kernel), listing.Asked())"
     ann.does(shown)

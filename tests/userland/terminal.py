@@ -78,7 +78,7 @@ class Terminal:
     ) -> None:
         os.close(self._master)  # hangs up
         try:
-            self.process.wait(20)
+            self.process.wait(WAIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -20,7 +20,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from llmasos.__main__ import main
-from llmasos.modelfiles import cache
+from llmasos.modelfiles import cache, files
 from llmasos.syscalls.errno import SyscallError
 from llmasos.userland.programs import disk, models, pull
 from llmasos.userland.programs.boot import private_kernel
@@ -29,7 +29,7 @@ from llmasos.userland.programs.screen import Screen
 from llmasos.userland.sdk.options import located
 from llmasos.userland.shell.completion import ShellCompleter
 from llmasos.userland.shell.words import COMMANDS
-from tests.booted import eventually
+from tests.booted import PATIENCE, eventually
 from tests.hub_server import Hub, Trouble
 from tests.models_zoo import build
 from tests.userland.disk import FILES, WEIGHTS
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_what_has_arrived_and_the_next_pull_goes_on_with_it(server
     blobs = cache.folder("org/name") / "blobs"
     eventually(lambda: any(one.stat().st_size >= 1_000_000 for one in blobs.glob("*.incomplete")), "some has arrived")
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=PATIENCE)
     hold.set()
     assert running.returncode == 130
     assert "goes on where it was" in err
@@ -224,7 +224,7 @@ def installed(of: str, name: str = "int8") -> Path:
 def test_what_was_installed_of_a_model_is_counted_and_goes_with_it(server: Hub) -> None:
     place = pull.pull(Screen(io.StringIO()), "org/name")
     mine, other = installed(place.name), installed("another")
-    uses = {use.what: use.kind for use in disk.usage() if use.kind.startswith("installed")}
+    uses = {use.what: use.kind for use in disk.usage(files.unlisted) if use.kind.startswith("installed")}
     assert uses == {"org/name": "installed as int8", "another": "installed as int8"}
     disk.removal("org/name").act()
     assert not mine.exists()

@@ -89,7 +89,7 @@ MISUSE: dict[str, tuple[Act, Errno, str]] = {
     "thoughts by another word": (lambda s, a, p: s.spawn(thoughts="all"), Errno.EINVAL, "wanted '' or 'drop' or 'keep'"),  # type: ignore[arg-type]
     "thinking without a switch": (lambda s, a, p: s.spawn(thinking=True), Errno.EINVAL, "no switch"),
     "a pid of nobody": (lambda s, a, p: s.process(999_999), Errno.ESRCH, "."),
-    "a pid that is text": (lambda s, a, p: s.process("bob"), Errno.EINVAL, "wanted a whole number"),  # type: ignore[arg-type]
+    "a pid that is text": (lambda s, a, p: s.process("bob"), Errno.EINVAL, "'bob' is no pid"),
     "the kernel as a process": (lambda s, a, p: s.process(1), Errno.EINVAL, "not an LLM process"),
     "a wait for nobody": (lambda s, a, p: s.wait(999_999), Errno.ECHILD, "."),
     "no copies": (lambda s, a, p: a.fork(0), Errno.EINVAL, "count: from 1 to 256, found 0"),

@@ -276,8 +276,8 @@ def test_a_cancelled_spawn_or_fork_leaves_no_process_behind(cpu_system: System, 
                     if number % 3:
                         await anyio.sleep(0.00005 * number)
                     group.cancel_scope.cancel()
+            await spawned()  # one at least, on any machine
             pids = {one.pid for one in kept}
-            assert pids
             with anyio.fail_after(60):
                 while [row for row in await system.ps() if row.name.startswith("left") and row.pid not in pids]:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
@@ -289,7 +289,7 @@ def test_a_cancelled_spawn_or_fork_leaves_no_process_behind(cpu_system: System, 
 
 def test_blocking_a_spawn_past_its_timeout_leaves_no_process_behind(cpu_system: System) -> None:
     kept: list[int] = []
-    for number in range(60):
+    for number in (*range(60), 10**6):  # the last one in time on any machine
         with suppress(SyscallError):
             kept.append(cpu_system.spawn(name="late", prompt="Once", timeout=0.0001 * number).pid)
     assert kept

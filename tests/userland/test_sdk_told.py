@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,16 +89,21 @@ def test_a_conversation_is_read_back_as_messages(cpu_system: System, agent: Proc
 
 def test_a_program_waits_for_an_agent_that_another_one_talks_to(cpu_system: System, agent: Process) -> None:
     with System.connect(cpu_system.kernel.runtime) as other:
-        story = agent.say(LONG, 100)
-        next(story)
+        said: list[str] = []
         same = other.process(agent.pid)
+        agent.stop()  # the answer would be there in time on a fast machine
+        talking = threading.Thread(target=lambda: said.extend(agent.say(LONG, 100)))
+        talking.start()
+        eventually(lambda: same.info().decoding, "it is to answer")
         with pytest.raises(SyscallError, match=r"^ETIME"):
             same.idle(timeout=0)
         with pytest.raises(SyscallError, match=r"^EBUSY"):
             same.ask("What is my name?")
+        agent.cont()
         same.idle(timeout=PATIENCE)
         assert same.ask("What is my name?")
-    assert "".join(story)
+    talking.join()
+    assert "".join(said)
 
 
 def test_a_traceback_shows_the_hint_once(cpu_system: System, agent: Process) -> None:

@@ -20,7 +20,7 @@ from llmasos.syscalls.records import Signal, State
 from llmasos.syscalls.table import BY_NAME, Getinfo, GroupStat, Kill, Ps, Spawn, Wait
 from llmasos.userland.shell import man, oneshot
 from llmasos.userland.shell.grammar import Line, UsageError, parse
-from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
+from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, OWN, SHELL_ONLY
 from tests.booted import eventually
 from tests.userland.command_line import DEADLINE, llmasos, on_terminal
 from tests.userland.prompt import WIDTHS
@@ -396,7 +396,7 @@ def test_man_shows_a_command_a_call_and_an_error(tmp_path: Path) -> None:
 def test_every_topic_has_a_page() -> None:
     for topic in man.topics():
         assert len(man.page(topic)) > 1, topic
-    assert set(man.topics()) == {*COMMANDS, *BY_NAME, *(one.name for one in Errno if one is not Errno.OK)}
+    assert set(man.topics()) == {*COMMANDS, *OWN, *BY_NAME, *(one.name for one in Errno if one is not Errno.OK)}
 
 
 @pytest.mark.parametrize("verb", ["kill", "spawn", "ps", "run", "man"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,17 +97,18 @@ class Use:
     path: Path
 
 
-def usage() -> list[Use]:
-    """The uses of the disk, largest first."""
+def usage(unlisted: Callable[[SyscallError], None]) -> list[Use]:
+    """The uses of the disk, largest first. `unlisted` is told of each folder whose files cannot be counted."""
     uses: list[Use] = []
     there = stores.found()
     of = _named_once(there)
     for repo, place in cache.repositories():
         partial = _partial_bytes(place)
-        uses.append(Use(repo, "weights and words", cache.disk_bytes(place) - partial, place))
+        uses.append(Use(repo, "weights and words", cache.disk_bytes(place, unlisted) - partial, place))
         if partial:
             uses.append(Use(repo, "unfinished download", partial, place / "blobs"))
-        of |= dict.fromkeys(cache.revisions(place), repo)
+        with suppress(SyscallError):  # it has been told
+            of |= dict.fromkeys(cache.revisions(place), repo)
     uses += [Use(of.get(one.of, one.of), f"installed as {one.dtype}", one.size, one.path) for one in installed()]
     uses += [Use(one.name, f"in {one.store}", one.size, one.path) for one in there if one.store != stores.HUGGING_FACE]
     return sorted((use for use in uses if use.size), key=lambda use: (-use.size, use.what))

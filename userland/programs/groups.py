@@ -22,6 +22,7 @@ from llmasos.userland.programs.table import NAME
 _SIZES = ("kv_max", "kv_high", "swap_max", "weights_max")
 _DEFAULT = GroupSettings()
 _ENDLESS = 1 << 31  # a bound from here on is said only where it is passed
+# The type of a struct has fields, of a number bounds: msgspec declares neither, as this may be any type.
 _TYPES: dict[str, Any] = {field.name: field.type for field in inspect.type_info(GroupSettings).fields}  # type: ignore[attr-defined]
 
 

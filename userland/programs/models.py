@@ -136,8 +136,11 @@ def _listed(screen: Screen, models: list[stores.Found], listing: Asked, nothing:
 
 
 def _usage(screen: Screen, listing: Asked) -> int:
-    uses = disk.usage()
+    refused: list[SyscallError] = []
+    uses = disk.usage(refused.append)
     disk.USES.show(screen, uses, listing)
+    for error in refused:
+        print(f"llmasos: {error}", file=sys.stderr)
     if not listing.json:
         screen.line(f"{size(sum(use.size for use in uses))} in all", "bold")
     return 0

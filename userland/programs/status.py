@@ -57,6 +57,7 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
             "fsync": boot.fsync,
             "trouble": _trouble(stats.journal),
         },
+        "audit": {"kept": bool(stats.audit), "trouble": _trouble(stats.audit)},
         "policies_out": out,
         "notes": leaves_at_logout() if where.absolute() == runtime.usual().absolute() else [],
     }
@@ -101,12 +102,15 @@ def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ]
         if journal["trouble"]:
             told.append(("", f"it cannot be written now: {journal['trouble']}"))
+    if facts["audit"]["trouble"]:
+        told.append(("audit", facts["audit"]["trouble"]))
     told += [("policy", f"taken out: {taken_out(PolicyOut(**one))}") for one in facts["policies_out"]]
     return [*told, *(("note", note) for note in facts["notes"])]
 
 
-def _trouble(journal: str) -> str:
-    return "" if journal in ("", "kept") else journal
+def _trouble(kept: str) -> str:
+    """What stands in the way of the journal or the audit log, by their words in `stats`."""
+    return "" if kept in ("", "kept") else kept
 
 
 def _resident(pids: Sequence[int]) -> int:

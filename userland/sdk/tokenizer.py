@@ -190,7 +190,7 @@ class Tokenizer:
             from llmasos.userland.sdk.sandbox import literals  # imports jinja2, which plain texts do not need
 
             written = "\0".join(filter(None, map(literals, sources)))
-            named = lambda token: token in written and not token.isspace()  # noqa: E731
+            named = lambda token: token in written and not token.isspace()  # noqa: E731 - the other way to tell
         words = [token.content for token in self.added.values() if token.special or named(token.content)]
         veiled = self._normalised & {self._added_ids[word] for word in words}
         return Spellings(words, functools.partial(self._places, veiled) if veiled else None)

@@ -19,7 +19,7 @@ from llmasos.syscalls.table import BY_NAME, COMMON, Entry
 from llmasos.userland.programs.screen import Screen
 from llmasos.userland.shell.grammar import Command, Line, UsageError, parse
 from llmasos.userland.shell.pager import paged
-from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, SHELL_ONLY
+from llmasos.userland.shell.words import COMMANDS, EXAMPLES, GROUPS, OWN, SHELL_ONLY
 
 INDENT = "    "
 _TRACED = ("trace", "strace")  # whose pages list the events
@@ -40,7 +40,8 @@ def topics() -> dict[str, str]:
     """Everything that has a page, with what it is in a few words."""
     errors = {errno.name: f"error: {errno.advice}" for errno in Errno if errno is not Errno.OK}
     calls = {name: f"system call: {_first_sentence(entry)}" for name, entry in BY_NAME.items()}
-    return {**errors, **calls, **{name: command.summary for name, command in COMMANDS.items()}}
+    verbs = {name: summary for name, (summary, _) in OWN.items()}
+    return {**errors, **calls, **verbs, **{name: command.summary for name, command in COMMANDS.items()}}
 
 
 def page(topic: str, *, verb: bool = False) -> list[Part]:
@@ -51,6 +52,8 @@ def page(topic: str, *, verb: bool = False) -> list[Part]:
     parts: list[Part] = []
     if topic in COMMANDS:
         parts += of_command(COMMANDS[topic], verb=verb)
+    elif topic in OWN:
+        parts += of_own(topic)
     if topic.lower() in BY_NAME:
         parts += of_call(BY_NAME[topic.lower()])
     if topic.lower() in _TRACED:
@@ -139,6 +142,19 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
             ),
         ]
     return parts
+
+
+def of_own(name: str) -> list[Part]:
+    """The page of a verb of the command line that is no command of the shell."""
+    summary, words = OWN[name]
+    return [
+        Part("NAME", heading=True),
+        Part(f"{name}: {summary}"),
+        Part("USAGE", heading=True),
+        Part(" ".join(("llmasos", name, *(f"[{word}]" for word in words if word.startswith("-"))))),
+        Part("DESCRIPTION", heading=True),
+        Part(f"A verb of the command line. `llmasos {name} --help` explains all its words."),
+    ]
 
 
 def _quoted(line: str) -> str:

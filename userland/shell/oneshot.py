@@ -193,7 +193,7 @@ def _ask(prompt: str) -> str:
     """A line from the person, or from a pipe."""
     if sys.stdin is not None and sys.stdin.isatty():
         with suppress(ImportError):
-            import readline  # noqa: F401 (lines of input() can be edited)
+            import readline  # noqa: F401 - lines of input() can be edited
         return input(prompt)
     line = sys.stdin.readline() if sys.stdin is not None else ""
     if not line:

@@ -74,7 +74,7 @@ def replay(screen: Screen, path: str, *, once: bool = False) -> None:
 
 def _check_textual() -> None:
     try:
-        import textual  # noqa: F401
+        import textual  # noqa: F401 - only whether it is there
     except ImportError:
         raise SyscallError(
             Errno.ENOTSUP,
