@@ -62,6 +62,19 @@ def test_another_kernel_goes_on_with_the_same_tokens(file: str, sampler: Sampler
     assert row(other, restored).account.computed - computed == (30 if kv else len(log) - 1 + 30)
 
 
+def test_a_look_at_the_next_tokens_stays_its_callers_and_is_not_in_the_image(file: str) -> None:
+    sim = simulate()
+    program = sim.program()
+    pid = spawn(sim, program)
+    program.call(Kill(pid, Signal.STOP))
+    look = program.start(Decode(pid, 0, logprobs=3))
+    program.call(Checkpoint(pid, file))
+    assert row(sim, pid).decoding is not None
+    assert row(sim, program.call(Restore(file))).decoding is None
+    program.call(Kill(pid, Signal.CONT))
+    sim.run_until(lambda: look.done)
+
+
 def test_everything_that_is_the_process_comes_back(file: str) -> None:
     sim = simulate()
     program = sim.program()

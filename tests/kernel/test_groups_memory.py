@@ -139,7 +139,8 @@ def test_with_wait_those_that_wait_for_each_other_are_untied_and_lose_nothing(co
     sim.run_until(lambda: all(d.done for d in decodes))
     for first, decode in enumerate(decodes):
         assert decode.value.tokens == sim.continuation([first, *PROMPT[1:]], 60)
-    assert stat(program, "/a").events["kv_untied"] >= 1
+    untied = stat(program, "/a").events["kv_untied"]
+    assert untied == 1 if count == 2 else untied >= 1, "of two one gives way, and that is enough"
     said = [line.text for line in sim.log if "wait for each other at its kv_max" in line.text]
     assert len(said) == 1
     assert "group /a" in said[0]

@@ -16,7 +16,7 @@ from llmasos.drivers.sim.device import SimDevice
 from llmasos.drivers.sim.spec import parse
 from llmasos.kernel.clock import SECOND
 from llmasos.kernel.models.paging import _HINT, NEVER, _may_go, allotment, room_for, who_goes
-from llmasos.kernel.objects.image import RESIDENT
+from llmasos.kernel.objects.image import LOADING, RESIDENT
 from llmasos.kernel.sched.run_queue import rank
 from llmasos.simulator import Prog, simulate
 from llmasos.syscalls.errno import Errno, SyscallError
@@ -562,3 +562,14 @@ def test_a_model_with_fewer_weights_than_was_thought_takes_no_more_memory(
     sim = memory()
     spawn(sim.program(), "sim:1m")
     assert (image(sim, "sim:1m").allotted, image(sim, "sim:1m").size) == (1 * MB, 1 * MB)
+
+
+def test_a_driver_is_asked_for_one_model_at_a_time_so_that_it_is_known_which_one_kills_it() -> None:
+    sim = memory(100 * MB)
+    program = sim.program()
+    coming = [program.start(Pagein(name)) for name in ("sim:1m", "sim:1.1m", "sim:1.2m")]
+    images, most = sim.kernel.devices["sim0"].images, 0
+    while not all(one.done for one in coming):
+        most = max(most, sum(one.state == LOADING and one.probed is not None for one in images.values()))
+        sim.step()
+    assert most == 1
