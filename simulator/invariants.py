@@ -240,7 +240,7 @@ def _wants_to_run(process: LLMProcess) -> bool:
 
 
 def check_family(system: System) -> None:
-    """Parents and children name each other; the parent of an LLM process is a living program or init. Whoever is connected
+    """Parents and children name each other; the parent of an LLM process is a living program or init. What is connected
     has a row, and a program that has one is connected, away, or ending."""
     for program in system.programs.values():
         _require(system.table.find(program.pid) is program, f"{program.pid} is connected, and has no row")
