@@ -180,7 +180,8 @@ class Forgotten(Event):
 
 class Wall(Event):
     """What the wall clock shows, in nanoseconds since 1970, at least: it never goes back, and goes on while no kernel
-    runs. It comes ahead of a call that begins a time by it (table.Entry.dated), and when WallAt asks."""
+    runs. It comes ahead of a call that begins a time by it, or tells what is left of one (table.Entry.dated), and when
+    WallAt asks."""
 
     at: int
 
@@ -382,6 +383,7 @@ class KernelConfig:
     default_model: str = "tiny"
     runtime: str = ""
     journal_path: str = ""  # the file of the journal; empty: none is kept
+    plain: bool = False  # it is not encrypted, nor are process images
     fsync: str = ""  # when that reaches the disk
     audit: str = ""  # the directory of the audit log; empty: none is kept
     audit_required: list[str] = field(default_factory=list)  # classes of calls that are not made without a line
