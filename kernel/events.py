@@ -180,8 +180,7 @@ class Forgotten(Event):
 
 class Wall(Event):
     """What the wall clock shows, in nanoseconds since 1970, at least: it never goes back, and goes on while no kernel
-    runs. It comes ahead of a call that begins a time by it, or tells what is left of one (table.Entry.dated), and when
-    WallAt asks."""
+    runs. It comes ahead of a call that begins a time by it (table.Entry.dated), and when WallAt asks."""
 
     at: int
 

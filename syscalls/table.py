@@ -162,7 +162,7 @@ class Entry(NamedTuple):
     audit: str = ""  # the class under which the audit log has it; empty: it has only what was refused
     tells: bool = True  # its answer tells of what the journal keeps, and must not be ahead of it
     synced: bool = False  # it is answered when the journal is on the disk, whatever `fsync` says
-    dated: str = ""  # a field with which the kernel is told of the wall clock's time ahead of the call, if it is set
+    dated: str = ""  # the field whose time is the wall clock's, which the kernel is told of ahead of the call
 
 
 TABLE: dict[int, Entry] = {}
@@ -1038,7 +1038,7 @@ class Accept(Call[GrantInfo]):
     ticket: Annotated[bytes, Meta(max_length=limits.MAX_TICKET)]
 
 
-@_call(102, "rights", Right.QUERY, dated="limit")
+@_call(102, "rights", Right.QUERY)
 class Grants(Call[list[GrantInfo]]):
     """At most `limit` grants that the caller holds or may take back, from the first handle above `after` on."""
 

@@ -121,8 +121,8 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
 
 
 def _say_plain(shell: Session, language: Language) -> None:
-    """Tell once that a model is spoken to in plain text though it has chat templates, and why: its answers are others. One
-    that has none is meant for that."""
+    """Tell once that a model is spoken to in plain text though it has chat templates, and why: its answers are others.
+    One that has none is meant for that."""
     name = language.model.name
     if language.tokenizer.settings.templates and name not in shell.plain:
         shell.plain.add(name)
