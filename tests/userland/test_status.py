@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from llmasos.syscalls import runtime
 from llmasos.userland.programs import status
 
 
-@pytest.mark.parametrize("plain", [True, False])
-def test_who_keeps_conversations_unencrypted_is_told_so_and_of_no_key(*, plain: bool) -> None:
-    journal = {"kept": True, "path": "/place/kernel.journal", "fsync": "interval", "plain": plain, "trouble": ""}
+def told(*, plain: bool = False, place: str = "/place") -> str:
+    journal = {"kept": True, "path": f"{place}/kernel.journal", "fsync": "interval", "plain": plain, "trouble": ""}
     facts = {
         "version": "1.0",
         "os_pid": 2,
-        "runtime": "/run",
+        "runtime": place,
         "since": 0.0,
         "memory": {"kernel": 1, "drivers": 1},
         "agents": 0,
@@ -26,5 +26,15 @@ def test_who_keeps_conversations_unencrypted_is_told_so_and_of_no_key(*, plain: 
         "policies_out": [],
         "notes": [],
     }
-    told = "\n".join(text for _, text in status.pairs(facts))
-    assert ("not encrypted" in told, "under which key" in told) == (plain, not plain)
+    return "\n".join(text for _, text in status.pairs(facts))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_who_keeps_conversations_unencrypted_is_told_so_and_of_no_key(*, plain: bool) -> None:
+    text = told(plain=plain)
+    assert ("not encrypted" in text, "under which key" in text) == (plain, not plain)
+
+
+def test_an_operator_of_the_machines_kernel_is_not_told_that_its_journal_is_for_him() -> None:
+    assert "readable by you alone" in told()
+    assert "readable by the kernel's user alone" in told(place=str(runtime.system()))

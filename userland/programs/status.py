@@ -98,11 +98,12 @@ def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
     elif not journal["kept"]:
         told.append(("journal", "none is kept: agents end with this kernel"))
     else:
+        whose = "the kernel's user" if runtime.is_system(Path(facts["runtime"])) else "you"
         told += [
             ("journal", journal["path"]),
             ("", "the next kernel goes on with the agents; `llmasos halt` ends them"),
             ("", _SAFE.get(journal["fsync"], "")),
-            ("", f"conversations lie there, readable by you alone{_AS_TEXT if journal['plain'] else _SEALED}"),
+            ("", f"conversations lie there, readable by {whose} alone{_AS_TEXT if journal['plain'] else _SEALED}"),
         ]
         if journal["trouble"]:
             told.append(("", f"it cannot be written now: {journal['trouble']}"))
