@@ -57,7 +57,7 @@ class Kernel(System):
         copied), `notes` are lines (level, text) about it for the log; without `saved` no journal is kept. `wall`: as in
         events.Wall. `progress` is told now and then how many of how many processes are back."""
         self.started = self.now = now
-        self.wall = max(wall, saved.wall if saved is not None else 0)
+        self.wall, self.wall_told = max(wall, saved.wall if saved is not None else 0), now
         blocked = State.BLOCKED, WaitFor.CHILD, now
         self.table.add(Process(self.table.new_pid(), 0, Kind.INIT, "init", self.groups.system, now, *blocked))
         self.log("info", f"LLMasOS {self.config.version} boots", public=True)

@@ -382,6 +382,7 @@ class KernelConfig:
     default_model: str = "tiny"
     runtime: str = ""
     journal_path: str = ""  # the file of the journal; empty: none is kept
+    plain: bool = False  # it is not encrypted, nor are process images
     fsync: str = ""  # when that reaches the disk
     audit: str = ""  # the directory of the audit log; empty: none is kept
     audit_required: list[str] = field(default_factory=list)  # classes of calls that are not made without a line

@@ -91,5 +91,6 @@ def forget(system: System) -> None:
 def expire(system: System, wall: int) -> None:
     """The wall clock shows `wall`, or has shown more already: grants whose time is over end."""
     system.wall = system.journal.wall = max(system.wall, wall)
+    system.wall_told = system.now
     while (due := system.grants.due(system.wall)) is not None:
         cut(system, due, "has expired")

@@ -75,7 +75,7 @@ class System:
         self.calls: Counter[str] = Counter()
         self.started = 0
         self.now = 0  # of the event being handled, in nanoseconds (clock.py)
-        self.wall = 0  # what the wall clock has shown at least (events.Wall)
+        self.wall, self.wall_told = 0, 0  # what the wall clock has shown at least (events.Wall), and `now` at that event
         self.halting = False
         self.keeping = False  # it halts, and the next kernel goes on with its processes
         # of the event being handled: what it has to say, and the marks that reconciling goes by (core.py)

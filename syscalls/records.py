@@ -292,6 +292,7 @@ class GrantInfo(Record):
     group: str = ""
     until: float = 0.0  # seconds since 1970, when it ends; 0: when somebody takes it back
     sandbox: int = 0  # to whose programs it was given
+    left: float = 0.0  # seconds until then, by the kernel's wall clock, which never goes back as a machine's may
 
 
 class SandboxInfo(Record):
@@ -459,6 +460,7 @@ class BootInfo(Record):
     fsync: str = ""  # when the journal reaches the disk: always, interval (each second), never
     arguments: list[str] = []  # of the command that booted it, without those that say where
     audit: str = ""  # the directory of the audit log; empty: none is kept
+    plain: bool = False  # journal and process images are not encrypted
 
 
 class Budget(Record):

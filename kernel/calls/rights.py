@@ -150,7 +150,8 @@ def _info(system: System, program: Program, one: Grant, ticket: bytes = b"") -> 
     to = one.to or system.owners.operator.name
     pid, group = (0, one.thing.path) if isinstance(one.thing, Group) else (one.thing.pid, "")
     hands = pid, one.rights, to, holder, above, ticket, group
-    return GrantInfo(one.number, *hands, seconds(one.until), one.sandbox)
+    left = max(0, one.until - system.wall - (system.now - system.wall_told)) if one.until else 0
+    return GrantInfo(one.number, *hands, seconds(one.until), one.sandbox, seconds(left))
 
 
 # --- sandboxes ------------------------------------------------------------------------------------------------------

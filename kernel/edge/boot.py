@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.hand_over:
             relieve(directory, keys_of(config.seal))
         if args.detach:
-            return detach(directory, given)
+            return detach(directory, given, Path(args.log) if args.log else None)
         if not args.debuggable:
             undumped.shut()
         one_pool()  # before there are threads

@@ -201,6 +201,7 @@ def build(file: File, over: Overrides, directory: Path, version: str) -> BootCon
         partition=Partition(file.partition.owners, file.partition.turn_seconds),
         devices_named=bool(over.devices or file.device),
         seal=msgspec.structs.replace(file.seal, enabled=file.seal.enabled and not over.plain),
+        plain=over.plain or not file.seal.enabled,
         net=msgspec.structs.replace(file.net, tcp=over.tcp or file.net.tcp),
         journal_path=os.path.join(journal.directory, runtime.JOURNAL) if journal is not None else "",
         fsync=journal.fsync if journal is not None else "",

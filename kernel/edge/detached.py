@@ -23,11 +23,12 @@ DETACH_SECONDS = 30.0  # until a detached kernel must answer, or say how far it 
 _HOW = ("--detach", "--die-with-parent", "--hand-over", "--own-runtime", "--quiet", "--debuggable", "--system")
 
 
-def detach(directory: Path, given: list[str]) -> int:
-    """Start the kernel anew in a session of its own, its log in the runtime directory, and wait until it answers."""
+def detach(directory: Path, given: list[str], log: Path | None = None) -> int:
+    """Start the kernel anew in a session of its own, and wait until it answers. Its log is `log`, or in the runtime
+    directory. Raises OSError, SyscallError."""
     # Refuse here, readably, where another kernel runs. The log of one that died may say why: this one's comes after it.
     lock.release(directory, lock.hold(directory), keep_log=True)
-    log = directory / runtime.LOG
+    log = log or directory / runtime.LOG
     command = [*runtime.module("llmasos.kernel.edge.boot"), *without_place(given)]
     place = ["--system"] if "--system" in given else ["--runtime", os.fspath(directory.absolute())]
     command += [*place, "--log", os.fspath(log.absolute())]

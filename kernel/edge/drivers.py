@@ -6,6 +6,7 @@ brought there (files.py) before anybody hears that it was written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from llmasos.kernel.edge.key_store import Store
 from llmasos.kernel.edge.peers import Peer
 from llmasos.kernel.edge.supervision import Supervisor
 from llmasos.kernel.events import DeviceConfig, DriverExited, Event, FromDevice, Noted, Send
+from llmasos.kernel.objects.device import HOPELESS
 from llmasos.syscalls import budgets, zmtp
 from llmasos.syscalls.errno import Errno, SyscallError
 
 
 class Drivers:
-    """The drivers of all devices. `handle` takes events for the core; `decided(device, unusable)` is told when one is up,
-    or its driver has ended; then `unusable` says why it cannot be started at all, if so."""
+    """The drivers of all devices. `handle` takes events for the core; `decided(device, unusable)` is told when one is up
+    (empty), or why it cannot be started: its driver says so, or has ended HOPELESS times and was never up."""
 
     supervisor: Supervisor  # of their OS processes, from `live` on
 
@@ -42,6 +44,7 @@ class Drivers:
     ) -> None:
         """`descriptors`: the limit of the operating system for this process."""
         self._handle, self._decided, self._images, self._files = handle, decided, images, files
+        self._ends: Counter[str] = Counter()  # of drivers, by device
         self.door = Door(
             descriptors,
             self._from,
@@ -132,7 +135,10 @@ class Drivers:
                 self._files.died(event.device)
         self._handle(event)
         if isinstance(event, DriverExited):
-            self._decided(event.device, self.supervisor.unusable.get(event.device, ""))
+            self._ends[event.device] += 1
+            unusable = self.supervisor.unusable.get(event.device, "")
+            if unusable or self._ends[event.device] >= HOPELESS:
+                self._decided(event.device, unusable or event.reason)
 
     def _tell(self, device: str, incarnation: int, message: protocol.ToDriver) -> bool:
         peer = self.supervisor.peer(device, incarnation)

@@ -335,7 +335,7 @@ class Server:
         self._handle(SandboxOpened(action.number, str(place.absolute())))
 
     def _decided(self, device: str, unusable: str) -> None:
-        """A device is up, or its driver has ended for the first time."""
+        """A device is up, or cannot start."""
         if device not in self._undecided or self._halt.is_set():
             return
         self._undecided.remove(device)

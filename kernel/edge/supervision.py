@@ -186,7 +186,7 @@ class Supervisor:
                 start_new_session=True,
                 env={**runtime.environment(), "PYTHONUNBUFFERED": "1"},
             )
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be had to start it in
             return f"it could not be started: {error}"
         finally:
             os.close(told)

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from llmasos.kernel.core import Kernel
-from llmasos.kernel.edge import boot_config, lock
+from llmasos.kernel.edge import boot_config, lock, supervision
 from llmasos.kernel.edge import settings as config
 from llmasos.kernel.edge.boot import main
 from llmasos.kernel.edge.place import Place
@@ -189,17 +189,19 @@ def test_the_end_of_the_parent_is_the_end_of_the_kernel() -> None:
 # --- detached -------------------------------------------------------------------------------------------------------
 
 
-def test_a_detached_kernel_answers_when_the_command_returns_and_logs_to_its_directory(tmp_path: Path) -> None:
-    place = tmp_path / "run"
-    start = [*command(place), "--detach"]
+def test_a_detached_kernel_answers_when_the_command_returns_and_logs_to_the_file_that_is_named(tmp_path: Path) -> None:
+    place, log = tmp_path / "run", tmp_path / "log"
+    start = [*command(place), "--detach", "--log", os.fspath(log)]
     done = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"its log is {log}" in done.stdout
     pid = runtime.holder(place)
     assert pid is not None
     process = psutil.Process(pid)
     try:
         assert os.getsid(pid) == pid  # no terminal can hang up on it
-        assert "boots" in (place / runtime.LOG).read_text()
+        assert "boots" in log.read_text()
+        assert not (place / runtime.LOG).exists()
         again = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE)
         assert again.returncode == 1
         assert f"pid {pid}" in again.stderr
@@ -435,27 +437,52 @@ def test_who_cannot_boot_as_before_is_told_how_to_boot_otherwise(tmp_path: Path)
     assert (place / runtime.JOURNAL).exists()
 
 
-def test_a_kernel_that_nobody_named_devices_for_goes_on_with_those_that_start(tmp_path: Path) -> None:
-    async def main(*options: dict[str, str], wanted: bool) -> tuple[str, bool]:
-        devices = [DeviceConfig(f"sim{i}", "sim", options=one) for i, one in enumerate(options)]
-        said: list[str] = []
+def outcome(place: Path, devices: list[DeviceConfig], *, wanted: bool = True) -> tuple[str, bool]:
+    """Of a boot: why it failed, and whether the kernel came so far as to be ready; then it ends in good order."""
+    said: list[str] = []
 
-        def ready() -> None:
-            said.append("ready")
-            os.kill(os.getpid(), signal.SIGTERM)  # an orderly end
+    def ready() -> None:
+        said.append("ready")
+        os.kill(os.getpid(), signal.SIGTERM)
 
-        held = lock.hold(tmp_path)
-        place = Place(tmp_path, held)
-        server = Server(Kernel(KernelConfig(devices)), devices, place, lambda line: None, wanted=wanted, ready=ready)
+    async def main() -> str:
+        held = lock.hold(place)
+        files = Place(place, held)
+        server = Server(Kernel(KernelConfig(devices)), devices, files, lambda line: None, wanted=wanted, ready=ready)
         with trio.fail_after(PATIENCE):
             await server.run()
-        lock.release(tmp_path, held)
-        return server.failed, bool(said)
+        lock.release(place, held)
+        return server.failed
 
+    return trio.run(main), bool(said)
+
+
+def test_a_kernel_that_nobody_named_devices_for_goes_on_with_those_that_start(tmp_path: Path) -> None:
     good, bad = {"time_scale": "0"}, {"nonsense": "1"}
-    assert trio.run(partial(main, good, bad, wanted=False)) == ("", True)
-    assert trio.run(partial(main, good, bad, wanted=True))[0].startswith("device sim1 cannot start: ")
-    assert "cannot start" in trio.run(partial(main, bad, bad, wanted=False))[0]
+    some, none = [
+        [DeviceConfig(f"sim{i}", "sim", options=one) for i, one in enumerate(options)]
+        for options in ((good, bad), (bad, bad))
+    ]
+    assert outcome(tmp_path, some, wanted=False) == ("", True)
+    assert outcome(tmp_path, some, wanted=True)[0].startswith("device sim1 cannot start: ")
+    assert "cannot start" in outcome(tmp_path, none, wanted=False)[0]
+
+
+@pytest.mark.parametrize(("deaths", "starts"), [(2, True), (3, False)])
+def test_a_device_whose_driver_dies_at_each_start_ends_the_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, *, starts: bool
+) -> None:
+    """It does not come to say so itself: there are no more threads, say."""
+    command_of = supervision.command
+
+    def dies(device: DeviceConfig, incarnation: int, directory: Path) -> list[str]:
+        if incarnation > deaths:
+            return command_of(device, incarnation, directory)
+        return ["sh", "-c", "echo no more threads; exit 1"]
+
+    monkeypatch.setattr(supervision, "command", dies)
+    failed = "" if starts else "device sim0 cannot start: exit status 1: no more threads"
+    assert outcome(tmp_path, [DeviceConfig("sim0", "sim", options={"time_scale": "0"})]) == (failed, starts)
 
 
 def test_a_quiet_kernel_prints_warnings_only() -> None:

@@ -83,6 +83,7 @@ def test_the_usual_kernel_keeps_its_journal_on_the_disk_and_any_other_in_its_own
     usual = build(read(None), Overrides(devices=["sim"]), runtime.default(), "")
     assert runtime.default() == home / "run" / "llmasos"
     assert usual.journal_path == str(home / "state" / "llmasos" / "kernel.journal")
+    assert (usual.plain, build(read(None), Overrides(plain=True), home / "other", "").plain) == (False, True)
     other = build(read(None), Overrides(devices=["sim"]), home / "other", "")
     assert other.journal_path == str(home / "other" / "kernel.journal")
     named = build(read(None), Overrides(devices=["sim"], journal_directory="~/kept"), runtime.default(), "")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,23 +231,32 @@ def test_a_kernel_to_which_nobody_could_come_does_not_listen(tmp_path: Path, wor
     assert why in done.stderr
 
 
+@contextmanager
+def own_port() -> Iterator[int]:
+    """A port that nobody else is given by the system, and on which the kernels of a test can listen one after the other:
+    it is bound here, and by Linux's SO_REUSEADDR one that does not listen keeps nobody from it who has that, too."""
+    with socket.socket() as mine:
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        mine.bind(("127.0.0.1", 0))
+        yield mine.getsockname()[1]
+
+
 @pytest.fixture
 def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Reborn, str]]:
     """A kernel with a journal to which this program comes by TCP, and its address."""
     monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "settings"))
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     public = curve_keys.text_of(curve_keys.new_secret(curve_keys.place(curve_keys.CLIENT)))
     typed(tmp_path / "settings", "key", "add", public, "me")
-    typed(tmp_path / "settings", "key", "trust", address, typed(tmp_path / "settings", "key", "server"))
-    kernel = Reborn(tmp_path / "run", "--tcp", address, device="sim")
-    kernel.boot()
-    try:
-        yield kernel, f"tcp://{address}"
-    finally:
-        kernel.end()
+    with own_port() as port:
+        address = f"127.0.0.1:{port}"
+        typed(tmp_path / "settings", "key", "trust", address, typed(tmp_path / "settings", "key", "server"))
+        kernel = Reborn(tmp_path / "run", "--tcp", address, device="sim")
+        kernel.boot()
+        try:
+            yield kernel, f"tcp://{address}"
+        finally:
+            kernel.end()
 
 
 def test_a_program_far_away_goes_on_with_the_next_kernel_and_makes_its_calls_once(far: tuple[Reborn, str]) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.userland.programs.boot import private_kernel
 from llmasos.userland.programs.screen import Screen
+from llmasos.userland.sdk import actions
 from llmasos.userland.sdk.system import System
 from llmasos.userland.shell.evaluate import leave
 from llmasos.userland.shell.main import Session
@@ -72,3 +74,12 @@ def test_a_script_does_what_it_does_in_bash(
     monkeypatch.chdir(ours / "run")
     ran = Ran(system, script, ours, "p1", "p  2", "p3")
     assert (ran.out, ran.status) == (expected.stdout, expected.returncode), ran.err
+
+
+def test_a_model_whose_template_cannot_be_rendered_is_spoken_to_in_plain_text_and_that_is_told_once(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = SyscallError(Errno.EINVAL, "the template is broken in line 3")
+    monkeypatch.setattr(actions, "_chat_of", lambda *_: broken)
+    ran = Ran(system, "spawn ann hello\nsay ann and again\nspawn ben hello", tmp_path)
+    assert (ran.status, ran.err) == (0, "sim is spoken to in plain text: the template is broken in line 3\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from llmasos.syscalls import limits
 from llmasos.syscalls.pids import shown
 from llmasos.syscalls.records import GrantInfo
@@ -21,14 +19,9 @@ LISTING: Listing[GrantInfo] = Listing(
         Field("TO", "to", keep=5, elastic=True, least=6),
         Field("HOLDER", "holder", shown=lambda one: shown(one.holder) if one.holder else "-", right=True, keep=4),
         Field("OF", "parent", shown=lambda one: shown(one.parent) if one.parent else "-", right=True, keep=3),
-        Field("LEFT", "until", shown=lambda one: _left(one.until), right=True, keep=4),
+        Field("LEFT", "left", shown=lambda one: duration(one.left) if one.until else "-", right=True, keep=4),
     )
 )
-
-
-def _left(until: float) -> str:
-    """How long a grant is good from now."""
-    return duration(max(0.0, until - time.time())) if until else "-"
 
 
 def read(kernel: Kernel) -> list[GrantInfo]:

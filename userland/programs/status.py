@@ -29,6 +29,9 @@ _SAFE = {
     "never": "the operating system writes it to the disk when it likes; a power cut may lose what came last",
 }
 
+_SEALED = "; `llmasos seal status` says under which key"
+_AS_TEXT = ", and not encrypted"
+
 
 def read(kernel: Client, where: Path) -> dict[str, Any]:
     """The facts, with bytes and seconds as numbers."""
@@ -55,6 +58,7 @@ def read(kernel: Client, where: Path) -> dict[str, Any]:
             "kept": bool(stats.journal),
             "path": boot.journal_path,  # for operators
             "fsync": boot.fsync,
+            "plain": boot.plain,
             "trouble": _trouble(stats.journal),
         },
         "audit": {"kept": bool(stats.audit), "trouble": _trouble(stats.audit)},
@@ -94,11 +98,12 @@ def pairs(facts: dict[str, Any]) -> list[tuple[str, str]]:
     elif not journal["kept"]:
         told.append(("journal", "none is kept: agents end with this kernel"))
     else:
+        whose = "the kernel's user" if runtime.is_system(Path(facts["runtime"])) else "you"
         told += [
             ("journal", journal["path"]),
             ("", "the next kernel goes on with the agents; `llmasos halt` ends them"),
             ("", _SAFE.get(journal["fsync"], "")),
-            ("", "conversations lie there, readable by you alone; `llmasos seal status` says under which key"),
+            ("", f"conversations lie there, readable by {whose} alone{_AS_TEXT if journal['plain'] else _SEALED}"),
         ]
         if journal["trouble"]:
             told.append(("", f"it cannot be written now: {journal['trouble']}"))

@@ -11,7 +11,7 @@ from llmasos.syscalls.printable import printable
 from llmasos.syscalls.records import ProcessInfo, State
 from llmasos.userland.programs.flow import Flow
 from llmasos.userland.sdk import turns
-from llmasos.userland.sdk.actions import MAX_TOKENS
+from llmasos.userland.sdk.actions import MAX_TOKENS, Language
 from llmasos.userland.sdk.answers import Listening, follow
 from llmasos.userland.sdk.system import Process
 from llmasos.userland.shell.grammar import Line, UsageError
@@ -120,11 +120,21 @@ def _check_idle(info: ProcessInfo, *, background: bool) -> None:
         raise SyscallError(Errno.EBUSY, f"process {pid} ({name}) is still answering; {how}")
 
 
+def _say_plain(shell: Session, language: Language) -> None:
+    """Tell once that a model is spoken to in plain text though it has chat templates, and why: its answers are others.
+    One that has none is meant for that."""
+    name = language.model.name
+    if language.tokenizer.settings.templates and name not in shell.plain:
+        shell.plain.add(name)
+        shell.front.note(f"{name} is spoken to in plain text: {language.why_no_chat}")
+
+
 def begin(shell: Session, agent: Process, text: str, max_tokens: int | None) -> Listening:
     """Say something to a process and let it begin to answer; after an error its context is as it was. Returns how to
     listen."""
     language, pid, kept = agent.language, agent.pid, shell.remembered(agent.pid)
     if language.chat is None:
+        _say_plain(shell, language)
         turn = turns.text_next(language, pid, text)
     else:
         turn = turns.say_next(language, pid, [{"role": "user", "content": text}], kept.instructions)

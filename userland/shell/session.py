@@ -87,6 +87,7 @@ class Session:
         self.line = 1
         self.tested = False  # the status of the command that runs is looked at, so that a failure in it is none
         self.warming: threading.Thread | None = None  # loads the tokenizer library, which two threads must not do at once
+        self.plain: set[str] = set()  # models of which it was told why they are spoken to in plain text
         self._remembered: dict[int, Remembered] = {}
 
     def moved(self, system: System) -> None:
