@@ -82,7 +82,8 @@ class _NoRecords(LogRecords):
         return LogRecords().with_more(position, blobs) if blobs else self
 
     def journal_has(self, count: int) -> None:
-        assert not count, f"the journal has {count} records of a process that has none"
+        if count:
+            raise ValueError(f"the journal has {count} records of a process that has none")
 
 
 NO_RECORDS: LogRecords = _NoRecords()

@@ -104,7 +104,7 @@ def test_what_all_processes_share_that_have_nothing_refuses_to_be_written() -> N
         NO_RECORDS.journaled = 0
     with pytest.raises(AttributeError):
         NO_RECORDS.rows = (LogRecord(0, b"x"),)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="that has none"):
         NO_RECORDS.journal_has(1)
     assert copy.deepcopy(NO_RECORDS) is NO_RECORDS
     assert NO_RECORDS.with_more(3, [b"x"]).rows == (LogRecord(3, b"x"),)
