@@ -242,12 +242,16 @@ def reap(system: System, zombie: Process) -> ExitInfo:
 
 
 def end_program(system: System, program: Program, status: int, reason: str) -> None:
-    """A program ends: nothing it asked for is answered any more, its children end or become init's."""
+    """A program ends: nothing it asked for is answered any more, its children end or become init's. Harmless if it is
+    ending already."""
+    if program.leaving:
+        return
+    program.leaving = True
     if program.grace is not None:
         program.grace.cancel()
         system.away.pop(program.pid, None)
-    elif system.programs.pop(program.peer, None) is None:
-        return
+    else:
+        del system.programs[program.peer]
     for request in list(program.parked.values()):
         desk.take_back(system, request, Errno.EPIPE, "the program has ended")
     sandboxes.let_go(system, program)

@@ -2,7 +2,8 @@
 
 As Linux's long loops call `cond_resched`, but as data: a piece of work is an object that knows how far it has come, so a
 copy of the core goes on with the same. Those that are under way take turns; so an event has one piece, however many there
-are. What is done for few (`AT_ONCE`) is done in its own event.
+are. One that lets no step begin goes on alone, so that devices wait for no other, and has not begun while another does:
+between two of them each device has its chance. What is done for few (`AT_ONCE`) is done in its own event.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def held(system: System) -> bool:
 
 def _next(system: System, nothing: None) -> None:
     """A piece. The next one is a moment later, and not at once: what is due now is all done in one event."""
-    work = system.pieces.popleft()
+    work = next((one for one in system.pieces if one.holds), system.pieces[0])
+    system.pieces.remove(work)
     if work.some(system):
         system.pieces.append(work)
     elif work.holds:

@@ -240,7 +240,10 @@ def _wants_to_run(process: LLMProcess) -> bool:
 
 
 def check_family(system: System) -> None:
-    """Parents and children name each other; the parent of an LLM process is a living program or init."""
+    """Parents and children name each other; the parent of an LLM process is a living program or init. What is connected
+    has a row, and a program that has one is connected, away, or ending."""
+    for program in system.programs.values():
+        _require(system.table.find(program.pid) is program, f"{program.pid} is connected, and has no row")
     for process in system.table:
         children = system.table.children(process.pid)
         for pid in children:
@@ -254,6 +257,8 @@ def check_family(system: System) -> None:
                 parent is not None and process.pid in system.table.children(process.parent),
                 f"{process.pid}: parent {process.parent} does not agree",
             )
+        if isinstance(process, Program) and process.grace is None and not process.leaving:
+            _require(system.programs.get(process.peer) is process, f"program {process.pid} is nowhere")
         if process.state is State.ZOMBIE:
             detached = isinstance(process, LLMProcess) and process.traits.detached
             _require(isinstance(parent, Program) or detached, f"zombie {process.pid} can be reaped by nobody")

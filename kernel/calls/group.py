@@ -121,8 +121,6 @@ class Killing(desk.Begun, pieces.Piecework):
     Who comes in meanwhile gets it too, if his pid is still ahead. KILL and TERM are sent to the others as well, until the
     group has nobody left who lives on."""
 
-    holds = True
-
     def __init__(self, program: Program, signal: Signal, top: Group) -> None:
         self.program, self.signal, self.top, self.held = program, signal, top, top
         self.done = Channel()
@@ -151,6 +149,7 @@ class Killing(desk.Begun, pieces.Piecework):
     def some(self, system: System) -> bool:
         if self.ended:
             return False
+        self.holds = True  # from the first that gets it; before that others' steps may begin
         found: list[LLMProcess] = []
         rows = system.table.after(self.after, _ROWS)
         for one in rows:

@@ -303,6 +303,8 @@ def _signal_program(system: System, request: Request, program: Program, signal: 
         raise Errno.EINVAL(
             f"program {number} {why}, so it cannot be sent {signal.name}; KILL and TERM end its connection"
         )
+    if program.leaving:  # by its connection another may have come since
+        return
     reason, peer, away = f"{signal.name} from program {written(system, request.program.pid)}", program.peer, program.grace
     system.log("info", f"program {program.pid} ({program.name}) is ended: {reason}", program)
     if program is request.program:

@@ -179,6 +179,7 @@ class Program(Process):
     answers: Answers = field(default_factory=Answers)  # the latest that the journal has
     to_replay: set[int] = field(default_factory=set)  # of those, the ones given to an earlier connection
     grace: Timer | None = None  # it is away, since the kernel was booted or its connection cut, and ends with this
+    leaving: bool = False  # it has ended but for its row, which is there as long as it has children (life.py)
 
     def __post_init__(self) -> None:
         Process.__post_init__(self)

@@ -59,9 +59,10 @@ def take_up(system: System, event: Syscall, shown: bytes, seen: int) -> Program:
     if not valid or not hmac.compare_digest(shown, ticket(system.secret, pid, system.owners.key(event.uid), event.key)):
         raise Errno.ESRCH("the ticket is of no program of this kernel; attach without it and begin anew")
     _check_seen(system, pid, seen)
-    program, number = system.table.find(pid), pids.number_of(pid)
-    elsewhere = isinstance(program, Program) and program.sandbox != event.sandbox  # a sandbox has its own and no others
-    if not isinstance(program, Program) or elsewhere or (event.tenant and program.owner.tenant != event.tenant):
+    found, number = system.table.find(pid), pids.number_of(pid)
+    program = found if isinstance(found, Program) and not found.leaving else None
+    elsewhere = program is not None and program.sandbox != event.sandbox  # a sandbox has its own and no others
+    if program is None or elsewhere or (event.tenant and program.owner.tenant != event.tenant):
         raise Errno.ESRCH(
             f"program {number} has ended, or did not come back within {system.config.grace:g} s after the kernel was "
             f"booted, or {system.config.cut_grace:g} s after its connection was cut; attach without its ticket"

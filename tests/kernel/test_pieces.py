@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 
 from llmasos.kernel import pieces
+from llmasos.kernel.events import KeyRevoked
 from llmasos.kernel.objects.device import UP
 from llmasos.kernel.objects.process import LLMProcess
 from llmasos.kernel.pieces import held
 from llmasos.simulator import Future, Prog, Simulation, simulate
 from llmasos.syscalls.errno import Errno
 from llmasos.syscalls.records import Signal, WaitFor
-from llmasos.syscalls.table import Decode, Evict, GroupKill, Null, Spawn
+from llmasos.syscalls.table import Attach, Decode, Evict, Exit, GroupCreate, GroupKill, GroupMove, Kill, Null, Spawn
 
 MANY = 40
 FEW = 8  # in a piece
+KEY = b"k" * 32  # of a program on another machine
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,24 @@ def test_a_signal_to_very_many_leaves_room_for_others_and_no_step_begins_before_
     assert call.value == MANY
     assert 0 < most <= FEW
     assert all(living(sim)[pid].stopped for pid in pids)
+
+
+def test_signals_to_very_many_one_after_the_other_do_not_keep_others_from_the_device() -> None:
+    sim = simulate()
+    program, other = sim.program(), sim.program()
+    program.call(GroupCreate("/users/many"))
+    for number in range(MANY):
+        program.call(GroupMove(program.call(Spawn("sim", [1 + number])), "/users/many"))
+    pid = other.call(Spawn("sim", [1, 2, 3]))
+    sim.run_idle()
+    calls = [program.start(GroupKill("/users/many", Signal.CONT)) for _ in range(3)]
+    sim.run_until(lambda: held(sim.kernel))
+    decode = other.start(Decode(pid, 1))
+    sim.run_until(lambda: calls[0].done)
+    assert steps(sim)
+    assert not calls[1].done
+    sim.run_until(lambda: decode.done)
+    assert calls[2].value == MANY
 
 
 @pytest.mark.parametrize("signal", [Signal.KILL, Signal.TERM])
@@ -107,6 +127,58 @@ def test_a_program_with_very_many_children_has_its_row_until_all_were_told_to_en
     sim.run_idle()
     assert not living(sim)
     assert program.pid not in sim.kernel.table
+
+
+def leaving(*, away: bool = False) -> tuple[Simulation, Prog, Prog]:
+    """Somebody, and a program of another machine with very many children that is ending."""
+    sim = simulate()
+    watch, far = sim.program(), sim.connection()
+    far.key = KEY
+    info = far.call(Attach("far", seen=0))
+    far.pid, far.ticket = info.pid, info.ticket
+    decoding(sim, far)
+    far.disconnect(cut=away)
+    sim.run_until(lambda: len(living(sim)) < MANY, sim.kernel.config.cut_grace + 1)
+    assert living(sim)
+    return sim, watch, far
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_nobody_takes_up_by_its_ticket_a_program_that_is_ending(away: bool) -> None:
+    sim, _, far = leaving(away=away)
+    again = sim.connection()
+    again.key = KEY
+    came = again.start(Attach("far", ticket=far.ticket, seen=0))
+    sim.run_until(lambda: came.done)
+    assert came.errno is Errno.ESRCH
+    sim.run_idle()
+    assert not living(sim)
+    assert far.pid not in sim.kernel.table
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_program_that_is_ending_ends_once_whoever_ends_it_too(away: bool) -> None:
+    sim, watch, far = leaving(away=away)
+    killed = watch.start(Kill(far.pid, Signal.KILL))
+    sim.event(KeyRevoked(KEY))
+    sim.run_idle()
+    assert killed.value is None
+    assert far.pid not in sim.kernel.table
+
+
+def test_who_attaches_again_by_its_connection_is_not_ended_with_what_it_was() -> None:
+    sim = simulate()
+    watch, far = sim.program(), sim.connection()
+    far.key = KEY
+    old = far.call(Attach("old", seen=0)).pid
+    decoding(sim, far)
+    far.start(Exit(old))
+    came, killed = far.start(Attach("new", seen=0)), watch.start(Kill(old, Signal.KILL))
+    sim.run_until(lambda: came.done and killed.done)
+    assert old in sim.kernel.table
+    sim.run_idle()
+    assert old not in sim.kernel.table
+    assert far.call(Null()) is None
 
 
 def test_children_whose_program_was_ending_when_the_kernel_died_are_ended_by_the_next() -> None:
