@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from llmasos.__main__ import _parser
 from llmasos.syscalls import blocking
 from llmasos.syscalls.errno import Errno, SyscallError
 from llmasos.syscalls.records import Signal, State
@@ -397,6 +398,7 @@ def test_every_topic_has_a_page() -> None:
     for topic in man.topics():
         assert len(man.page(topic)) > 1, topic
     assert set(man.topics()) == {*COMMANDS, *OWN, *BY_NAME, *(one.name for one in Errno if one is not Errno.OK)}
+    assert set(_parser()[1]) <= set(man.topics()), "each verb has a page"
 
 
 @pytest.mark.parametrize("verb", ["kill", "spawn", "ps", "run", "man"])

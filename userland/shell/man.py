@@ -147,11 +147,13 @@ def of_command(command: Command, *, verb: bool = False) -> list[Part]:
 def of_own(name: str) -> list[Part]:
     """The page of a verb of the command line that is no command of the shell."""
     summary, words = OWN[name]
+    options = [f"[{word}]" for word in words if word.startswith("-")]
+    choice = ["|".join(chosen)] if (chosen := [word for word in words if not word.startswith("-")]) else []
     return [
         Part("NAME", heading=True),
         Part(f"{name}: {summary}"),
         Part("USAGE", heading=True),
-        Part(" ".join(("llmasos", name, *(f"[{word}]" for word in words if word.startswith("-"))))),
+        Part(" ".join(("llmasos", name, *options, *choice))),
         Part("DESCRIPTION", heading=True),
         Part(f"A verb of the command line. `llmasos {name} --help` explains all its words."),
     ]

@@ -426,6 +426,9 @@ OWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "halt": ("shut the running kernel down", ("--keep",)),
     "demo": ("a guided tour", ("--here", "--fast")),
     "verify": ("is another installation the same as this one?", ("--json",)),
+    "seal": ("the keys of journal and process images", ("status", "rotate", "load")),
+    "shred": ("destroy process images, or all that an owner has said", ("--system",)),
+    "key": ("who may come from other machines", ("new", "trust", "server", "add", "list", "revoke")),
     "doctor": ("what this machine can and cannot do", ("--json",)),
     "completion": ("print a script that completes llmasos", ("bash", "zsh", "fish")),
 }
