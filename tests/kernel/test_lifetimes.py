@@ -91,27 +91,27 @@ def test_a_status_is_kept_for_an_hour() -> None:
     assert errno_of(program, Wait(late)) is Errno.ECHILD
 
 
-def test_of_more_statuses_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmasos.kernel.life.MAX_KEPT", 3)
-    sim = simulate()
-    program = sim.program()
-    pids = [detached(program) for _ in range(5)]
+def kept_of(sim: Simulation, program: Prog, count: int) -> list[bool]:
+    """Of so many processes that are killed in their order, whose statuses are kept."""
+    pids = [detached(program) for _ in range(count)]
     sim.run_idle()
     for pid in pids:
         program.call(Kill(pid))
     sim.run_idle()
-    assert [pid in states(sim) for pid in pids] == [False, False, True, True, True]
+    return [pid in states(sim) for pid in pids]
+
+
+def test_of_more_statuses_than_are_kept_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmasos.kernel.life.MAX_KEPT", 3)
+    sim = simulate()
+    program = sim.program()
+    assert kept_of(sim, program, 5) == [False, False, True, True, True]
 
 
 def test_a_small_table_keeps_sixteen_statuses_all_the_same() -> None:
     sim = simulate(max_processes=64)
     program = sim.program()
-    pids = [detached(program) for _ in range(18)]
-    sim.run_idle()
-    for pid in pids:
-        program.call(Kill(pid))
-    sim.run_idle()
-    assert [pid in states(sim) for pid in pids] == [False] * 2 + [True] * 16
+    assert kept_of(sim, program, 18) == [False] * 2 + [True] * 16
 
 
 def test_statuses_of_one_user_do_not_go_because_of_anothers_and_are_charged_to_him(
